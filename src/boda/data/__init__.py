@@ -1,0 +1,1 @@
+"""Korean data: from files on disk to the rows of a training step."""

@@ -1,0 +1,27 @@
+"""What goes wrong for a user, said once and clearly."""
+
+
+class BodaError(ValueError):
+    """A mistake or a missing thing that the user can mend; the command line prints it without a traceback."""
+
+
+class BadRow(BodaError):
+    """One row of a data set that cannot be used.
+
+    Args:
+        where: file (or archive member) the row is in.
+        row: its number, counted from 0, or its id.
+        field: the field at fault.
+        why: what is wrong and what would work.
+    """
+
+    def __init__(self, where: str, row: int | str, field: str, why: str):
+        super().__init__(f"{where}, row {row}, field '{field}': {why}")
+        self.where, self.row, self.field, self.why = str(where), row, field, why
+
+    def as_dict(self) -> dict[str, str | int]:
+        """The row as written to `bad_rows.jsonl`."""
+        return {"where": self.where, "row": self.row, "field": self.field, "why": self.why}
+
+    def __reduce__(self):
+        return BadRow, (self.where, self.row, self.field, self.why)

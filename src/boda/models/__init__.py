@@ -1,0 +1,1 @@
+"""Models assembled from parts, in classes that stock transformers loads."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import socket
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+ONLINE = os.environ.get("BODA_ONLINE") == "1"
+if not ONLINE:
+    os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -35,7 +37,7 @@ def _quiet_libraries():
 @pytest.fixture(scope="session", autouse=True)
 def _no_network():
     """Any connection that leaves this machine fails at once and says so. BODA_ONLINE=1 lets it through."""
-    if os.environ.get("BODA_ONLINE") == "1":
+    if ONLINE:
         yield
         return
     real_connect, real_connect_ex = socket.socket.connect, socket.socket.connect_ex

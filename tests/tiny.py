@@ -596,9 +596,7 @@ def _clip_tokenizer():
     trainable = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     trainable.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=900, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
     trainable.train_from_iterator((line.lower() for line in korean_lines()), trainer)
     merges = [tuple(pair) for pair in json.loads(trainable.to_str())["model"]["merges"]]
     # CLIP's own order: bytes, bytes that end a word, merges, specials
@@ -624,7 +622,9 @@ def _clip(folder: Path) -> None:
         pad_token_id=tokenizer.pad_token_id,
         initializer_factor=2.0,
     )
-    config = CLIPConfig(text_config=text, vision_config=_CLIP_VISION, projection_dim=24, initializer_factor=2.0, dtype="float32")
+    config = CLIPConfig(
+        text_config=text, vision_config=_CLIP_VISION, projection_dim=24, initializer_factor=2.0, dtype="float32"
+    )
     _save(CLIPModel(config), folder)
     tokenizer.save_pretrained(folder)
     _write_json(folder / "preprocessor_config.json", _clip_preprocessor(56))
@@ -644,7 +644,9 @@ def _siglip(folder: Path) -> None:
     tokenizer.model_max_length = 64
     sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
     end = tokenizer.eos_token_id
-    text = dict(sizes, vocab_size=len(tokenizer), max_position_embeddings=64, eos_token_id=end, bos_token_id=end, pad_token_id=end)
+    text = dict(
+        sizes, vocab_size=len(tokenizer), max_position_embeddings=64, eos_token_id=end, bos_token_id=end, pad_token_id=end
+    )
     vision = dict(sizes, image_size=64, patch_size=16)
     _save(SiglipModel(SiglipConfig(text_config=text, vision_config=vision, dtype="float32")), folder)
     tokenizer.save_pretrained(folder)

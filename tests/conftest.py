@@ -13,10 +13,10 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-import pytest
-from hypothesis import HealthCheck, settings
+import pytest  # noqa: E402  (the environment must be set before anything imports the hub client)
+from hypothesis import HealthCheck, settings  # noqa: E402
 
-from tests import tiny
+from tests import tiny  # noqa: E402
 
 settings.register_profile(
     "boda", derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow], database=None

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
-from tests import tiny
+from tests import tiny, tiny_build
 
 TALK = [
     {"role": "user", "content": "몇 개입니까?"},
@@ -193,7 +193,7 @@ def test_roberta():
 
 def test_building_is_reproducible_and_leaves_the_generator_alone(tmp_path, monkeypatch):
     kept = {family: (tiny.language_folder(family) / "model.safetensors").read_bytes() for family in ("llama", "llama3")}
-    monkeypatch.setattr(tiny, "tiny_root", lambda: tmp_path)
+    monkeypatch.setattr(tiny_build, "tiny_root", lambda: tmp_path)
     torch.manual_seed(1)
     before = torch.get_rng_state()
     for family, weights in kept.items():

@@ -8,7 +8,8 @@ import socket
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.17 exports it with torchvision only
 
 from tests import tiny, tiny_build
 

@@ -72,7 +72,7 @@ def wrong_imports(source: str, module: str, is_package: bool = False) -> list[st
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_run_down(path: Path):
     module = name_of(path)
-    layer = (module.split(".") + [""])[1]
+    layer = [*module.split("."), ""][1]
     assert layer == "" or layer in RANK, f"{module} belongs to no layer: give '{layer}' its rank in this test and in the design"
     wrong = wrong_imports(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
     assert not wrong, f"{module} imports what lies beside or above it: {'; '.join(wrong)}"

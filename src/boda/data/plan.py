@@ -1,0 +1,77 @@
+"""Which samples make up step n: a pure function of (seed, epoch, lengths).
+
+Nothing is replayed on resume: the order of any epoch is computed, not remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+def generator(seed: int, *purpose: str | int) -> np.random.Generator:
+    """The random generator of one purpose, e.g. `generator(0, "order", epoch)`: independent of every other and of call order."""
+    words = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(words[:16], "little")))
+
+
+@dataclass
+class Plan:
+    """The order of samples.
+
+    Args:
+        seed: of the recipe.
+        batch_size: samples a step, all processes together.
+        sources: (N,) which source each sample is from.
+        weights: passes over each source an epoch; a fraction takes another random part each epoch.
+        groups: (N,) samples with the same non-negative number share a picture and are kept together; None keeps none together.
+    """
+
+    seed: int
+    batch_size: int
+    sources: np.ndarray
+    weights: list[float]
+    groups: np.ndarray | None = None
+    _cache: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def epoch_size(self) -> int:
+        """Samples in one epoch, the same in every epoch."""
+        counts = np.bincount(self.sources, minlength=len(self.weights))
+        return sum(int(round(weight * count)) for weight, count in zip(self.weights, counts))
+
+    def steps_per_epoch(self) -> int:
+        return -(-self.epoch_size() // self.batch_size)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Sample numbers of one epoch, in order: (epoch_size,)."""
+        if epoch not in self._cache:
+            self._cache = {epoch: self._order(epoch)}
+        return self._cache[epoch]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        chosen = []
+        for source, weight in enumerate(self.weights):
+            members = np.flatnonzero(self.sources == source)
+            wanted = int(round(weight * len(members)))
+            passes = []
+            while wanted > 0:
+                draw = generator(self.seed, "draw", epoch, source, len(passes)).permutation(len(members))[:wanted]
+                passes.append(members[draw])
+                wanted -= len(draw)
+            chosen += passes
+        samples = np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
+        samples = samples[generator(self.seed, "order", epoch).permutation(len(samples))]
+        if self.groups is None:
+            return samples
+        # A group stands where its first member fell, so groups are shuffled as single samples are.
+        keys = self.groups[samples]
+        keys = np.where(keys < 0, -1 - np.arange(len(keys)), keys)
+        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        return samples[np.argsort(first[inverse], kind="stable")]
+
+    def step(self, epoch: int, step: int) -> np.ndarray:
+        """Samples of step `step` of an epoch, both counted from 0; the last step of an epoch may be smaller."""
+        start = step * self.batch_size
+        return self.order(epoch)[start : start + self.batch_size]

@@ -1,0 +1,176 @@
+"""Rendered samples on disk: ids, labels and where the pictures are, ready for random access from any process.
+
+Preparing reads every source once, writes flat arrays under a temporary name and renames the folder when it is whole. Only text
+and places of pictures are stored, never pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from boda.data.render import Rendered, Renderer
+from boda.data.sample import ImageRef, Sample
+from boda.errors import BadRow, BodaError
+
+ARRAYS = ("ids", "trained", "starts", "lengths", "targets", "prefix", "groups", "sources", "image_starts")
+
+
+@dataclass
+class PreparedData:
+    """Random access to prepared samples; arrays are memory-mapped, so processes share them.
+
+    Attributes: lengths (N,) tokens of each sample with pictures in full; targets (N,) trained tokens; prefix (N,) tokens that
+    may be shared (pictures as one); groups (N,) equal where that prefix is equal, -1 if there is none; sources (N,).
+    """
+
+    folder: Path
+    num_image_tokens: int
+    image_id: int
+    weights: list[float]
+    truncated: int
+    arrays: dict[str, np.ndarray]
+    names: list[str]
+    pictures: list[str]
+
+    @classmethod
+    def open(cls, folder: Path) -> PreparedData:
+        header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
+        names = (folder / "names.txt").read_text(encoding="utf-8").split("\n")[:-1]
+        pictures = (folder / "pictures.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+        kept = {key: header[key] for key in ("num_image_tokens", "image_id", "weights", "truncated")}
+        return cls(folder, arrays=arrays, names=names, pictures=pictures, **kept)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        arrays = self.__dict__.get("arrays", {})
+        if name in arrays:
+            return arrays[name]
+        raise AttributeError(name)
+
+    def __getstate__(self) -> dict:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(PreparedData.open(state["folder"]).__dict__)
+
+    def row(self, index: int) -> Rendered:
+        """One sample. `input_ids` has one token a picture."""
+        start, end = int(self.starts[index]), int(self.starts[index + 1])
+        first, last = int(self.image_starts[index]), int(self.image_starts[index + 1])
+        images = tuple(ImageRef.from_json(line) for line in self.pictures[first:last])
+        return Rendered(np.asarray(self.ids[start:end]), np.asarray(self.trained[start:end]), images, int(self.prefix[index]))
+
+    def name(self, index: int) -> str:
+        """File and row of a sample, for messages."""
+        return self.names[index]
+
+
+def fingerprint(*parts: object) -> str:
+    """A short name for everything that decides what preparing gives."""
+    text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def prepare(
+    sources: list[tuple[Callable[[], Iterable[Sample]], float]],
+    renderer: Renderer,
+    folder: Path,
+    key: str,
+    report: Callable[[BadRow], None],
+    progress: Callable[[int], None] = lambda count: None,
+) -> PreparedData:
+    """Renders all sources into `folder`, or opens it if it was prepared from the same `key` before.
+
+    Args:
+        sources: for each, a function that starts reading it, and its weight.
+        report: told of each sample that cannot be used.
+        progress: told how many samples have been read.
+
+    Raises:
+        BodaError: no sample could be used, or the disk is full.
+    """
+    if (folder / "header.json").is_file():
+        if json.loads((folder / "header.json").read_text(encoding="utf-8"))["key"] == key:
+            return PreparedData.open(folder)
+        shutil.rmtree(folder)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _write(sources, renderer, partial, key, report, progress)
+        partial.rename(folder)
+    except OSError as error:
+        raise BodaError(f"could not write prepared data to {folder}: {error.strerror}; free some space or choose another --out") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return PreparedData.open(folder)
+
+
+def _write(sources, renderer: Renderer, folder: Path, key: str, report, progress) -> None:
+    starts, image_starts = [0], [0]
+    columns: dict[str, list[int]] = {name: [] for name in ("lengths", "targets", "prefix", "groups", "sources")}
+    group_numbers: dict[bytes, int] = {}
+    truncated = 0
+    with (
+        (folder / "ids.raw").open("wb") as ids,
+        (folder / "trained.raw").open("wb") as trained,
+        (folder / "names.txt").open("w", encoding="utf-8") as names,
+        (folder / "pictures.jsonl").open("w", encoding="utf-8") as pictures,
+    ):
+        for number, sample, rendered in _rendered(sources, renderer, report, progress):
+            ids.write(rendered.input_ids.tobytes())
+            trained.write(rendered.trained.tobytes())
+            names.write(f"{sample.source.dataset}, row {sample.source.row}".replace("\n", " ") + "\n")
+            for image in rendered.images:
+                pictures.write(image.to_json() + "\n")
+            starts.append(starts[-1] + len(rendered.input_ids))
+            image_starts.append(image_starts[-1] + len(rendered.images))
+            group = -1
+            if rendered.prefix:
+                shared = rendered.input_ids[: rendered.prefix].tobytes() + rendered.images[0].key.encode()
+                group = group_numbers.setdefault(hashlib.sha256(shared).digest()[:16], len(group_numbers))
+            truncated += rendered.truncated
+            values = (renderer.length(rendered), int(rendered.trained.sum()), rendered.prefix, group, number)
+            for name, value in zip(columns, values):
+                columns[name].append(value)
+    if len(starts) == 1:
+        raise BodaError("no sample of the data could be used; see bad_rows.jsonl for the reasons")
+    np.save(folder / "ids.npy", np.fromfile(folder / "ids.raw", dtype=np.int32))
+    np.save(folder / "trained.npy", np.fromfile(folder / "trained.raw", dtype=bool))
+    for name in ("ids.raw", "trained.raw"):
+        (folder / name).unlink()
+    for name, values in {**columns, "starts": starts, "image_starts": image_starts}.items():
+        np.save(folder / f"{name}.npy", np.array(values, dtype=np.int64))
+    header = {
+        "key": key,
+        "num_image_tokens": renderer.num_image_tokens,
+        "image_id": renderer.image_id,
+        "weights": [weight for _, weight in sources],
+        "truncated": truncated,
+    }
+    (folder / "header.json").write_text(json.dumps(header), encoding="utf-8")
+
+
+def _rendered(sources, renderer: Renderer, report, progress) -> Iterator[tuple[int, Sample, Rendered]]:
+    count = 0
+    for number, (read, _) in enumerate(sources):
+        for sample in read():
+            count += 1
+            if count % 500 == 0:
+                progress(count)
+            try:
+                yield number, sample, renderer.render(sample)
+            except BadRow as bad:
+                report(bad)
+    progress(count)

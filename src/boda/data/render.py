@@ -1,0 +1,240 @@
+"""Sample + tokenizer + chat template -> token ids and which of them are trained. The one way to ids.
+
+The chat template is rendered to text and the text to ids exactly as the saved folder's processor does, so a rendered prompt and
+`processor.apply_chat_template(messages, add_generation_prompt=True)` give the same ids. An image stays one image token here; it
+becomes its full number of tokens when rows are built (`boda.data.pack`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from boda.data.sample import IMAGE_MARK, ImageRef, Message, Part, Sample
+from boda.errors import BodaError
+
+# Puts the text of list-shaped contents, pictures as `<image>` on lines of their own, before any template that expects strings.
+FLATTEN = (
+    "{%- set boda = namespace(messages=[]) -%}"
+    "{%- for message in messages -%}"
+    "{%- if message.content is string -%}{%- set boda.messages = boda.messages + [message] -%}"
+    "{%- else -%}"
+    "{%- set flat = namespace(text='', before='') -%}"
+    "{%- for part in message.content -%}"
+    "{%- set kind = 'image' if part.type in ('image', 'image_url') else 'text' -%}"
+    "{%- if flat.before and 'image' in (flat.before, kind) -%}{%- set flat.text = flat.text + '\\n' -%}{%- endif -%}"
+    "{%- set flat.text = flat.text + ('<image>' if kind == 'image' else part.text) -%}"
+    "{%- set flat.before = kind -%}"
+    "{%- endfor -%}"
+    "{%- set boda.messages = boda.messages + [dict(message, content=flat.text)] -%}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- set messages = boda.messages -%}{{- '' }}"
+)
+_MARK = re.compile(r"\{%(-?|\+?)\s*(end)?generation\s*(-?|\+?)%\}")
+
+
+def processor_template(template: str) -> str:
+    """The chat template to store in a model folder: takes pictures, and has no generation marks (other tools reject them)."""
+    # `if true` keeps the white-space control of the mark it replaces.
+    unmarked = _MARK.sub(lambda m: f"{{%{m[1]} {'endif' if m[2] else 'if true'} {m[3]}%}}", template)
+    return FLATTEN + unmarked
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One sample as ids.
+
+    Args:
+        input_ids: (n,) int32, one image token for each picture.
+        trained: (n,) bool, whether a token is a target of the loss.
+        images: pictures in the order of their tokens.
+        prefix: tokens up to and with the first picture if samples may share them, else 0.
+        truncated: whether the end was cut to fit.
+    """
+
+    input_ids: np.ndarray
+    trained: np.ndarray
+    images: tuple[ImageRef, ...]
+    prefix: int = 0
+    truncated: bool = False
+
+
+class Renderer:
+    """Renders samples for one model and one stage.
+
+    Args:
+        tokenizer: a fast transformers tokenizer that knows the image token.
+        template: Jinja chat template; with `{% generation %}` marks they say what is trained, without them the answers and their
+            end-of-turn token are found in the text.
+        num_image_tokens: tokens a picture becomes (0: the model takes no pictures).
+        max_length: most tokens a sample may have, pictures counted in full.
+        system: system text for samples that have none.
+    """
+
+    def __init__(
+        self, tokenizer, template: str, num_image_tokens: int, max_length: int | None = None, system: str | None = None
+    ):
+        if not tokenizer.is_fast:
+            raise BodaError(f"{type(tokenizer).__name__} is a slow tokenizer; one with a tokenizer.json is needed")
+        self.tokenizer = tokenizer
+        self.template = FLATTEN + template
+        self.marked = _MARK.search(template) is not None
+        self.num_image_tokens = num_image_tokens
+        self.max_length = max_length
+        self.system = system
+        self.image_id = tokenizer.convert_tokens_to_ids(IMAGE_MARK) if num_image_tokens else -1
+        self._leading = self._leading_ids()
+        specials = sorted(set(tokenizer.all_special_tokens) | _added_specials(tokenizer), key=len, reverse=True)
+        self._special = re.compile("|".join(re.escape(token) for token in specials if token != IMAGE_MARK) or r"(?!)")
+
+    def _leading_ids(self) -> list[int]:
+        """Ids the tokenizer puts in front of a text by itself (a BOS)."""
+        bare = self.tokenizer("a", add_special_tokens=False).input_ids
+        full = self.tokenizer("a").input_ids
+        at = next((i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), None)
+        if at is None or at + len(bare) != len(full):
+            raise BodaError("the tokenizer appends special tokens to every text, so a prompt would end before its answer")
+        return full[:at]
+
+    def text(self, messages: list[dict], add_generation_prompt: bool = False) -> str:
+        """The conversation as the chat template writes it."""
+        return self._jinja(messages, add_generation_prompt, marks=False)[0]
+
+    def _jinja(self, messages: list[dict], add_generation_prompt: bool, marks: bool) -> tuple[str, list[tuple[int, int]]]:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            texts, spans = render_jinja_template(
+                conversations=[messages],
+                chat_template=self.template,
+                add_generation_prompt=add_generation_prompt,
+                return_assistant_tokens_mask=marks,
+                **self.tokenizer.special_tokens_map,
+            )
+        except Exception as error:  # a template may raise anything of its own
+            raise BodaError(f"the chat template refuses the conversation: {error}") from error
+        return texts[0], [tuple(span) for span in spans[0]] if marks else []
+
+    def messages(self, sample: Sample) -> list[dict]:
+        """The sample's turns as the template takes them, with the system text the model is trained with."""
+        turns = [message.as_dict() for message in sample.messages]
+        if self.system and sample.messages[0].role != "system":
+            turns.insert(0, {"role": "system", "content": self.system})
+        return turns
+
+    def spans(self, sample: Sample) -> tuple[str, list[tuple[int, int]]]:
+        """The text and the character ranges that are trained: every answer with the token that ends it."""
+        turns = self.messages(sample)
+        if self.marked:
+            return self._jinja(turns, False, marks=True)
+        full = self.text(turns)
+        found = []
+        for index, turn in enumerate(turns):
+            if turn["role"] != "assistant":
+                continue
+            prompt = self.text(turns[:index], add_generation_prompt=True)
+            answer = "".join(part["text"] for part in turn["content"]).strip()
+            at = full.find(answer, len(prompt)) if full.startswith(prompt) else -1
+            end = self._special.search(full, at + len(answer)) if at >= 0 else None
+            if end is None:
+                raise sample.bad(
+                    "messages",
+                    "the chat template does not show which text is the answer (it rewrites earlier turns or closes a turn with no "
+                    "special token); give the recipe a chat_template with {% generation %} marks",
+                )
+            found.append((len(prompt), end.end()))
+        return full, found
+
+    def prompt_ids(self, sample: Sample) -> np.ndarray:
+        """Ids of the conversation without its last answer, ready to be answered: (n,) int32, one token a picture."""
+        text = self.text(self.messages(sample)[:-1], add_generation_prompt=True)
+        return np.array(self._start(text) + self._encode(text)[0], dtype=np.int32)
+
+    def _start(self, text: str) -> list[int]:
+        bos = self.tokenizer.bos_token
+        return [] if bos and text.startswith(bos) else list(self._leading)
+
+    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return encoding.input_ids, encoding.offset_mapping
+
+    def render(self, sample: Sample) -> Rendered:
+        """Sample -> Rendered. Raises BadRow where nothing can be trained on or a picture would be cut."""
+        sample.check_trainable()
+        if sample.images and not self.num_image_tokens:
+            raise sample.bad("images", "the row has a picture and the model takes none")
+        text, spans = self.spans(sample)
+        # Cut where answers begin: a prompt then has the ids it will have when the model is asked, whatever comes after it.
+        borders = [0, *(start for start, _ in spans), len(text)]
+        ids = self._start(text)
+        trained = [False] * len(ids)
+        for piece, (start, end) in enumerate(zip(borders, borders[1:])):
+            piece_ids, offsets = self._encode(text[start:end])
+            stop = spans[piece - 1][1] - start if piece else 0
+            ids += piece_ids
+            trained += [first < stop for first, _ in offsets]
+        input_ids, mask = np.array(ids, dtype=np.int32), np.array(trained, dtype=bool)
+        if self.num_image_tokens and int((input_ids == self.image_id).sum()) != len(sample.images):
+            raise sample.bad(
+                "images",
+                f"the rendered text has {int((input_ids == self.image_id).sum())} image tokens for {len(sample.images)} pictures; "
+                f"the chat template drops or repeats them:\n{text}",
+            )
+        rendered = self._fit(sample, Rendered(input_ids, mask, sample.images))
+        if not rendered.trained.any():
+            raise sample.bad("messages", f"no token of this sample would be trained:\n{text}")
+        return replace(rendered, prefix=self._shared_prefix(rendered))
+
+    def length(self, rendered: Rendered) -> int:
+        """Tokens of a sample with its pictures at full length."""
+        return len(rendered.input_ids) + len(rendered.images) * (self.num_image_tokens - 1)
+
+    def _fit(self, sample: Sample, rendered: Rendered) -> Rendered:
+        """Cuts the end off a sample that is longer than max_length; a picture is kept whole or dropped with what follows."""
+        if self.max_length is None or self.length(rendered) <= self.max_length:
+            return rendered
+        widths = np.where(rendered.input_ids == self.image_id, self.num_image_tokens, 1)
+        keep = int(np.searchsorted(np.cumsum(widths), self.max_length, side="right"))
+        ids, mask = rendered.input_ids[:keep], rendered.trained[:keep]
+        if not mask.any():
+            raise sample.bad(
+                "messages",
+                f"the prompt alone has {int(widths[: int(rendered.trained.argmax())].sum())} tokens and max_length is "
+                f"{self.max_length}, so no word of the answer fits; raise max_length or shorten the row",
+            )
+        images = rendered.images[: int((ids == self.image_id).sum())]
+        return Rendered(ids, mask, images, truncated=True)
+
+    def _shared_prefix(self, rendered: Rendered) -> int:
+        """Tokens up to and with the first picture, 0 if there is none or an answer comes before it."""
+        places = np.flatnonzero(rendered.input_ids == self.image_id)
+        if not len(places) or rendered.trained[: places[0] + 2].any():
+            return 0
+        return int(places[0]) + 1
+
+    def end_ids(self) -> list[int]:
+        """Ids that end a trained span, found by rendering a conversation of two turns."""
+        say = lambda role, text: Message(role, (Part("text", text),))  # noqa: E731
+        probe = Sample((say("user", "가"), say("assistant", "나"), say("user", "다"), say("assistant", "라")))
+        rendered = replace_limit(self).render(probe)
+        following = np.append(rendered.trained[1:], False)
+        return sorted({int(token) for token in rendered.input_ids[rendered.trained & ~following]})
+
+
+def replace_limit(renderer: Renderer) -> Renderer:
+    """The same renderer without a length limit."""
+    other = object.__new__(Renderer)
+    other.__dict__ = {**renderer.__dict__, "max_length": None}
+    return other
+
+
+def _added_specials(tokenizer) -> set[str]:
+    return {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+
+
+def expand_images(input_ids: np.ndarray, image_id: int, num_image_tokens: int) -> np.ndarray:
+    """(n,) ids with one token a picture -> (m,) ids with `num_image_tokens` for each."""
+    return np.repeat(input_ids, np.where(input_ids == image_id, num_image_tokens, 1))

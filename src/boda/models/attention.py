@@ -1,0 +1,161 @@
+"""One attention function for packed rows, and its mask function.
+
+A packed row holds several segments one after another. `cu_seq_lens` (S+1,) are their borders and `prefix` (S,) names for each
+segment an earlier one whose tokens come before its own (-1: none), so that many questions can share one picture. Both travel as
+keyword arguments of the language model's forward. Without them the function is transformers' own SDPA.
+
+The mask function must be registered too: transformers gives an attention name without one no padding mask at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION_NAME = "boda"
+
+
+@dataclass
+class Block:
+    """Queries `start:end` that attend to keys `context:end`; `mask` (Q, K) is None where plain causal attention is right."""
+
+    start: int
+    end: int
+    context: int
+    mask: torch.Tensor | None = None
+
+
+@dataclass
+class Layout:
+    """The blocks of one row and, per sliding window, their masks: computed once, used by every layer."""
+
+    blocks: list[Block]
+    segment: torch.Tensor  # (L,) segment of each token
+    position: torch.Tensor  # (L,) place of each token in its own sequence, prefix included
+    parent: torch.Tensor  # (L,) segment that comes before a token's own, -1 none
+    windows: dict[int, list[Block]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, cu_seq_lens: torch.Tensor, prefix: torch.Tensor | None) -> Layout:
+        """The layout of a row, kept on the tensor so that all layers of a forward pass share it.
+
+        Raises ValueError where a segment's prefix is not the run of segments just before it.
+        """
+        known = getattr(cu_seq_lens, "_boda_layout", None)
+        if known is not None:
+            return known
+        borders = cu_seq_lens.tolist()
+        parents = prefix.tolist() if prefix is not None else [-1] * (len(borders) - 1)
+        layout = cls._build(borders, parents, cu_seq_lens.device)
+        cu_seq_lens._boda_layout = layout  # type: ignore[attr-defined]
+        return layout
+
+    @classmethod
+    def _build(cls, borders: list[int], parents: list[int], device: torch.device) -> Layout:
+        lengths = torch.tensor([end - start for start, end in zip(borders, borders[1:])], dtype=torch.long, device=device)
+        number = torch.arange(len(parents), device=device)
+        segment = torch.repeat_interleave(number, lengths)  # (L,)
+        parent_of = torch.tensor(parents, dtype=torch.long, device=device)
+        before = torch.where(parent_of >= 0, lengths[parent_of.clamp(min=0)], 0)  # (S,)
+        starts = torch.tensor(borders[:-1], dtype=torch.long, device=device)
+        position = torch.arange(borders[-1], device=device) - starts[segment] + before[segment]
+        layout = cls([], segment, position, parent_of[segment])
+        index = 0
+        while index < len(parents):
+            start, end, parent = borders[index], borders[index + 1], parents[index]
+            last = index
+            if parent >= 0:  # all children of one prefix are one block behind it
+                while last + 1 < len(parents) and parents[last + 1] == parent:
+                    last += 1
+                first_child = parent + 1
+                if first_child != index:
+                    raise ValueError(f"segment {index} has prefix {parent}; segments that share a prefix must follow it directly")
+                end = borders[last + 1]
+                block = Block(start, end, borders[parent])
+                block.mask = layout._visible(block)
+            else:
+                block = Block(start, end, start)
+            if end > start:
+                layout.blocks.append(block)
+            index = last + 1
+        return layout
+
+    def _visible(self, block: Block, window: int | None = None) -> torch.Tensor:
+        """(Q, K) bool: which keys of a block each of its queries may see."""
+        queries, keys = slice(block.start, block.end), slice(block.context, block.end)
+        return self.rule(queries, keys, window)
+
+    def rule(self, queries, keys, window: int | None = None) -> torch.Tensor:
+        """Who sees whom: own segment or its prefix, not later in the sequence, not further back than the window."""
+        distance = self.position[queries, None] - self.position[None, keys]
+        own = self.segment[queries, None] == self.segment[None, keys]
+        seen = (own | (self.parent[queries, None] == self.segment[None, keys])) & (distance >= 0)
+        return seen if window is None else seen & (distance < window)
+
+    def blocks_for(self, window: int | None) -> list[Block]:
+        """The blocks with masks that respect a sliding window (tokens), if the row is long enough to feel it."""
+        if window is None or int(self.position.max()) < window:
+            return self.blocks
+        if window not in self.windows:
+            self.windows[window] = [Block(b.start, b.end, b.context, self._visible(b, window)) for b in self.blocks]
+        return self.windows[window]
+
+
+def _attend(query, key, value, mask, scaling, dropout, softcap):
+    """(1, H, Q, D), (1, H, K, D), (1, H, K, D) -> (1, H, Q, D); mask (Q, K) or None for causal."""
+    if softcap is None:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+        )
+    scores = query @ key.transpose(-1, -2) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
+    scores = torch.tanh(scores / softcap) * softcap
+    if mask is None:
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1, dtype=torch.float32).to(query.dtype)
+    return F.dropout(weights, dropout) @ value
+
+
+def boda_attention_forward(
+    module, query, key, value, attention_mask, dropout: float = 0.0, scaling: float | None = None, **kwargs
+) -> tuple[torch.Tensor, None]:
+    """Attention of one layer: (B, H, L, D) queries -> (B, L, H, D). With `cu_seq_lens` B is 1 and segments are kept apart."""
+    cu_seq_lens = kwargs.pop("cu_seq_lens", None)
+    prefix = kwargs.pop("prefix", None)
+    if cu_seq_lens is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
+        raise ValueError(f"a packed forward takes one row without a cache; got {query.shape[0]} rows, {key.shape[2]} keys")
+    layout = Layout.of(cu_seq_lens, prefix)
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    pieces = [
+        _attend(
+            query[:, :, block.start : block.end],
+            key[:, :, block.context : block.end],
+            value[:, :, block.context : block.end],
+            block.mask,
+            scaling,
+            dropout,
+            kwargs.get("softcap"),
+        )
+        for block in layout.blocks_for(kwargs.get("sliding_window"))
+    ]
+    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+
+
+def boda_mask(batch_size, q_length, kv_length, *args, attention_mask=None, local_size=None, **kwargs) -> torch.Tensor | None:
+    """The mask for `boda_attention_forward`: none where causal attention is right, else transformers' SDPA mask."""
+    feels_window = local_size is not None and kv_length > local_size
+    if attention_mask is None and q_length == kv_length and not feels_window:
+        return None
+    return sdpa_mask(batch_size, q_length, kv_length, *args, attention_mask=attention_mask, local_size=local_size, **kwargs)
+
+
+AttentionInterface.register(ATTENTION_NAME, boda_attention_forward)
+AttentionMaskInterface.register(ATTENTION_NAME, boda_mask)

@@ -1,0 +1,167 @@
+"""Model folders: write one that stock transformers loads, and load one by what its config says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+)
+
+from boda.errors import BodaError
+from boda.models.assemble import quiet_loading
+from boda.models.vlm import BodaConfig, BodaForConditionalGeneration
+
+REMOTE_CODE = ("vlm.py", "connectors.py")
+AutoConfig.register(BodaConfig.model_type, BodaConfig)
+AutoModelForImageTextToText.register(BodaConfig, BodaForConditionalGeneration)
+VLM_TYPES = {"llava", BodaConfig.model_type}
+
+
+def best_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
+    """The type for weights that are not trained: bf16 where the hardware has it, else fp16 on GPUs and fp32 on CPUs.
+
+    fp16 on a CPU is slower than fp32 by an order of magnitude or more, so it is refused there.
+    """
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision == "fp16" and device.type == "cpu":
+        raise BodaError("precision: fp16 is far slower than fp32 on a CPU; use bf16 or fp32")
+    if precision in named:
+        return named[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "mps":
+        return torch.bfloat16
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() or getattr(
+        torch.cpu, "_is_amx_tile_supported", lambda: False
+    )()
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def best_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def generation_config(settings: dict, end_ids: list[int], pad_token_id: int | None) -> GenerationConfig:
+    """The `generation_config.json` of a model: decoding settings and every id that ends an answer."""
+    temperature = settings.get("temperature", 0.0)
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": settings.get("top_p", 1.0)} if temperature else {}
+    return GenerationConfig(
+        eos_token_id=end_ids,
+        pad_token_id=pad_token_id,
+        max_new_tokens=settings.get("max_new_tokens", 256),
+        repetition_penalty=settings.get("repetition_penalty", 1.0),
+        num_beams=settings.get("beams", 1),
+        **sampling,
+    )
+
+
+def save_folder(model, processor, folder: Path, info: dict) -> Path:
+    """Writes a complete model folder under a temporary name and renames it.
+
+    Args:
+        model: in the type its weights are to be written in.
+        info: goes into `boda.json` (recipe, versions, data, metrics, licences).
+
+    Raises:
+        BodaError: the disk is full or the folder cannot be written; what was there before is still there.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        if isinstance(model, BodaForConditionalGeneration):
+            model.config.auto_map = {
+                "AutoConfig": "vlm.BodaConfig",
+                "AutoModelForImageTextToText": "vlm.BodaForConditionalGeneration",
+            }
+            for name in REMOTE_CODE:
+                shutil.copyfile(Path(__file__).parent / name, partial / name)
+        with quiet_loading():
+            model.save_pretrained(partial)
+            processor.save_pretrained(partial)
+        (partial / "boda.json").write_text(json.dumps(info, ensure_ascii=False, indent=2), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except (OSError, RuntimeError) as error:  # safetensors reports a full disk as its own error
+        if isinstance(error, RuntimeError) and "No space" not in str(error) and "I/O" not in str(error):
+            raise
+        raise BodaError(f"could not write the model to {folder}: {error}; free some space and run the same command again") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def load_config(name: str, trust_remote_code: bool = False):
+    """The config of a model folder or hub id. Raises BodaError saying what is missing."""
+    path = Path(name)
+    if path.exists() and not (path / "config.json").is_file():
+        inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:6]) if path.is_dir() else "it is a file"
+        hint = f"; {path / 'model'} is one" if (path / "model" / "config.json").is_file() else ""
+        raise BodaError(f"{name} is no model folder: it has no config.json ({inside or 'it is empty'}){hint}")
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise BodaError(f"no model '{name}': neither a folder here nor a hub id that can be loaded ({_first_line(error)})") from error
+
+
+def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = False):
+    """A model and its processor, from a folder or a hub id, by what its config says.
+
+    Args:
+        device: where to put it; None: the best there is.
+        dtype: of its weights; None: bf16 where the hardware has it.
+        trust_remote_code: run Python code that comes with a hub model.
+
+    Returns:
+        (model, processor): a VLM with its transformers processor, or a language model with its tokenizer.
+
+    Raises:
+        BodaError: no model there, or one of a kind that Boda does not run.
+    """
+    name = str(name)
+    config = load_config(name, trust_remote_code)
+    device = torch.device(device) if device is not None else best_device()
+    dtype = dtype or best_dtype(device)
+    try:
+        with quiet_loading():
+            if config.model_type in VLM_TYPES:
+                model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+                processor = AutoProcessor.from_pretrained(name)
+            elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or trust_remote_code:
+                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust_remote_code)
+                processor = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+            else:
+                raise BodaError(
+                    f"'{name}' is a {config.model_type} model; Boda answers with vision-language models "
+                    f"({', '.join(sorted(VLM_TYPES))}) and causal language models"
+                )
+    except (OSError, KeyError, RuntimeError) as error:
+        raise BodaError(f"'{name}' has a config but cannot be loaded: {_first_line(error)}") from error
+    return model.to(device).eval(), processor
+
+
+def read_info(name: str | Path) -> dict:
+    """What `boda.json` of a model folder says; empty for models that Boda did not make."""
+    path = Path(name) / "boda.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,106 @@
+"""Causal language models: low-rank adapters put in, saved, and merged exactly.
+
+LoRA (https://arxiv.org/abs/2106.09685) through PEFT, injected in place, so the model keeps its class and names.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from boda.errors import BodaError
+
+ADAPTER = "default"
+
+
+def lora_targets(language_model: nn.Module, wanted: list[str] | None) -> list[str]:
+    """Names of the layers to adapt: every linear layer of the language model (its head is not part of it), or those asked for."""
+    linear = [name for name, module in language_model.named_modules() if isinstance(module, nn.Linear)]
+    if wanted is None:
+        return linear
+    chosen = [name for name in linear if name.rsplit(".", 1)[-1] in wanted or name in wanted]
+    missing = [w for w in wanted if not any(name.rsplit(".", 1)[-1] == w or name == w for name in linear)]
+    if missing:
+        there = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
+        raise BodaError(f"lora.targets: the language model has no linear layer named {', '.join(missing)}; it has {there}")
+    return chosen
+
+
+def add_lora(language_model: nn.Module, rank: int, alpha: float, dropout: float, targets: list[str] | None, seed: int) -> None:
+    """Puts a fresh adapter on a language model; it changes nothing until it is trained (B is zero)."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=lora_targets(language_model, targets), bias="none"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, language_model, adapter_name=ADAPTER)
+
+
+def lora_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Adapted layers by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+@torch.no_grad()
+def merge_lora(model: nn.Module) -> nn.Module:
+    """Adds every adapter to the matrix it adapts, in fp32, then casts to the matrix's type; the adapters are gone. In place."""
+    for name, layer in lora_layers(model).items():
+        base = layer.get_base_layer()
+        delta = layer.lora_B[ADAPTER].weight.float() @ layer.lora_A[ADAPTER].weight.float() * layer.scaling[ADAPTER]
+        base.weight.data = (base.weight.float() + delta).to(base.weight.dtype)
+        parent_name, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent_name), child, base)
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    return model
+
+
+def save_adapter(language_model: nn.Module, prefix: str, folder: Path, base: str) -> None:
+    """Writes the adapter in PEFT's own layout (adapter_config.json, adapter_model.safetensors), names as in the whole model."""
+    from safetensors.torch import save_file
+
+    layers = lora_layers(language_model)
+    first = next(iter(layers.values()))
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, layer in layers.items():
+        for side in ("lora_A", "lora_B"):
+            tensors[f"base_model.model.{prefix}{name}.{side}.weight"] = getattr(layer, side)[ADAPTER].weight.detach().float().cpu()
+    config = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base,
+        "r": first.r[ADAPTER],
+        "lora_alpha": first.lora_alpha[ADAPTER],
+        "lora_dropout": getattr(first.lora_dropout[ADAPTER], "p", 0.0),
+        "target_modules": sorted(prefix + name for name in layers),
+        "bias": "none",
+        "inference_mode": True,
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+@torch.no_grad()
+def apply_adapter(model: nn.Module, folder: Path) -> None:
+    """Merges a saved adapter into a model without one: fp32 sum, then the matrix's type. Raises BodaError on a misfit."""
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    scale = config["lora_alpha"] / config["r"]
+    parameters = dict(model.named_parameters())
+    for name in config["target_modules"]:
+        weight = parameters.get(f"{name}.weight")
+        down = tensors[f"base_model.model.{name}.lora_A.weight"].to(weight.device if weight is not None else "cpu")
+        up = tensors[f"base_model.model.{name}.lora_B.weight"].to(down.device)
+        if weight is None or weight.shape != (up.shape[0], down.shape[1]):
+            raise BodaError(f"the adapter in {folder} does not fit the model at '{name}'; was it made for another one?")
+        weight.data = (weight.float() + up @ down * scale).to(weight.dtype)

@@ -1,0 +1,115 @@
+"""Several processes as one: started by Boda (`--processes N`) or by torchrun, gradients summed after each step.
+
+Gradients are summed by one flat all-reduce over the trained tensors, after the last micro-batch and for every one of them whether
+or not this process's rows touched it. A process that sees only text therefore never leaves the others waiting, and N processes
+take the step that one would.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from boda.errors import BodaError
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+@torch.no_grad()
+def sum_gradients(parameters: list[torch.nn.Parameter], extra: list[float]) -> list[float]:
+    """Adds up gradients over all processes, in place; `extra` numbers are added up too and returned."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    if not dist.is_initialized() or world_size() == 1:
+        return extra
+    device = parameters[0].device
+    flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters])
+    dist.all_reduce(flat)
+    offset = 0
+    for parameter in parameters:
+        parameter.grad.copy_(flat[offset : offset + parameter.numel()].view_as(parameter))
+        offset += parameter.numel()
+    numbers = torch.tensor(extra, dtype=torch.float64, device=device)
+    dist.all_reduce(numbers)
+    return numbers.tolist()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is up in any process: what one decides all must follow."""
+    if not dist.is_initialized():
+        return flag
+    number = torch.tensor([float(flag)])
+    if dist.get_backend() == "nccl":
+        number = number.cuda()
+    dist.all_reduce(number)
+    return bool(number.item())
+
+
+def broadcast_object(value):
+    """The main process's value, in every process."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def start_group(number: int, total: int) -> torch.device:
+    """Joins this process to the group and returns its device."""
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", number)))
+    dist.init_process_group(backend, rank=number, world_size=total, timeout=timedelta(hours=2))
+    return torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")
+
+
+def _worker(number: int, total: int, port: int, errors, work: Callable, arguments: tuple) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(number), WORLD_SIZE=str(total), LOCAL_RANK=str(number))
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // total))
+    start_group(number, total)
+    try:
+        work(*arguments)
+    except BodaError as error:
+        errors.put(str(error))
+        raise SystemExit(1) from None
+    finally:
+        dist.destroy_process_group()
+
+
+def run_processes(total: int, work: Callable, arguments: tuple) -> None:
+    """Runs `work(*arguments)` in `total` new processes (spawn) and waits. Raises BodaError with the first one's reason."""
+    import torch.multiprocessing as multiprocessing
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    errors = context.SimpleQueue()
+    try:
+        multiprocessing.start_processes(_worker, (total, port, errors, work, arguments), nprocs=total, start_method="spawn")
+    except (multiprocessing.ProcessExitedException, multiprocessing.ProcessRaisedException) as error:
+        if not errors.empty():
+            raise BodaError(errors.get()) from None
+        raise BodaError(f"a training process stopped: {error}") from error

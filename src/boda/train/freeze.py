@@ -1,0 +1,127 @@
+"""Freezing: everything is closed, then opened by part name."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from boda.errors import BodaError
+from boda.models.language import add_lora, lora_layers
+
+# Where each part's parameters live in the model, by name.
+PARTS = {
+    "vision": ("model.vision_tower.",),
+    "connector": ("model.multi_modal_projector.",),
+    "language": ("model.language_model.", "lm_head."),
+}
+
+
+def language_of(model: nn.Module) -> nn.Module:
+    """The language model without its head."""
+    return model.model.language_model
+
+
+def part_of(name: str, embedding_names: set[str]) -> str:
+    """The part that a parameter belongs to: the name learning rates and the table of parameters use."""
+    if ".lora_" in name:
+        return "language.lora"
+    if name in embedding_names:
+        return "language.embeddings"
+    for part, prefixes in PARTS.items():
+        if name.startswith(prefixes):
+            return part
+    raise AssertionError(f"parameter {name} belongs to no part")
+
+
+def embedding_names(model: nn.Module) -> set[str]:
+    """Names of the input table and, where it is its own, the output matrix."""
+    tables = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in tables}
+
+
+def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str, nn.Parameter]:
+    """Closes the whole model, opens the parts named, and returns what is trained by name.
+
+    Args:
+        train: part names. lora: the recipe's block, where `language.lora` is among them. seed: for new adapters.
+
+    Raises:
+        BodaError: a part that the model does not have.
+    """
+    if "language.lora" in train:
+        add_lora(language_of(model), lora.rank, lora.alpha, lora.dropout, lora.targets, seed)
+    model.requires_grad_(False)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    embeddings = embedding_names(model)
+    unused = _unused_of_tower(model) if "vision" in train else set()
+    for name, parameter in model.named_parameters():
+        part = part_of(name, embeddings)
+        # A model's tables are part of `language`; `language.embeddings` opens them alone.
+        opened = part in train or (part == "language.embeddings" and "language" in train)
+        if opened and name not in unused and not _is_fixed(model, name):
+            parameter.requires_grad_(True)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for part in train:
+        has = any(part_of(name, embeddings) == part or (part == "language" and name in embeddings) for name in trained)
+        if not has:
+            raise BodaError(f"train: the model has no part '{part}'; it has {', '.join([*PARTS, 'language.lora', 'language.embeddings'])}")
+    return trained
+
+
+def _is_fixed(model: nn.Module, name: str) -> bool:
+    """Whether a parameter only fills a place in the stock class: the identity behind a `linear` connector."""
+    is_linear = getattr(model.config, "projector_hidden_act", "") == "linear" and hasattr(model.model.multi_modal_projector, "act")
+    return is_linear and name.startswith("model.multi_modal_projector.linear_2.")
+
+
+def _unused_of_tower(model: nn.Module) -> set[str]:
+    """Parameters of the tower that its chosen layer does not depend on (pooler, last norm): found by one backward pass."""
+    tower = model.model.vision_tower
+    named = dict(tower.named_parameters(prefix="model.vision_tower"))
+    before = {name: parameter.requires_grad for name, parameter in named.items()}
+    tower.requires_grad_(True)
+    size = _picture_size(model)
+    device, dtype = next(tower.parameters()).device, next(tower.parameters()).dtype
+    with torch.enable_grad():
+        states = tower(torch.zeros(1, 3, size, size, device=device, dtype=dtype), output_hidden_states=True, return_dict=True)
+        target = states.hidden_states[model.config.vision_feature_layer].float().sum()
+        gradients = torch.autograd.grad(target, list(named.values()), allow_unused=True)
+    for name, parameter in named.items():
+        parameter.requires_grad_(before[name])
+    return {name for name, gradient in zip(named, gradients) if gradient is None}
+
+
+def _picture_size(model: nn.Module) -> int:
+    config = model.config.vision_config
+    return config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+
+
+def cast(model: nn.Module, frozen: torch.dtype) -> None:
+    """Frozen floating parameters and buffers take the given type, trained ones fp32."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
+
+
+def set_modes(model: nn.Module, trained: dict[str, nn.Parameter]) -> None:
+    """Dropout is on in modules that are trained, off everywhere else."""
+    model.eval()
+    for layer in lora_layers(model).values():
+        layer.train()
+    names = [name for name in trained if ".lora_" not in name]
+    for part, prefixes in PARTS.items():
+        if any(name.startswith(prefixes) for name in names):
+            {"vision": model.model.vision_tower, "connector": model.model.multi_modal_projector, "language": language_of(model)}[
+                part
+            ].train()
+
+
+def count_by_part(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """part -> (parameters, trained parameters)."""
+    embeddings = embedding_names(model)
+    counts: dict[str, tuple[int, int]] = {}
+    for name, parameter in model.named_parameters():
+        part = part_of(name, embeddings)
+        every, trained = counts.get(part, (0, 0))
+        counts[part] = (every + parameter.numel(), trained + parameter.numel() * parameter.requires_grad)
+    return counts

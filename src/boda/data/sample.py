@@ -5,16 +5,20 @@ Every on-disk format becomes Samples in `boda.data.sources` and nowhere else.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import bisect
 import hashlib
 import io
 import json
-import tarfile
-import zipfile
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from boda.data.files import read_member
 from boda.errors import BadRow, BodaError
 
 Role = Literal["system", "user", "assistant"]
@@ -29,7 +33,7 @@ class ImageRef:
     Args:
         path: the picture's file, or the archive or Parquet file that holds it.
         member: its name inside a zip or tar.
-        row: its row inside a Parquet file, with `column` naming the image column.
+        row: its row inside a Parquet file, with `column` naming the image column (`images[1]`: the second of a list).
         data: the bytes themselves, for pictures that come from a request rather than a file.
     """
 
@@ -47,10 +51,11 @@ class ImageRef:
             if self.row >= 0:
                 return _read_parquet_cell(self.path, self.row, self.column)
             if self.member:
-                return _read_member(self.path, self.member)
+                return read_member(self.path, self.member)
             return Path(self.path).read_bytes()
-        except (FileNotFoundError, KeyError, IsADirectoryError, NotADirectoryError) as error:
-            raise BodaError(f"no picture at {self}") from error
+        except (OSError, KeyError, IndexError) as error:
+            reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+            raise BodaError(f"no picture at {self}{reason}") from error
 
     @property
     def key(self) -> str:
@@ -147,7 +152,7 @@ class Sample:
             raise self.bad(
                 "images",
                 f"the conversation has {marks} {IMAGE_MARK} {'mark' if marks == 1 else 'marks'} and the row names "
-                f"{len(self.images)} {'picture' if len(self.images) == 1 else 'pictures'}; the two must agree",
+                f"{len(self.images)} {'picture' if len(self.images) == 1 else 'pictures'}; write one {IMAGE_MARK} where each belongs",
             )
         if not self.messages:
             raise self.bad("messages", "the conversation is empty")
@@ -159,6 +164,8 @@ class Sample:
             for part in message.content:
                 if part.type == "text" and IMAGE_MARK in part.text:
                     raise self.bad("messages", f"the text itself contains {IMAGE_MARK}, which stands for a picture; remove it")
+                if not _is_unicode(part.text):
+                    raise self.bad("messages", f"bytes that are no UTF-8, or half a character, in: {printable(part.text)}")
 
     def bad(self, field_name: str, why: str) -> BadRow:
         """The error that names this sample."""
@@ -177,12 +184,28 @@ class Sample:
         for message in self.messages:
             if message.role == "assistant" and not message.text.strip():
                 raise self.bad("messages", "an assistant turn is empty")
+            if message.role == "user" and not message.text.strip() and not message.num_images:
+                raise self.bad("messages", "a user turn is empty: it has neither text nor picture")
         return self
+
+
+def printable(text: str, most: int = 60) -> str:
+    """The beginning of a text as it can be printed, bytes that were no UTF-8 as `\\xNN`."""
+    shown = repr(text if len(text) <= most else text[:most] + "...")
+    return shown.replace("\\udc", "\\x")
 
 
 def conversation(*turns: tuple[Role, str], images: tuple[ImageRef, ...] = (), **rest) -> Sample:
     """A Sample from (role, text) pairs; `<image>` in a text is the place of the next picture."""
     return Sample(tuple(Message(role, split_marks(text)) for role, text in turns), images, **rest)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+        return True
+    except UnicodeEncodeError:  # lone surrogates, which no tokenizer takes
+        return False
 
 
 def split_marks(text: str) -> tuple[Part, ...]:
@@ -200,50 +223,15 @@ def split_marks(text: str) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-@lru_cache(maxsize=16)
-def _open_archive(path: str) -> tuple[zipfile.ZipFile | tarfile.TarFile, dict[str, tarfile.TarInfo] | None]:
-    if zipfile.is_zipfile(path):
-        return zipfile.ZipFile(path), None
-    tar = tarfile.open(path)
-    return tar, {info.name: info for info in tar.getmembers()}
-
-
-def _read_member(path: str, member: str) -> bytes:
-    archive, infos = _open_archive(path)
-    if isinstance(archive, zipfile.ZipFile):
-        return archive.read(member)
-    stream = archive.extractfile((infos or {})[member])
-    if stream is None:
-        raise KeyError(member)
-    return stream.read()
-
-
-@lru_cache(maxsize=64)
-def _row_group(path: str, group: int, column: str) -> list:
-    import pyarrow.parquet
-
-    return pyarrow.parquet.ParquetFile(path, memory_map=True).read_row_group(group, columns=[column])[column].to_pylist()
-
-
-@lru_cache(maxsize=64)
-def _row_group_starts(path: str) -> tuple[int, ...]:
-    import pyarrow.parquet
-
-    metadata = pyarrow.parquet.ParquetFile(path).metadata
-    starts = [0]
-    for group in range(metadata.num_row_groups):
-        starts.append(starts[-1] + metadata.row_group(group).num_rows)
-    return tuple(starts)
-
-
 def _read_parquet_cell(path: str, row: int, column: str) -> bytes:
-    import bisect
-
+    name, _, item = column.removesuffix("]").partition("[") if column.endswith("]") else (column, "", "")
     starts = _row_group_starts(path)
     if not 0 <= row < starts[-1]:
         raise KeyError(row)
     group = bisect.bisect_right(starts, row) - 1
-    cell = _row_group(path, group, column)[row - starts[group]]
+    cell = _ROW_GROUPS.get(path, group, name)[row - starts[group]].as_py()
+    if item:
+        cell = cell[int(item)]
     if isinstance(cell, dict):  # the `datasets` Image feature: {bytes, path}
         if cell.get("bytes") is not None:
             return cell["bytes"]
@@ -253,8 +241,56 @@ def _read_parquet_cell(path: str, row: int, column: str) -> bytes:
     raise BodaError(f"{path}, row {row}: column '{column}' holds {type(cell).__name__}, not a picture")
 
 
+@lru_cache(maxsize=256)
+def _row_group_starts(path: str) -> tuple[int, ...]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        starts = [0]
+        for group in range(file.metadata.num_row_groups):
+            starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
+    return tuple(starts)
+
+
+class _RowGroups:
+    """The columns of row groups read last, as many as fit in `budget` bytes (one at least)."""
+
+    def __init__(self, budget: int):
+        self.budget = budget
+        self.kept: OrderedDict[tuple[str, int, str], Any] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def get(self, path: str, group: int, column: str):
+        with self.lock:
+            key = (path, group, column)
+            if key not in self.kept:
+                import pyarrow.parquet
+
+                # One thread: worker processes read at the same time, and a pool would not survive their fork.
+                with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
+                    self.kept[key] = file.read_row_group(group, columns=[column], use_threads=False)[column]
+                while len(self.kept) > 1 and sum(values.nbytes for values in self.kept.values()) > self.budget:
+                    self.kept.popitem(last=False)
+            self.kept.move_to_end(key)
+            return self.kept[key]
+
+
+_ROW_GROUPS = _RowGroups(budget=256 << 20)
+
+
 def image_from_pil(image) -> ImageRef:
     """An ImageRef that holds a PIL image in memory (as PNG)."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return ImageRef(data=buffer.getvalue())
+
+
+def image_from_uri(uri: str) -> ImageRef:
+    """An ImageRef that holds the picture of a `data:image/...;base64,...` address. Raises BodaError if it is broken."""
+    head, comma, body = uri.partition(",")
+    try:
+        if not (comma and head.startswith("data:") and head.endswith(";base64")):
+            raise ValueError("it must begin data:image/png;base64,")
+        return ImageRef(data=base64.b64decode(body, validate=True))
+    except (ValueError, binascii.Error) as error:
+        raise BodaError(f"a data: address that cannot be read ({error}): {uri[:40]}...") from error

@@ -135,13 +135,13 @@ class CountingTrainer(SFTTrainer):
         return super().compute_loss(model, inputs, *arguments, **rest)
 
 
-def load_model(folder: Path, trained: list[str], lora_rank: int) -> LlavaForConditionalGeneration:
-    """The model with everything but the trained parts frozen and in bf16."""
+def load_model(folder: Path, trained: list[str], lora_rank: int, frozen: torch.dtype) -> LlavaForConditionalGeneration:
+    """The model with everything but the trained parts frozen."""
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(name.startswith(PARTS[part]) for part in trained))
         if not parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.bfloat16)
+            parameter.data = parameter.data.to(frozen)
     if lora_rank and any(part != "connector" for part in trained):
         sys.exit("with --lora-rank only the connector can be trained in full")
     return model
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--lora-rank", type=int, default=0, help="LoRA on the language model's linear layers; 0 = none")
     parser.add_argument("--lora-alpha", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--frozen", default="bfloat16", choices=("bfloat16", "float32"), help="in what frozen weights are held")
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare batches")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
@@ -170,7 +171,7 @@ def main() -> None:
 
     processor = AutoProcessor.from_pretrained(chosen.model)
     data = load_data(chosen.data, (chosen.warmup + chosen.steps) * chosen.batch_size, processor)
-    model = load_model(chosen.model, trained, chosen.lora_rank)
+    model = load_model(chosen.model, trained, chosen.lora_rank, getattr(torch, chosen.frozen))
     adapter = None
     if chosen.lora_rank:
         adapter = LoraConfig(

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,6 +21,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
 )
+# Without torchvision, transformers 5.17 does not give this one from its top.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging as hf_logging
 
 from boda.errors import BodaError

@@ -153,6 +153,7 @@ def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = Fa
                 )
     except (OSError, KeyError, RuntimeError) as error:
         raise BodaError(f"'{name}' has a config but cannot be loaded: {_first_line(error)}") from error
+    model.boda_info = read_info(name)
     return model.to(device).eval(), processor
 
 

@@ -43,13 +43,14 @@ def sum_gradients(parameters: list[torch.nn.Parameter], extra: list[float]) -> l
             parameter.grad = torch.zeros_like(parameter)
     if not dist.is_initialized() or world_size() == 1:
         return extra
-    device = parameters[0].device
-    flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters])
-    dist.all_reduce(flat)
-    offset = 0
-    for parameter in parameters:
-        parameter.grad.copy_(flat[offset : offset + parameter.numel()].view_as(parameter))
-        offset += parameter.numel()
+    device = parameters[0].device if parameters else torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    if parameters:
+        flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters])
+        dist.all_reduce(flat)
+        offset = 0
+        for parameter in parameters:
+            parameter.grad.copy_(flat[offset : offset + parameter.numel()].view_as(parameter))
+            offset += parameter.numel()
     numbers = torch.tensor(extra, dtype=torch.float64, device=device)
     dist.all_reduce(numbers)
     return numbers.tolist()

@@ -1,0 +1,231 @@
+"""Prompts in, text out: the only code that generates.
+
+Messages are in transformers' form: `{"role", "content"}` with a string or parts `{"type": "text", "text"}` and
+`{"type": "image", "image": PIL image, path or URL}`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from queue import Queue
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from boda.errors import BodaError
+
+SETTINGS = ("max_new_tokens", "temperature", "top_p", "repetition_penalty", "beams", "stop", "system", "seed")
+
+
+def is_vlm(processor) -> bool:
+    return hasattr(processor, "image_processor")
+
+
+def tokenizer_of(processor):
+    return getattr(processor, "tokenizer", processor)
+
+
+def resolve_settings(model, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of one answer: those given, else those saved with the model. Raises BodaError on a name that is none."""
+    unknown = set(given) - set(SETTINGS)
+    if unknown:
+        raise BodaError(f"unknown generation setting {', '.join(sorted(unknown))}; there are {', '.join(SETTINGS)}")
+    saved = getattr(model, "boda_info", {}).get("generation", {})
+    return {**saved, **{name: value for name, value in given.items() if value is not None}}
+
+
+def generate_arguments(model, tokenizer, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings -> keyword arguments of `model.generate`."""
+    arguments: dict[str, Any] = {
+        "max_new_tokens": settings.get("max_new_tokens", 256),
+        "repetition_penalty": settings.get("repetition_penalty", 1.0),
+        "num_beams": settings.get("beams", 1),
+        "pad_token_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+    }
+    temperature = settings.get("temperature", 0.0)
+    if temperature:
+        arguments.update(do_sample=True, temperature=temperature, top_p=settings.get("top_p", 1.0), top_k=0)
+    else:
+        arguments.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+    stop = [text for text in settings.get("stop") or [] if text]
+    if stop:
+        arguments.update(stop_strings=stop, tokenizer=tokenizer)
+    return arguments
+
+
+def with_system(messages: Sequence[dict], system: str | None) -> list[dict]:
+    """The conversation with the model's own system text in front where it has none."""
+    if system and (not messages or messages[0]["role"] != "system"):
+        return [{"role": "system", "content": system}, *messages]
+    return list(messages)
+
+
+def encode(model, processor, conversations: Sequence[Sequence[dict]]) -> dict[str, torch.Tensor]:
+    """Conversations -> left-padded model inputs on the model's device."""
+    tokenizer = tokenizer_of(processor)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    options: dict[str, Any] = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    if is_vlm(processor):
+        inputs = processor.apply_chat_template(
+            [_plain(messages, keep_images=True) for messages in conversations], processor_kwargs={"padding": True}, **options
+        )
+    else:
+        inputs = processor.apply_chat_template(
+            [_plain(messages, keep_images=False) for messages in conversations], padding=True, **options
+        )
+    inputs = {name: value.to(model.device) for name, value in inputs.items() if name in ("input_ids", "attention_mask", "pixel_values")}
+    if "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    return inputs
+
+
+def _plain(messages: Sequence[dict], keep_images: bool) -> list[dict]:
+    plain = []
+    for message in messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+        pictures = [part for part in parts if part["type"] != "text"]
+        if pictures and not keep_images:
+            raise BodaError("this is a language model without sight; ask it without pictures")
+        joined = "".join(part.get("text", "") for part in parts)
+        plain.append({"role": message["role"], "content": parts if keep_images else joined})
+    return plain
+
+
+@torch.inference_mode()
+def generate(model, processor, conversations: Sequence[Sequence[dict]], batch_size: int = 16, **given) -> list[str]:
+    """Answers to conversations, in their order. Alike lengths are batched together; an answer does not depend on its batch.
+
+    Args:
+        given: max_new_tokens, temperature, top_p, repetition_penalty, beams, stop, system, seed; the model's own where absent.
+    """
+    settings = resolve_settings(model, given)
+    tokenizer = tokenizer_of(processor)
+    arguments = generate_arguments(model, tokenizer, settings)
+    conversations = [with_system(messages, settings.get("system")) for messages in conversations]
+    order = sorted(range(len(conversations)), key=lambda index: _size(conversations[index]))
+    answers = [""] * len(conversations)
+    if settings.get("seed") is not None:
+        torch.manual_seed(settings["seed"])
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        inputs = encode(model, processor, [conversations[index] for index in chosen])
+        output = model.generate(**inputs, **arguments)
+        for index, ids in zip(chosen, output[:, inputs["input_ids"].shape[1] :]):
+            answers[index] = clean(tokenizer.decode(ids, skip_special_tokens=True), settings)
+    return answers
+
+
+def clean(answer: str, settings: dict[str, Any]) -> str:
+    """An answer without the stop string that ended it."""
+    for stop in settings.get("stop") or []:
+        answer = answer.removesuffix(stop)
+    return answer.strip()
+
+
+def _size(messages: Sequence[dict]) -> tuple[int, int]:
+    parts = [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
+    texts = [message["content"] for message in messages if isinstance(message["content"], str)]
+    texts += [part.get("text", "") for part in parts if part["type"] == "text"]
+    return sum(part["type"] != "text" for part in parts), sum(map(len, texts))
+
+
+class _TokenQueue(BaseStreamer):
+    """Receives ids from `model.generate` in its thread."""
+
+    def __init__(self):
+        self.queue: Queue = Queue()
+        self.is_prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.is_prompt:
+            self.is_prompt = False
+            return
+        self.queue.put(value.reshape(-1).tolist())
+
+    def end(self) -> None:
+        self.queue.put(None)
+
+
+def text_deltas(pieces: Iterator[list[int]], tokenizer, stop: Sequence[str] = ()) -> Iterator[str]:
+    """Ids as they come -> text as it is whole: never half a Hangul syllable, never the start of a stop string."""
+    ids: list[int] = []
+    shown = 0
+    for piece in pieces:
+        ids += piece
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        cut = min((text.index(s) for s in stop if s and s in text), default=-1)
+        if cut >= 0:
+            yield from ([text[shown:cut]] if cut > shown else [])
+            return
+        end = len(text)
+        while end > shown and text[end - 1] == "\ufffd":  # bytes of a letter that has not arrived whole
+            end -= 1
+        for s in stop:
+            held = next((size for size in range(min(len(s) - 1, end), 0, -1) if s.startswith(text[end - size : end])), 0)
+            end = min(end, len(text[:end]) - held) if held else end
+        if end > shown:
+            yield text[shown:end]
+            shown = end
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    if len(text) > shown:
+        yield text[shown:]
+
+
+def stream(model, processor, messages: Sequence[dict], **given) -> Iterator[str]:
+    """One answer as it is generated, in pieces of whole letters. Settings as for `generate`; beams come in one piece."""
+    settings = resolve_settings(model, given)
+    if settings.get("beams", 1) > 1:
+        yield generate(model, processor, [messages], **given)[0]
+        return
+    tokenizer = tokenizer_of(processor)
+    inputs = encode(model, processor, [with_system(messages, settings.get("system"))])
+    tokens = _TokenQueue()
+    failure: list[BaseException] = []
+    stopped = threading.Event()
+
+    def work() -> None:
+        try:
+            with torch.inference_mode():
+                if settings.get("seed") is not None:
+                    torch.manual_seed(settings["seed"])
+                arguments = generate_arguments(model, tokenizer, settings)
+                model.generate(**inputs, **arguments, streamer=tokens, stopping_criteria=[lambda ids, scores, **_: _flags(ids, stopped)])
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            tokens.end()
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        yield from text_deltas(iter(tokens.queue.get, None), tokenizer, settings.get("stop") or ())
+    finally:
+        stopped.set()  # a reader that goes away, or a stop string, ends the work
+        worker.join()
+    if failure:
+        raise failure[0]
+
+
+def _flags(ids: torch.Tensor, stopped: threading.Event) -> torch.Tensor:
+    return torch.full((ids.shape[0],), stopped.is_set(), dtype=torch.bool, device=ids.device)
+
+
+@torch.inference_mode()
+def generate_ids(
+    model, prompt: np.ndarray, pixels: list[np.ndarray], num_image_tokens: int, end_ids: list[int], max_new_tokens: int
+) -> list[int]:
+    """Greedy ids after a rendered prompt with one image token a picture: used while a model is being trained."""
+    image_id = model.config.image_token_index
+    repeats = np.where(prompt == image_id, num_image_tokens, 1)
+    ids = torch.from_numpy(np.repeat(prompt, repeats).astype(np.int64))[None].to(model.device)
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if pixels:
+        inputs["pixel_values"] = torch.from_numpy(np.stack(pixels)).to(model.device)
+    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end_ids, pad_token_id=end_ids[0])
+    return output[0, ids.shape[1] :].tolist()

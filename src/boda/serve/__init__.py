@@ -1,0 +1,1 @@
+"""Models at work: a conversation on the terminal."""

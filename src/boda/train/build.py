@@ -1,0 +1,237 @@
+"""From a recipe to the model a stage starts from, and from trained stages to a finished folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from boda.data.images import ImageSpec, fit_image, load_image
+from boda.data.render import Renderer, processor_template
+from boda.data.sample import ImageRef
+from boda.errors import BodaError
+from boda.models.assemble import Assembled, assemble, build_processor, load_tokenizer
+from boda.models.checkpoints import best_dtype, generation_config, save_folder
+from boda.models.language import ADAPTER, apply_adapter, lora_layers, merge_lora, save_adapter
+from boda.models.vocabulary import IMAGE_TOKEN, add_token, train_tokenizer
+from boda.recipe import Recipe, Stage, template_text
+from boda.train.freeze import cast, language_of, open_parts
+
+FALLBACK_TEMPLATE = "question-answer"
+LANGUAGE_PREFIX = "model.language_model."
+
+
+@dataclass
+class Built:
+    """The model of a recipe at the start of a stage, and what goes with it."""
+
+    assembled: Assembled
+    frozen_dtype: torch.dtype
+
+    @property
+    def model(self):
+        return self.assembled.model
+
+
+class PixelLoader:
+    """Picture -> normalised pixels (3, H, W) for one stage; goes to loader processes as it is."""
+
+    def __init__(self, spec: ImageSpec):
+        self.spec = spec
+
+    def __call__(self, ref: ImageRef):
+        return fit_image(load_image(ref), self.spec)
+
+
+def template_of(recipe: Recipe, tokenizer, stage: Stage | None = None) -> str:
+    """The chat template of a stage (or, without one, of the finished model), with its generation marks if it has any."""
+    name = (stage.chat_template if stage else None) or recipe.model.chat_template
+    if name is None and not tokenizer.chat_template:
+        name = FALLBACK_TEMPLATE
+    return template_text(name, recipe.directory) if name else tokenizer.chat_template
+
+
+def get_tokenizer(recipe: Recipe, out: Path | None, texts: Iterator[str]):
+    """The recipe's tokenizer: the language model's, a named one, or one trained on `texts` and kept in `out`/tokenizer."""
+    spec = recipe.model.tokenizer
+    if spec is None:
+        if isinstance(recipe.model.language, dict):
+            raise BodaError("model.tokenizer: a language model built from a config needs one, e.g. {vocab_size: 4000}")
+        return load_tokenizer(recipe.model.language)
+    if isinstance(spec, str):
+        return load_tokenizer(spec)
+    folder = out / "tokenizer" if out else None
+    if folder and (folder / "tokenizer.json").is_file():
+        return load_tokenizer(str(folder))
+    tokenizer = train_tokenizer(texts, spec.vocab_size)
+    tokenizer.chat_template = template_text("chatml")
+    if folder:
+        partial = folder.with_name(".tokenizer.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        tokenizer.save_pretrained(partial)
+        partial.rename(folder)
+        return load_tokenizer(str(folder))
+    return tokenizer
+
+
+
+
+def build(recipe: Recipe, tokenizer, out: Path | None, before: list[Stage], device: torch.device) -> Built:
+    """The model as the stages in `before` left it, everything frozen."""
+    revisions = _recorded_revisions(out)
+    assembled = assemble(recipe.model, tokenizer, recipe.seed, revisions)
+    frozen = best_dtype(device, recipe.precision)
+    assembled.model.requires_grad_(False)
+    for stage in before:
+        assert out is not None
+        apply_stage(assembled.model, out / "stages" / stage.name / "model", frozen)
+    return Built(assembled, frozen)
+
+
+def _recorded_revisions(out: Path | None) -> dict[str, str | None]:
+    for path in sorted(out.glob("stages/*/model/stage.json")) if out else []:
+        return json.loads(path.read_text(encoding="utf-8"))["revisions"]
+    return {}
+
+
+@torch.no_grad()
+def apply_stage(model, folder: Path, frozen: torch.dtype) -> None:
+    """Puts what a stage trained into a model: parts as they are, an adapter merged in fp32 and cast."""
+    if (folder / "trained.safetensors").is_file():
+        apply_trained(model, folder / "trained.safetensors")
+    if (folder / "adapter").is_dir():
+        for name, parameter in language_of(model).named_parameters():
+            parameter.data = parameter.data.to(frozen)
+        apply_adapter(model, folder / "adapter")
+
+
+@torch.no_grad()
+def attach_stage(built: Built, stage: Stage, folder: Path) -> None:
+    """Puts what a stage trained on the model it started from, its adapter unmerged."""
+    from safetensors.torch import load_file
+
+    if "language.lora" in stage.train:
+        opened(built, stage, seed=0)
+        built.model.requires_grad_(False)
+        tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
+        for name, layer in lora_layers(language_of(built.model)).items():
+            for side in ("lora_A", "lora_B"):
+                getattr(layer, side)[ADAPTER].weight.copy_(tensors[f"base_model.model.{LANGUAGE_PREFIX}{name}.{side}.weight"])
+    if (folder / "trained.safetensors").is_file():
+        apply_trained(built.model, folder / "trained.safetensors")
+
+
+@torch.no_grad()
+def apply_trained(model, path: Path) -> None:
+    """Puts whole trained tensors into a model by name, in their own type."""
+    from safetensors.torch import load_file
+
+    parameters = dict(model.named_parameters())
+    for name, tensor in load_file(path).items():
+        if name not in parameters or parameters[name].shape != tensor.shape:
+            raise BodaError(f"{path} does not fit the model at '{name}'; was it made by another recipe?")
+        parameters[name].data = tensor.to(parameters[name].device)
+
+
+def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, torch.nn.Parameter], folder: Path) -> None:
+    """Writes what a stage trained: `trained.safetensors` and `adapter/` with the base named, under a temporary name first."""
+    from safetensors.torch import save_file
+
+    partial = folder.with_name(".model.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        whole = {name: p.detach().float().cpu().contiguous() for name, p in trained.items() if ".lora_" not in name}
+        if whole:
+            save_file(whole, partial / "trained.safetensors", metadata={"format": "pt"})
+        if lora_layers(built.model):
+            base = recipe.model.language if isinstance(recipe.model.language, str) else "from the recipe's config"
+            save_adapter(language_of(built.model), LANGUAGE_PREFIX, partial / "adapter", base)
+        facts = {
+            "stage": stage.name,
+            "base": {"vision": recipe.model.vision, "language": recipe.model.language, "connector": recipe.model.connector},
+            "revisions": built.assembled.revisions,
+        }
+        (partial / "stage.json").write_text(json.dumps(facts, ensure_ascii=False, indent=2), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except OSError as error:
+        raise BodaError(f"could not write {folder}: {error}; free some space and run the same command again to go on") from error
+
+
+def image_spec(built: Built, fit: str) -> ImageSpec:
+    """How pictures are made to fit this model's tower."""
+    processor = built.assembled.image_processor
+    size = built.assembled.image_size
+    if processor is None:
+        return ImageSpec(size=size, fit=fit)
+    return replace(ImageSpec.from_processor(processor), size=size, fit=fit)
+
+
+def renderer_for(recipe: Recipe, stage: Stage, built: Built) -> Renderer:
+    tokenizer = built.assembled.tokenizer
+    return Renderer(
+        tokenizer,
+        template_of(recipe, tokenizer, stage),
+        built.assembled.num_image_tokens,
+        stage.max_length,
+        recipe.generation.system,
+    )
+
+
+def finish(built: Built, recipe: Recipe, folder: Path, info: dict) -> Path:
+    """Merges what is unmerged, checks that merging changed nothing, and writes the complete model folder.
+
+    Raises BodaError where the merged model's logits differ from the unmerged one's by more than rounding.
+    """
+    model, tokenizer = built.model.cpu(), built.assembled.tokenizer
+    template = template_of(recipe, tokenizer)
+    if lora_layers(model):
+        before = probe_logits(model)
+        merge_lora(model)
+        difference = float((probe_logits(model) - before).abs().max() / before.abs().max().clamp(min=1e-6))
+        info = info | {"merge": {"largest_relative_difference": difference}}
+        limit = 1e-3 if built.frozen_dtype == torch.float32 else 0.1
+        if not difference <= limit:
+            raise BodaError(f"merging the adapter changed the logits by {difference:.2g} of their size; nothing was written")
+    renderer = Renderer(tokenizer, template, built.assembled.num_image_tokens, system=recipe.generation.system)
+    end_ids = renderer.end_ids()
+    if tokenizer.pad_token_id in end_ids:
+        add_token(tokenizer, "<pad>")
+        tokenizer.pad_token = "<pad>"
+    dtype = torch.float32 if recipe.precision == "fp32" else torch.bfloat16
+    model.to(dtype)
+    model.config.dtype = dtype
+    settings = recipe.generation.model_dump()
+    model.generation_config = generation_config(settings, end_ids, tokenizer.pad_token_id)
+    tokenizer.chat_template = None  # the processor's is the one; two would be read by different tools
+    spec = image_spec(built, recipe.stages[-1].image_fit)
+    processor = build_processor(built.assembled, spec.to_processor(), processor_template(template))
+    assert tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) == model.config.image_token_index
+    return save_folder(model, processor, folder, info | {"generation": settings, "connector": built.assembled.connector})
+
+
+@torch.no_grad()
+def probe_logits(model) -> torch.Tensor:
+    """Logits (8, V) of a few fixed tokens: equal numbers mean an equal language model."""
+    model.eval()
+    first = model.config.text_config.vocab_size // 2
+    ids = torch.arange(first, first + 8)[None] % model.config.text_config.vocab_size
+    ids = torch.where(ids == model.config.image_token_index, 1, ids)
+    with torch.autocast("cpu", enabled=False):
+        return model(input_ids=ids).logits[0].float()
+
+
+def opened(built: Built, stage: Stage, seed: int) -> dict[str, torch.nn.Parameter]:
+    """Opens the stage's parts and gives every tensor its type: trained fp32, frozen as the recipe's precision says."""
+    trained = open_parts(built.model, stage.train, stage.lora, seed)
+    cast(built.model, built.frozen_dtype)
+    return trained
+
+
+
+

@@ -1,0 +1,92 @@
+"""Where the numbers of a run go. A logger has one method, `log(record)`; pass your own to `boda.train(..., loggers=[...])`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Protocol
+
+
+class Logger(Protocol):
+    """Anything with `log`. A record has `stage`, `step` and numbers or texts by name."""
+
+    def log(self, record: dict) -> None: ...
+
+
+class JsonLines:
+    """`log.jsonl`: a line a record, appended as they come."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def log(self, record: dict) -> None:
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Drops this stage's records after `step`, which a resumed run will write again."""
+        if not self.path.is_file():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue  # the line a killed run was writing
+            if record.get("stage") != stage or record.get("step", 0) <= step:
+                kept.append(line)
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        partial.replace(self.path)
+
+
+class TensorBoard:
+    """Event files under `OUT/tensorboard`, numbers as scalars and texts as text."""
+
+    def __init__(self, folder: Path):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder))
+
+    def log(self, record: dict) -> None:
+        stage, step = record.get("stage", ""), record.get("step", 0)
+        for name, value in record.items():
+            if isinstance(value, (int, float)) and name != "step":
+                self.writer.add_scalar(f"{stage}/{name}", value, step)
+            elif isinstance(value, str) and name != "stage":
+                self.writer.add_text(f"{stage}/{name}", value, step)
+        self.writer.flush()
+
+
+class Progress:
+    """Rate and time left: one line that renews itself on a terminal, a plain line every few seconds elsewhere."""
+
+    def __init__(self, stage: str, total: int, start: int = 0, quiet: bool = False, every: float | None = None):
+        self.stage, self.total, self.first, self.quiet = stage, total, start, quiet
+        self.on_terminal = sys.stderr.isatty()
+        self.every = every if every is not None else (0.2 if self.on_terminal else 10.0)
+        self.began = self.shown = time.monotonic()
+
+    def update(self, step: int, record: dict) -> None:
+        now = time.monotonic()
+        if self.quiet or (now - self.shown < self.every and step < self.total):
+            return
+        self.shown = now
+        left = (now - self.began) / max(1, step - self.first) * (self.total - step)
+        line = (
+            f"{self.stage} {step}/{self.total}  loss {record['loss']:.3f}  lr {record['learning_rate']:.2e}  "
+            f"{record['tokens_per_second']:,.0f} tokens/s  {duration(left)} left"
+        )
+        end = "" if self.on_terminal and step < self.total else "\n"
+        print(("\r\x1b[K" if self.on_terminal else "") + line, end=end, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds -> '1h 02m', '3m 20s' or '12s'."""
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"

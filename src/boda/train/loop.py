@@ -1,0 +1,316 @@
+"""The training loop: steps over planned, packed samples, resumable at any moment.
+
+One step takes `batch_size` samples whatever the packing, accumulation or number of processes; its loss is the sum over trained
+tokens of all of them divided by their number, so none of these changes the gradient.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from boda.data.pack import Row, build_batch, step_rows
+from boda.data.plan import Plan, generator
+from boda.data.prepared import PreparedData
+from boda.errors import BodaError
+from boda.recipe import Stage
+from boda.train import distributed, resume
+from boda.train.log import Progress
+from boda.train.objectives import OBJECTIVES
+
+
+@dataclass
+class Job:
+    """Everything one stage's loop needs."""
+
+    stage: Stage
+    seed: int
+    model: torch.nn.Module
+    trained: dict[str, torch.nn.Parameter]
+    part_of: Callable[[str], str]
+    data: PreparedData
+    plan: Plan
+    load_pixels: Callable
+    folder: Path
+    device: torch.device
+    autocast: torch.dtype | None
+    log: Callable[[dict], None]
+    rewind: Callable[[int], None] = lambda step: None
+    validate: Callable[[], dict] | None = None
+    report_bad: Callable[[int, str], None] = lambda sample, why: None
+    max_bad_images: int = 0
+    quiet: bool = False
+    workers: int = 0
+    train_indices: np.ndarray | None = None
+    set_modes: Callable[[], None] = lambda: None
+    bad_images: set[int] = field(default_factory=set)
+
+    @property
+    def total_steps(self) -> int:
+        if self.stage.max_steps is not None:
+            return self.stage.max_steps
+        return max(1, math.ceil(self.stage.epochs * self.plan.steps_per_epoch()))
+
+    def samples(self, epoch: int, step: int) -> np.ndarray:
+        chosen = self.plan.step(epoch, step)
+        return chosen if self.train_indices is None else self.train_indices[chosen]
+
+
+class Interrupted(BodaError):
+    """The user asked to stop; the state is saved."""
+
+
+def learning_rate_at(step: int, total: int, stage: Stage) -> float:
+    """The factor on every learning rate at step `step` (from 0): linear warm-up, then cosine or linear to zero, or constant."""
+    warmup = math.ceil(stage.warmup_ratio * total)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)  # never zero, so the first step counts
+    rest = (step - warmup) / max(1, total - warmup)
+    return {"cosine": 0.5 * (1 + math.cos(math.pi * rest)), "linear": 1 - rest, "constant": 1.0}[stage.schedule]
+
+
+def build_optimizer(job: Job) -> torch.optim.AdamW:
+    """AdamW; a group for each part and for tensors that weight decay leaves alone (vectors: biases and norms)."""
+    groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in job.trained.items():
+        groups.setdefault((job.part_of(name), parameter.ndim >= 2), []).append(parameter)
+    rates = {"language.lora": job.stage.learning_rate, **job.stage.learning_rates}
+    settings = [
+        {
+            "params": parameters,
+            "base_rate": rates.get(part, rates.get(part.split(".")[0], job.stage.learning_rate)),
+            "weight_decay": job.stage.weight_decay if decays else 0.0,
+        }
+        for (part, decays), parameters in groups.items()
+    ]
+    return torch.optim.AdamW(settings, lr=job.stage.learning_rate, betas=(0.9, 0.999), eps=1e-8, foreach=None)
+
+
+class _RowSampler:
+    """Yields (epoch, step, number of row, rows in the step, row) from a position on; packing a step costs about a millisecond."""
+
+    def __init__(self, job: Job, start: int):
+        self.job, self.start = job, start
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, int, Row]]:
+        stage, each = self.job.stage, self.job.plan.steps_per_epoch()
+        for number in range(self.start, self.job.total_steps):
+            epoch, step = divmod(number, each)
+            samples = self.job.samples(epoch, step)
+            rows = step_rows(
+                self.job.data, samples, stage.row_length, distributed.world_size(), stage.packing, stage.share_pictures
+            )[distributed.rank()]
+            for place, row in enumerate(rows):
+                yield epoch, step, place, len(rows), row
+
+
+class _RowReader(torch.utils.data.Dataset):
+    """Turns what the sampler yields into a Batch, in a worker process where there are any."""
+
+    def __init__(self, data: PreparedData, load_pixels: Callable, pad_id: int):
+        self.data, self.load_pixels, self.pad_id = data, load_pixels, pad_id
+
+    def __getitem__(self, item: tuple[int, int, int, int, Row]) -> dict:
+        epoch, step, place, rows, row = item
+        batch = build_batch(self.data, row, self.load_pixels, (epoch, step), self.pad_id)
+        return batch | {"place": place, "rows": rows}
+
+
+def batches(job: Job, start: int) -> Iterator[dict]:
+    """The Batches of this process from global step `start` on, in order."""
+    dataset = _RowReader(job.data, job.load_pixels, 0)
+    options: dict = {}
+    if job.workers:
+        options = {"num_workers": job.workers, "prefetch_factor": 4, "multiprocessing_context": "spawn"}
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        sampler=_RowSampler(job, start),
+        batch_size=None,
+        generator=torch.Generator().manual_seed(0),  # or the loader would draw from the global one
+        pin_memory=job.device.type == "cuda",
+        **options,
+    )
+    return iter(loader)
+
+
+def to_device(batch: dict, device: torch.device) -> dict:
+    return {key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value for key, value in batch.items()}
+
+
+@contextlib.contextmanager
+def _polite_interrupt():
+    """Ctrl-C raises a flag that the loop reads between micro-batches; a second one stops at once."""
+    flag = {"up": False}
+
+    def handler(signum, frame):
+        if flag["up"]:
+            raise KeyboardInterrupt
+        flag["up"] = True
+
+    try:
+        before = signal.signal(signal.SIGINT, handler)
+    except ValueError:  # not the main thread: the caller handles Ctrl-C
+        yield flag
+        return
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run(job: Job) -> dict:
+    """Trains until the stage's last step and returns the last record. Raises Interrupted after Ctrl-C with the state saved."""
+    optimizer = build_optimizer(job)
+    checkpoints = job.folder / "checkpoints"
+    state = resume.latest(checkpoints)
+    start = 0
+    if state is not None:
+        _restore(job, optimizer, state)
+        start = state.step
+    if distributed.is_main():
+        job.rewind(start)
+    total = job.total_steps
+    each = job.plan.steps_per_epoch()
+    scaler = torch.amp.GradScaler(job.device.type, enabled=job.autocast == torch.float16)
+    progress = Progress(job.stage.name, total, start, quiet=job.quiet or not distributed.is_main())
+    parameters = list(job.trained.values())
+    stream = batches(job, start)
+    record: dict = {}
+    job.set_modes()
+    with _polite_interrupt() as interrupt:
+        for number in range(start, total):
+            began = time.monotonic()
+            epoch, step = divmod(number, each)
+            planned = int(job.data.targets[job.samples(epoch, step)].sum())
+            sums = _accumulate(job, stream, (epoch, step), planned, scaler, interrupt)
+            if distributed.any_process(sums is None):
+                _save(job, optimizer, number, each)
+                raise Interrupted(
+                    f"stopped at step {number} of {total} in stage '{job.stage.name}'; run the same command again to go on"
+                )
+            loss_sum, done, tokens = distributed.sum_gradients(parameters, list(sums))
+            if done != planned:  # pictures that could not be read took their samples out of the step
+                for parameter in parameters:
+                    parameter.grad.mul_(planned / max(1.0, done))
+            factor = learning_rate_at(number, total, job.stage)
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_rate"] * factor
+            scaler.unscale_(optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, job.stage.max_grad_norm or math.inf)
+            if not math.isfinite(float(norm)) and not scaler.is_enabled():
+                raise BodaError(
+                    f"stage '{job.stage.name}', step {number + 1}: the gradient is {float(norm)}; the last checkpoint is good. Lower "
+                    "learning_rate, raise warmup_ratio, or set precision: fp32"
+                )
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            seconds = time.monotonic() - began
+            record = {
+                "stage": job.stage.name,
+                "step": number + 1,
+                "epoch": round((number + 1) / each, 4),
+                "loss": loss_sum / max(1.0, done),
+                "learning_rate": job.stage.learning_rate * factor,
+                "grad_norm": float(norm),
+                "tokens": int(tokens),
+                "trained_tokens": int(done),
+                "tokens_per_second": tokens / max(seconds, 1e-9),
+                "memory": _memory(job.device),
+            }
+            if distributed.is_main():
+                job.log(record)
+            progress.update(number + 1, record)
+            _at_intervals(job, optimizer, number + 1, total, each)
+    return record
+
+
+def _accumulate(job: Job, stream, position, planned: int, scaler, interrupt) -> tuple[float, int, int] | None:
+    """Gradients of one step's rows: (sum of losses, labels, tokens); None if the user asked to stop."""
+    loss_sum = torch.zeros((), dtype=torch.float64)
+    done, tokens = 0, 0
+    while True:
+        batch = next(stream)
+        assert batch["position"] == position
+        if interrupt["up"]:
+            return None
+        for sample, why in batch["bad_images"]:
+            _note_bad_image(job, sample, why)
+        labels = batch["labels"].numel()
+        if labels:
+            # Dropout draws from a stream of its own for every row: what ran before does not matter.
+            key = generator(job.seed, "dropout", job.stage.name, *position, batch["place"], distributed.rank())
+            torch.manual_seed(int(key.integers(2**62)))
+            batch = to_device(batch, job.device)
+            with torch.autocast(job.device.type, dtype=job.autocast, enabled=job.autocast is not None):
+                loss = OBJECTIVES[job.stage.objective](job.model, batch)
+            scaler.scale(loss / planned).backward()
+            loss_sum = loss_sum.to(loss.device) + loss.detach().double()
+        done += labels
+        tokens += batch["input_ids"].shape[1]
+        if batch["place"] == batch["rows"] - 1:
+            return float(loss_sum), done, tokens
+
+
+def _note_bad_image(job: Job, sample: int, why: str) -> None:
+    if sample in job.bad_images:
+        return
+    job.bad_images.add(sample)
+    job.report_bad(sample, why)
+    if len(job.bad_images) > job.max_bad_images:
+        raise BodaError(f"{len(job.bad_images)} pictures could not be read, more than max_bad_rows allows; the last: {why}")
+
+
+def _at_intervals(job: Job, optimizer, step: int, total: int, each: int) -> None:
+    """Checkpoints and validation where the recipe wants them, and a checkpoint at the end."""
+    if (job.stage.save_steps and step % job.stage.save_steps == 0) or step == total:
+        _save(job, optimizer, step, each)
+    if job.validate is not None and ((job.stage.eval_steps and step % job.stage.eval_steps == 0) or step == total):
+        record = job.validate()
+        job.set_modes()
+        if distributed.is_main():
+            job.log({"stage": job.stage.name, "step": step, **record})
+
+
+def _save(job: Job, optimizer, step: int, each: int) -> None:
+    problem = None
+    if distributed.is_main():
+        epoch, step_in_epoch = divmod(step, each)
+        try:
+            resume.save(
+                job.folder / "checkpoints",
+                resume.State(step, epoch, step_in_epoch, dict(job.trained), optimizer.state_dict()),
+            )
+        except BodaError as error:
+            problem = str(error)
+    problem = distributed.broadcast_object(problem)
+    if problem:
+        raise BodaError(problem)
+
+
+def _restore(job: Job, optimizer, state: resume.State) -> None:
+    if set(state.tensors) != set(job.trained):
+        raise BodaError(f"the checkpoint in {job.folder} trains other tensors than this recipe; choose another --out")
+    with torch.no_grad():
+        for name, parameter in job.trained.items():
+            parameter.copy_(state.tensors[name])
+    optimizer.load_state_dict(state.optimizer)
+
+
+def _memory(device: torch.device) -> int:
+    """Peak memory in MiB: the device's, or this process's on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> 20 if sys.platform == "darwin" else peak >> 10

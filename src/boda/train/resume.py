@@ -1,0 +1,111 @@
+"""Checkpoints of a stage in progress: written whole, checked when read, and enough to go on as if nothing had happened.
+
+A checkpoint holds the trained tensors, the optimizer's state and the position (epoch and step of the last batch trained on).
+Nothing else is needed: the order of samples and every random draw are functions of the seed and the position.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from boda.errors import BodaError
+
+KEPT = 2
+
+
+@dataclass
+class State:
+    """What a checkpoint gives back."""
+
+    step: int
+    epoch: int
+    step_in_epoch: int
+    tensors: dict[str, torch.Tensor]
+    optimizer: dict
+
+
+def save(folder: Path, state: State) -> Path:
+    """Writes `folder/step-N` under a temporary name, with sizes and hashes, then renames it; older ones beyond the last two go.
+
+    Raises BodaError if the disk is full; earlier checkpoints are untouched.
+    """
+    from safetensors.torch import save_file
+
+    final = folder / f"step-{state.step}"
+    partial = folder / f".step-{state.step}.{os.getpid()}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}, partial / "trained.safetensors")
+        torch.save(state.optimizer, partial / "optimizer.pt")
+        position = {"step": state.step, "epoch": state.epoch, "step_in_epoch": state.step_in_epoch}
+        (partial / "position.json").write_text(json.dumps(position))
+        files = {path.name: {"size": path.stat().st_size, "sha256": digest(path)} for path in sorted(partial.iterdir())}
+        (partial / "files.json").write_text(json.dumps(files, indent=1))
+        for path in partial.iterdir():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    except (OSError, RuntimeError) as error:  # torch and safetensors wrap a full disk in errors of their own
+        shutil.rmtree(partial, ignore_errors=True)
+        last = max((number for number, _ in found(folder)), default=None)
+        kept = f"the checkpoint of step {last} is whole" if last is not None else "there is no earlier checkpoint of this stage"
+        raise BodaError(
+            f"could not write the checkpoint of step {state.step} to {folder}: {error}; {kept}. Free some space and run the same "
+            "command again to go on"
+        ) from error
+    for _, path in sorted(found(folder))[:-KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
+    return final
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def found(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of every checkpoint there, whole or not."""
+    return [(int(path.name[5:]), path) for path in folder.glob("step-*") if path.name[5:].isdigit()]
+
+
+def problem(path: Path) -> str | None:
+    """Why a checkpoint cannot be used, None if it can."""
+    try:
+        files = json.loads((path / "files.json").read_text())
+    except (OSError, ValueError):
+        return "it has no list of its files"
+    for name, facts in files.items():
+        part = path / name
+        if not part.is_file() or part.stat().st_size != facts["size"]:
+            return f"{name} is missing or cut short"
+        if digest(part) != facts["sha256"]:
+            return f"{name} is damaged"
+    return None
+
+
+def latest(folder: Path) -> State | None:
+    """The newest whole checkpoint, None if there is none. A torn one is passed over with a warning."""
+    from safetensors.torch import load_file
+
+    for leftover in folder.glob(".step-*.partial"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for _, path in sorted(found(folder), reverse=True):
+        why = problem(path)
+        if why:
+            warnings.warn(f"checkpoint {path} is passed over: {why}", stacklevel=2)
+            continue
+        position = json.loads((path / "position.json").read_text())
+        optimizer = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
+        return State(tensors=load_file(path / "trained.safetensors"), optimizer=optimizer, **position)
+    return None

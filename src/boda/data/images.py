@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -212,6 +212,12 @@ class ImageSpec:
             raise BodaError(f"image fit '{self.fit}' is none of crop, pad, stretch")
         if self.size < 1 or (self.resize and self.resize < self.size):
             raise BodaError(f"image size {self.size} with resize {self.resize or self.size}: sizes are at least 1, resize at least size")
+
+    def refit(self, size: int | None = None, fit: str | None = None) -> ImageSpec:
+        """The same tower fed at another size or with another fit; the margin that a crop cuts off keeps its share."""
+        size = size or self.size
+        resize = round(self.resize * size / self.size)
+        return replace(self, size=size, fit=fit or self.fit, resize=resize)
 
     @classmethod
     def from_processor(cls, processor) -> ImageSpec:

@@ -65,18 +65,21 @@ class ImageRef:
         return str(self)
 
     def to_json(self) -> str:
-        """One line that `from_json` turns back; bytes held in memory cannot be stored by reference."""
-        if self.data is not None:
-            raise BodaError("a picture held in memory has no place to refer to; write it to a file first")
+        """One line that `from_json` turns back; a picture held in memory is written out whole."""
         values = {"path": self.path, "member": self.member, "column": self.column}
-        kept = {name: value for name, value in values.items() if value}
+        kept: dict[str, str | int] = {name: value for name, value in values.items() if value}
         if self.row >= 0:
-            kept["row"] = self.row  # type: ignore[assignment]
+            kept["row"] = self.row
+        if self.data is not None:
+            kept["data"] = base64.b64encode(self.data).decode()
         return json.dumps(kept, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, line: str) -> ImageRef:
-        return cls(**json.loads(line))
+        values = json.loads(line)
+        if "data" in values:
+            values["data"] = base64.b64decode(values["data"])
+        return cls(**values)
 
     def __str__(self) -> str:
         if self.data is not None:

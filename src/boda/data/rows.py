@@ -1,0 +1,211 @@
+"""Rows of text files, streamed: JSON lists and JSON lines, CSV and TSV. A broken row is reported and the next one read."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from typing import TextIO
+
+from boda.data.files import Place
+from boda.data.sample import printable
+from boda.errors import BadRow, BodaError
+
+MAX_ROW = 64 << 20  # characters; a longer "row" is a broken file, and reading on would fill memory
+_CHUNK = 1 << 18
+_GAP = re.compile(r"[\s,]*")
+_FIRST_KEY = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:')
+
+Rows = Iterator[tuple[int, dict | BadRow]]
+
+
+def text_rows(place: Place) -> Rows:
+    """(number, row) of a JSON list, JSON lines, CSV or TSV file, told apart by suffix and first character.
+
+    Raises:
+        BodaError: the file as a whole cannot be read: encoding, no rows at all, no JSON.
+    """
+    if place.suffix in (".csv", ".tsv"):
+        with place.open_text() as stream:
+            yield from csv_rows(stream, str(place), "\t" if place.suffix == ".tsv" else None)
+        return
+    with place.open_text() as stream:
+        head = stream.read(_CHUNK)
+        start = head.lstrip()
+        if start.startswith("["):
+            yield from list_rows(stream, str(place), start[1:])
+        elif start.startswith("{"):
+            yield from line_rows(stream, str(place), head)
+        elif not start:
+            raise BodaError(f"{place} is empty")
+        else:
+            raise BodaError(f"{place} is neither JSON nor a .csv or .tsv: it begins {printable(start, 40)}")
+
+
+def list_rows(stream: TextIO, where: str, buffer: str = "", chunk: int = _CHUNK) -> Rows:
+    """Rows of a JSON list whose `[` has been read, in constant memory.
+
+    After a broken row reading goes on at the next object that begins with a key rows have begun with.
+    """
+    decoder = json.JSONDecoder()
+    position, number, ended = 0, 0, False
+    first_keys: set[str] = set()
+
+    def more() -> None:
+        nonlocal buffer, position, ended
+        text = stream.read(max(chunk, len(buffer) - position))  # doubling: a long row is not decoded over and over
+        ended = not text
+        buffer, position = buffer[position:] + text, 0
+
+    while True:
+        position = _GAP.match(buffer, position).end()  # type: ignore[union-attr]
+        if position == len(buffer):
+            if ended:
+                yield number, BadRow(where, number, "row", "the list is never closed: the file is cut off; fetch it again")
+                return
+            more()
+            continue
+        if buffer[position] == "]":
+            rest = (buffer[position + 1 :] + stream.read(1000)).strip()
+            if rest:
+                yield number, BadRow(where, number, "row", f"text after the end of the list: {printable(rest)}")
+            return
+        try:
+            value, end = decoder.raw_decode(buffer, position)
+        except (json.JSONDecodeError, RecursionError) as error:
+            waiting = len(buffer) - position
+            if not ended and waiting < MAX_ROW and _is_incomplete(error, len(buffer)):
+                more()
+                continue
+            yield number, BadRow(where, number, "row", _explain(error, buffer, ended))
+            number += 1
+            if match := _FIRST_KEY.match(buffer, position):
+                first_keys.add(match[1])
+            start = position + 1
+            while (found := _next_row(buffer, start, first_keys)) is None and not ended:
+                position = max(0, len(buffer) - 1100)  # a key may be cut by the end of the buffer
+                more()
+                start = 100
+            if found is None:
+                return
+            position = found
+            continue
+        if end == len(buffer) and not ended and not isinstance(value, (dict, list, str)):
+            more()  # a number may go on
+            continue
+        if isinstance(value, dict) and value:
+            first_keys.add(next(iter(value)))
+        yield number, _checked(value, where, number)
+        number, position = number + 1, end
+
+
+def line_rows(stream: TextIO, where: str, head: str = "") -> Rows:
+    """Rows of a file with one JSON object a line; `head` is what has been read of it. Empty lines count, but are no rows."""
+    lines = _lines(stream, where, head)
+    first = next((line for line in lines if line[1].strip()), (0, ""))
+    try:
+        json.loads(first[1])
+    except ValueError as error:
+        second = next(lines, (1, ""))
+        if _is_incomplete(error, len(first[1].rstrip())) and not second[1].lstrip().startswith("{"):
+            raise BodaError(
+                f"{where} holds one JSON value over several lines, not rows: write one object a line, or a list of them"
+            ) from error
+        lines = itertools.chain([second], lines) if second[1] else lines
+    except RecursionError:
+        pass
+    for number, line in itertools.chain([first], lines):
+        if not line.strip():
+            continue
+        try:
+            yield number, _checked(json.loads(line), where, number)
+        except (ValueError, RecursionError) as error:
+            yield number, BadRow(where, number, "row", f"line {number + 1}: {_explain(error, line, ended=True)}")
+
+
+def csv_rows(stream: TextIO, where: str, delimiter: str | None = None) -> Rows:
+    """Rows of a table whose first line names its columns. Without a delimiter: the one of , ; tab the first line has most of.
+
+    A tab-separated table has no quoting: a quote is a quote.
+    """
+    head = stream.readline(MAX_ROW)
+    if not head.strip():
+        raise BodaError(f"{where} is empty")
+    delimiter = delimiter or max(",;\t", key=head.count)
+    csv.field_size_limit(MAX_ROW)
+    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    reader = csv.reader(itertools.chain([head], stream), delimiter=delimiter, quoting=quoting)
+    names = next(reader)
+    if len(set(names)) < len(names):
+        raise BodaError(f"{where}: two columns have one name in {', '.join(names)}")
+    for number in itertools.count():
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield number, BadRow(where, number, "row", f"line {reader.line_num}: {error}")
+            continue
+        if len(cells) == len(names):
+            yield number, dict(zip(names, cells))
+        elif any(cell.strip() for cell in cells):
+            why = f"line {reader.line_num}: {len(cells)} cells where the first line names {len(names)} columns"
+            yield number, BadRow(where, number, "row", f"{why}; quote cells that hold '{delimiter}' or line breaks")
+
+
+def _checked(value, where: str, number: int) -> dict | BadRow:
+    if isinstance(value, dict):
+        return value
+    return BadRow(where, number, "row", f"a row is an object {{...}}; this is {printable(json.dumps(value, ensure_ascii=False))}")
+
+
+def _is_incomplete(error: Exception, length: int) -> bool:
+    """Whether a text that failed to parse may only be the beginning of one that parses."""
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    # No literal or escape is longer than 16; strings stop at raw line breaks, so an open one reaches the end.
+    return error.pos >= length - 16 or error.msg.startswith("Unterminated string")
+
+
+def _explain(error: Exception, text: str, ended: bool) -> str:
+    if not isinstance(error, json.JSONDecodeError):
+        return "nested too deeply to be read"
+    if ended and _is_incomplete(error, len(text.rstrip())):
+        return "the row is cut off: the text ends inside it"
+    around = printable(text[max(0, error.pos - 30) : error.pos + 30])
+    return f"no JSON ({error.msg[0].lower()}{error.msg[1:]}) at {around}; mend or remove the row"
+
+
+def _next_row(buffer: str, position: int, first_keys: set[str]) -> int | None:
+    """Where the next row begins: an object with a known first key that is not the value of another's key."""
+    for match in _FIRST_KEY.finditer(buffer, position):
+        if (not first_keys or match[1] in first_keys) and buffer[max(0, match.start() - 99) : match.start()].rstrip()[-1:] != ":":
+            return match.start()
+    return None
+
+
+def _lines(stream: TextIO, where: str, head: str) -> Iterator[tuple[int, str]]:
+    """(number, line), lines ending in line feeds only: Korean text has other separators inside."""
+    number = 0
+    while True:
+        line, feed, head = head.partition("\n")
+        if not feed:
+            line += _read_line(stream)
+        if not line and not feed:
+            return
+        if len(line) > MAX_ROW:
+            raise BodaError(f"{where}, line {number + 1} is longer than {MAX_ROW >> 20} million characters; this is no JSON lines file")
+        yield number, line
+        number += 1
+
+
+def _read_line(stream: TextIO) -> str:
+    """The rest of a line. A stream opened with its line ends untouched also stops at lone carriage returns."""
+    parts: list[str] = []
+    while part := stream.readline(MAX_ROW):
+        parts.append(part)
+        if part.endswith("\n") or sum(map(len, parts)) > MAX_ROW:
+            break
+    return "".join(parts)

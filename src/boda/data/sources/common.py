@@ -1,0 +1,311 @@
+"""What the sources share: a row with its place and pictures, and how its fields become a Sample."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from boda.data.files import Place, archive_index
+from boda.data.rows import Rows, text_rows
+from boda.data.sample import IMAGE_MARK, ImageRef, Message, Part, Role, Sample, Source, image_from_uri, printable, split_marks
+from boda.data.templates import EmptyCell, Template, as_text, is_empty
+from boda.errors import BadRow, BodaError
+
+_template = lru_cache(Template)
+SPEAKERS: dict[str, Role] = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+
+
+@dataclass
+class Options:
+    """How one data set is read: the arguments of `boda.data.sources.read`, opened."""
+
+    place: Place
+    images: Place | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    question: Template | None = None
+    answer: Template | None = None
+    keep: dict[str, list[str]] = field(default_factory=dict)
+    licence: str = ""
+    probe: bool = True
+    trainable: bool = True
+    probed: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The file as errors call it."""
+        return str(self.place)
+
+    @property
+    def templates(self) -> list[Template]:
+        """Every template in use, among them columns written as one: `{image: "img/{id}.png"}`."""
+        written = [_template(value) for value in self.columns.values() if "{" in value]
+        return [*written, *(template for template in (self.question, self.answer) if template)]
+
+    def picture(self, name: str) -> ImageRef:
+        """The picture a row names: absolute, or in `images`, or beside the data file. Raises BodaError if it cannot be used."""
+        if name.startswith("data:"):
+            return image_from_uri(name)
+        if "://" in name:
+            raise BodaError(f"pictures on the web are not fetched: download {name[:80]} and give its path")
+        base = self.images or (self.place if self.place.is_folder else self.place.parent)
+        place = Place.of(name) if os.path.isabs(name) else base.child(name)
+        if place.member and place.member not in archive_index(place.path):
+            place = _under_single_folder(place)
+        elif not place.member and not name.isascii() and not os.path.exists(place.path):
+            forms = (unicodedata.normalize(form, place.path) for form in ("NFC", "NFD"))  # macOS writes Hangul decomposed
+            place = next((Place(form) for form in forms if os.path.exists(form)), place)
+        ref = ImageRef(place.path, place.member)
+        if self.probe:
+            self.check(ref, base)
+        return ref
+
+    def check(self, ref: ImageRef, base: Place | None = None) -> None:
+        """Reads the picture's header, once for each of the last pictures. Raises BodaError if it cannot be used."""
+        from boda.data.images import probe_image
+
+        if ref.key in self.probed:
+            return
+        try:
+            probe_image(ref)
+        except BodaError as error:
+            if base is not None and "no picture at" in str(error):
+                hint = f"it is looked for in {base}; `images:` names another folder, zip or tar"
+                raise BodaError(f"{error}; {hint}") from error
+            raise
+        self.probed[ref.key] = None
+        if len(self.probed) > 50_000:
+            del self.probed[next(iter(self.probed))]
+
+
+def _under_single_folder(place: Place) -> Place:
+    """An archive that holds all in one folder of its own is entered: `images.zip` may hold `images/1.jpg`."""
+    index = archive_index(place.path)
+    top = next(iter(index), "").partition("/")[0]
+    inner = f"{top}/{place.member}"
+    return Place(place.path, inner) if inner in index else place
+
+
+@dataclass
+class Row:
+    """One row of a data set on its way to become samples."""
+
+    number: int
+    cells: dict[str, Any]
+    options: Options
+
+    def bad(self, field_name: str, why: str) -> BadRow:
+        return BadRow(self.options.name, self.number, field_name, why)
+
+    def get(self, name: str, *others: str) -> Any:
+        """The cell of our field `name`: the column given for it, else the first of these names there is; None if it is empty.
+
+        Raises:
+            BadRow: the column given is not there.
+        """
+        column = self.options.columns.get(name)
+        if column is None:
+            column = next((candidate for candidate in (name, *others) if not is_empty(self.cells.get(candidate))), None)
+            return None if column is None else self.cells[column]
+        if "{" in column:
+            return self.fill(_template(column), name)
+        if column not in self.cells:
+            raise self.bad(name, f"no column '{column}'; the row has {self.names()}")
+        return None if is_empty(self.cells[column]) else self.cells[column]
+
+    def need(self, name: str, *others: str) -> Any:
+        """As `get`, but an empty cell is an error that names the columns there are."""
+        value = self.get(name, *others)
+        if value is None:
+            column = self.options.columns.get(name)
+            if column is None and not {name, *others} & set(self.cells):
+                raise self.bad(name, f"no {' or '.join([name, *others])}; the row has {self.names()}: `columns:` says which is meant")
+            raise self.bad(name, f"'{column or name}' is empty")
+        return value
+
+    def names(self) -> str:
+        return ", ".join(map(str, self.cells)) or "no columns"
+
+    def is_kept(self) -> bool:
+        """Whether the row has the values that `where:` asks for. Raises BadRow if it lacks the column."""
+        for column, values in self.options.keep.items():
+            if column not in self.cells:
+                raise self.bad("where", f"no column '{column}'; the row has {self.names()}")
+            if as_text(self.cells[column]) not in values:
+                return False
+        return True
+
+    def fill(self, template: Template, field_name: str) -> str:
+        try:
+            return template.fill(self.cells, self.id)
+        except EmptyCell as error:
+            raise self.bad(field_name, f"column {error.column!r} {error.why}") from error
+        except BodaError as error:
+            raise self.bad(field_name, str(error)) from error
+
+    @property
+    def id(self) -> str:
+        value = self.cells.get(self.options.columns.get("id", "id"))
+        return str(self.number if is_empty(value) else value)
+
+    def text(self, value: Any, field_name: str) -> str:
+        """`value` if it is text; else BadRow."""
+        if not isinstance(value, str):
+            raise self.bad(field_name, f"text is needed; this is {_kind(value)}: {printable(str(value))}")
+        return value
+
+    def picture(self, value: Any, field_name: str = "image") -> ImageRef:
+        """The picture a cell stands for: a path, a `data:` address, {path} or {url} or {bytes}, or an ImageRef."""
+        if isinstance(value, ImageRef):
+            return value
+        if isinstance(value, dict):
+            value = next((value[key] for key in ("bytes", "path", "url", "image") if not is_empty(value.get(key))), None)
+        try:
+            if isinstance(value, bytes):
+                ref = ImageRef(data=value)
+                self.options.check(ref)
+                return ref
+            if isinstance(value, str) and value.strip():
+                return self.options.picture(value)
+        except BadRow:
+            raise
+        except BodaError as error:
+            raise self.bad(field_name, str(error)) from error
+        raise self.bad(field_name, f"a picture's path is needed; this is {_kind(value)}")
+
+    def pictures(self, name: str = "image", *others: str) -> list[ImageRef]:
+        """The pictures of a cell that holds none, one or a list."""
+        value = self.get(name, *others)
+        values = [] if value is None else value if isinstance(value, list) else [value]
+        return [self.picture(item, name if len(values) == 1 else f"{name}[{index}]") for index, item in enumerate(values)]
+
+    def sample(self, messages: Iterable[Message], images: Iterable[ImageRef] = ()) -> Sample:
+        """The finished sample. Raises BadRow if turns and pictures make no conversation to learn from."""
+        tags = self.cells.get("tags")
+        if not (tags is None or isinstance(tags, dict)):
+            raise self.bad("tags", f"an object of labels is needed; this is {_kind(tags)}")
+        source = Source(self.options.name, self.number, self.options.licence)
+        labels = tuple((str(key), as_text(value)) for key, value in (tags or {}).items())
+        made = Sample(tuple(messages), tuple(images), source=source, tags=labels)
+        return made.check_trainable() if self.options.trainable else made
+
+    def conversation(self, name: str, images: list[ImageRef]) -> Sample:
+        """The turns in column `name`: {from, value} or {role, content}, content being text or parts.
+
+        Args:
+            images: what <image> marks and parts that name no picture of their own stand for, in order.
+        """
+        turns = self.need(name)
+        if not isinstance(turns, list):
+            raise self.bad(name, f"a list of turns is needed; this is {_kind(turns)}")
+        system = self.get("system")
+        messages = [] if system is None else [Message("system", split_marks(self.text(system, "system")))]
+        waiting, used = list(images), []
+        for index, turn in enumerate(turns):
+            place = f"{name}[{index}]"
+            if not isinstance(turn, dict) or not ({"from", "value"} <= set(turn) or {"role", "content"} <= set(turn)):
+                has = f"has {', '.join(map(str, turn))}" if isinstance(turn, dict) else f"is {_kind(turn)}"
+                raise self.bad(place, f"a turn has `from` and `value`, or `role` and `content`; this {has}")
+            speaker, content = (turn["from"], turn["value"]) if "from" in turn else (turn["role"], turn["content"])
+            if speaker not in SPEAKERS:
+                raise self.bad(place, f"unknown speaker {speaker!r}; speakers are {', '.join(SPEAKERS)}")
+            parts: list[Part] = []
+            for piece in self._pieces(content, place):
+                own = piece if isinstance(piece, ImageRef) else None
+                for part in split_marks(piece) if isinstance(piece, str) else [Part("image")]:
+                    parts.append(part)
+                    if part.type == "image" and (own or waiting):
+                        used.append(own or waiting.pop(0))
+            messages.append(Message(SPEAKERS[speaker], tuple(parts)))
+        return self.sample(messages, [*used, *waiting])
+
+    def _pieces(self, content: Any, place: str) -> Iterable[str | ImageRef | None]:
+        """A message's content as texts, pictures of its own, and None for the next of the row's pictures."""
+        if isinstance(content, str) and content.startswith("[{") and '"type"' in content:  # parts written as JSON text
+            try:
+                content = json.loads(content)
+            except ValueError:
+                pass
+        if isinstance(content, str):
+            yield content
+            return
+        if not isinstance(content, list):
+            raise self.bad(place, f"text or a list of parts is needed; this is {_kind(content)}")
+        for part in content:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind == "text":
+                yield self.text(part.get("text"), place)
+            elif kind in ("image", "image_url"):
+                own = next((part[key] for key in ("image", "path", "url", "image_url") if not is_empty(part.get(key))), None)
+                yield None if own is None else self.picture(own, place)
+            else:
+                raise self.bad(place, f"a part has type text, image or image_url; this is {printable(str(part))}")
+
+    def asked(self, question: str, answer: str | None, images: list[ImageRef]) -> Sample:
+        """One question and its answer; pictures come first unless the question says where with <image>."""
+        marks = [Part("image")] * len(images) if IMAGE_MARK not in question else []
+        turns = [Message("user", (*marks, *split_marks(question)))]
+        if answer is not None:
+            turns.append(Message("assistant", split_marks(answer)))
+        return self.sample(turns, images)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}
+    return "empty" if is_empty(value) else names.get(type(value), type(value).__name__)
+
+
+def table_samples(row: Row) -> Iterable[Sample]:
+    """A row of a table -> its question and answer: from templates, else from the columns `question` and `answer`."""
+    options = row.options
+    question = row.fill(options.question, "question") if options.question else as_text(row.need("question"))
+    if options.answer:
+        answer = row.fill(options.answer, "answer")
+    else:
+        answer = as_text(row.need("answer")) if options.trainable or row.get("answer") is not None else None
+    images = row.pictures("image", "images")
+    if "image" in options.columns and not images:
+        raise row.bad("image", "no picture is named; fill the cell, or drop the row")
+    yield row.asked(question, answer, images)
+
+
+def file_rows(options: Options) -> Rows:
+    """Rows of a text file; templates are checked against a table's first row."""
+    table = options.place.suffix in (".csv", ".tsv")
+    for number, row in text_rows(options.place):
+        if table and isinstance(row, dict):
+            check_columns(options, row)
+            table = False
+        yield number, row
+
+
+def check_columns(options: Options, names: Iterable[str]) -> None:
+    """Raises BodaError naming the columns there are if templates or `columns:` ask for others."""
+    names = list(names)
+    for template in options.templates:
+        template.check(names, options.name)
+    for ours, theirs in options.columns.items():
+        if "{" not in theirs and theirs not in names:
+            raise BodaError(f"{options.name}: `columns: {{{ours}: {theirs}}}` names no column; there are {', '.join(names)}")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A source: how rows are read, what makes a row one of its own, and how it becomes samples.
+
+    Args:
+        looks_like: one row, as an error shows it.
+        recognises: whether a row (its column names) is of this format.
+        samples: row -> samples; raises BadRow.
+        rows: data set -> numbered rows.
+    """
+
+    looks_like: str
+    recognises: Callable[[set[str]], bool]
+    samples: Callable[[Row], Iterable[Sample]]
+    rows: Callable[[Options], Rows] = file_rows

@@ -1,0 +1,100 @@
+"""Parquet as the `datasets` library writes it: pictures inside, read where they are needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from boda.data.rows import Rows
+from boda.data.sample import ImageRef, Sample
+from boda.data.sources.common import Format, Options, Row, check_columns, table_samples
+from boda.errors import BadRow, BodaError
+
+FIELDS = ("image", "images", "question", "answer", "messages", "conversations", "system", "tags", "id")
+FIELDS += ("caption", "captions", "text", "file_path", "file_name")
+
+
+def rows(options: Options) -> Rows:
+    """Rows a few at a time, only the columns in use; pictures become references into the file."""
+    import pyarrow
+
+    try:
+        yield from _rows(options)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise BodaError(f"{options.name} is no Parquet file that can be read ({error}); fetch it again") from error
+
+
+def _rows(options: Options) -> Rows:
+    import pyarrow.parquet
+
+    if options.place.member:
+        raise BodaError(f"{options.name}: Parquet is read in place and holds its own compression; unpack the archive")
+    with pyarrow.parquet.ParquetFile(options.place.path) as file:
+        schema = file.schema_arrow
+        pictures = [name for name in schema.names if _holds_pictures(schema.field(name).type)]
+        if len(pictures) == 1 and not {"image", "images"} & {*options.columns, *schema.names}:
+            options.columns = {**options.columns, "image": pictures[0]}
+        check_columns(options, schema.names)
+        asked = {name for template in options.templates for name in template.columns} | set(options.columns.values())
+        wanted = [name for name in schema.names if name in asked | set(FIELDS) | set(options.keep)]
+        names = _class_names(schema)
+        number = 0
+        for batch in file.iter_batches(batch_size=64, columns=wanted, use_threads=False):
+            for cells in batch.to_pylist():
+                try:
+                    for name in wanted:
+                        if name in pictures:
+                            cells[name] = _reference(options, cells[name], number, name)
+                        elif name in names and cells[name] is not None:
+                            cells[name] = names[name][cells[name]] if cells[name] >= 0 else None
+                    yield number, cells
+                except BodaError as error:
+                    yield number, BadRow(options.name, number, name, str(error))
+                number += 1
+
+
+def _holds_pictures(type_: Any) -> bool:
+    import pyarrow.types as types
+
+    if types.is_list(type_) or types.is_large_list(type_):
+        return _holds_pictures(type_.value_type)
+    if types.is_struct(type_):
+        return type_.get_field_index("bytes") >= 0
+    return types.is_binary(type_) or types.is_large_binary(type_)
+
+
+def _reference(options: Options, cell: Any, number: int, column: str) -> Any:
+    """The cell with encoded pictures replaced by references, their headers checked while they are at hand."""
+    if isinstance(cell, list):
+        return [_reference(options, item, number, f"{column}[{index}]") for index, item in enumerate(cell)]
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if data is None:
+        return cell
+    if options.probe:
+        options.check(ImageRef(data=data))
+    return ImageRef(options.place.path, row=number, column=column)
+
+
+def _class_names(schema: Any) -> dict[str, list[str]]:
+    """Names behind the numbers of `datasets`' ClassLabel columns."""
+    info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
+    features = info.get("features", {})
+    return {name: value["names"] for name, value in features.items() if isinstance(value, dict) and "names" in value}
+
+
+def samples(row: Row) -> Iterable[Sample]:
+    """Conversations where there is a column of them, else a question and an answer."""
+    for name in ("messages", "conversations"):
+        if name in row.cells:
+            yield row.conversation(name, row.pictures("images", "image"))
+            return
+    yield from table_samples(row)
+
+
+FORMAT = Format(
+    looks_like="a .parquet file with columns messages or conversations, or any columns with question= and answer= templates",
+    recognises=lambda names: False,  # told by the file, not by its columns
+    samples=samples,
+    rows=rows,
+)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import fnmatch
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -52,6 +54,21 @@ def test_every_direct_dependency_is_pinned_within_its_range():
         version = pinned.get(canonicalize_name(requirement.name))
         assert version, f"{requirement.name} is missing in constraints.txt"
         assert requirement.specifier.contains(version), f"{requirement} excludes the pinned {version}"
+
+
+def test_every_imported_library_is_declared():
+    distributions = importlib.metadata.packages_distributions()
+    extras = PROJECT["project"]["optional-dependencies"]
+    lines = PROJECT["project"]["dependencies"] + [line for name in extras if name != "dev" for line in extras[name]]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    for path in (ROOT / "src" / "boda").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            for top in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names):
+                owners = {canonicalize_name(owner) for owner in distributions.get(top, [top])}
+                assert owners & declared, f"{path.name} imports {top}, which no dependency or extra declares"
 
 
 def test_pins_name_no_build_and_no_address():

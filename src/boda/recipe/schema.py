@@ -1,0 +1,342 @@
+"""The knobs of a recipe: their types, their meaning, and what contradicts what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+from boda.errors import BodaError
+from boda.recipe.words import nearest, no_stage
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+# The parts a stage may open, by kind of model. Everything else stays frozen.
+_LANGUAGE_PARTS = ("language", "language.lora", "language.embeddings")
+PARTS: dict[str, tuple[str, ...]] = {
+    "vlm": ("vision", "connector", *_LANGUAGE_PARTS),
+    "clip": ("vision", "text", "logit_scale"),
+    "flamingo": ("vision", "resampler", "cross_attention", *_LANGUAGE_PARTS),
+    "language": _LANGUAGE_PARTS,
+}
+ALL_PARTS = tuple(dict.fromkeys(part for parts in PARTS.values() for part in parts))
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Texts = Annotated[list[str], Field(min_length=1)]
+
+
+class At(ValueError):
+    """A contradiction, with the knob to point at (from the block that finds it)."""
+
+    def __init__(self, path: str | tuple, message: str):
+        super().__init__(message)
+        self.path = (path,) if isinstance(path, str) else path
+
+
+class Knobs(BaseModel):
+    """A block of a recipe: no key it does not know, no value of another type."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, defer_build=True
+    )
+
+
+class TokenizerSpec(Knobs):
+    """A tokenizer made on the spot."""
+
+    vocab_size: Annotated[int, Field(ge=260)]
+    """Size of the byte-level BPE vocabulary that is trained on the recipe's own text."""
+
+
+class ModelSpec(Knobs):
+    """What the model is made of."""
+
+    kind: Literal["vlm", "clip", "flamingo", "language"] = "vlm"
+    """`vlm` answers about pictures, `clip` compares pictures with texts, `flamingo` reads pictures and texts in turn,
+    `language` reads text only."""
+    vision: str | dict[str, Any] | None = None
+    """The vision tower: a hub id or folder, or a transformers config (a mapping with `model_type`), initialised from the
+    seed."""
+    vision_layer: int = -2
+    """The tower's layer whose output is used; -2 = the last but one, as LLaVA does."""
+    image_size: Count | None = None
+    """Side in pixels of the square a picture becomes. Unset: the tower's own."""
+    connector: Literal["linear", "mlp2x_gelu", "ldpv2"] | None = None
+    """From vision features to language embeddings: one matrix, two with GELU between, or these with 2x pooling and a
+    convolution (a quarter of the tokens). Unset: `mlp2x_gelu` for a vlm."""
+    language: str | dict[str, Any]
+    """The language model (`clip`: the text tower): a hub id or folder, or a transformers config (a mapping with `model_type`),
+    initialised from the seed."""
+    tokenizer: str | TokenizerSpec | None = None
+    """A hub id or folder, or `{vocab_size: N}` for a byte-level BPE trained on the recipe's own text. Unset: the language
+    model's."""
+    chat_template: str | None = None
+    """A template Boda ships, by name, or the path of a `.jinja` file beside the recipe. Unset: the tokenizer's own."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> ModelSpec:
+        for name in ("vision", "language"):
+            value = getattr(self, name)
+            if isinstance(value, dict) and not isinstance(value.get("model_type"), str):
+                raise At(
+                    name, "given as a mapping it is a transformers config and needs its model_type, e.g. model_type: llama"
+                )
+        if self.kind == "language":
+            for name in ("vision", "connector"):
+                if getattr(self, name) is not None:
+                    raise At(name, f"kind: language takes no {name}; remove it, or say kind: vlm")
+        elif self.vision is None:
+            raise At(
+                "vision", f"kind: {self.kind} needs a vision tower (hub id, folder or config); without pictures: kind: language"
+            )
+        if self.connector is not None and self.kind != "vlm":
+            raise At("connector", f"only kind: vlm has a connector, and this is kind: {self.kind}; remove it")
+        if self.connector is None and self.kind == "vlm":
+            self.__dict__["connector"] = "mlp2x_gelu"  # the block is frozen for everybody else
+        check_template(self.chat_template)
+        return self
+
+
+class Data(Knobs):
+    """One data set of a stage."""
+
+    source: Literal["llava", "messages", "captions", "parquet", "csv"] | None = None
+    """The format of the rows. Unset: told from the file."""
+    path: str
+    """File, folder, zip or tar with the rows. A relative path is looked up in `--data`, then in `BODA_DATA`, then beside the
+    recipe."""
+    images: str | None = None
+    """Folder, zip or tar that the rows' picture names start from, looked up as `path` is. Unset: where the rows are."""
+    weight: Positive = 1.0
+    """Expected passes over this source an epoch: 2 = every row twice, 0.1 = a tenth of the rows."""
+    columns: dict[str, str] = {}
+    """Which column holds what, for tables: `{image: photo, question: q, answer: a}`."""
+    question: str | Texts | None = None
+    """What is asked of a row that has no question of its own; `{column}` stands for the row's value; of a list, one is chosen
+    for each row."""
+    answer: str | Texts | None = None
+    """The answer of a row that has none of its own; `{column}` stands for the row's value; of a list, one is chosen for each
+    row."""
+    limit: Count | None = None
+    """Use only this many rows, the first. Unset: all."""
+    licence: str = ""
+    """Licence of the data, recorded with the model."""
+
+
+class Lora(Knobs):
+    """A low-rank adapter on the language model."""
+
+    rank: Count
+    """Rank of the adapter's matrices."""
+    alpha: Positive
+    """Scale of the adapter: its output is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input."""
+    targets: Texts | None = None
+    """Names of the linear layers that get an adapter. Unset: every linear layer of the language model but its head."""
+
+
+class Stage(Knobs):
+    """One training run. What a stage does not say it takes from the stage before it."""
+
+    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
+    """Name of the stage: of its folder in `OUT/stages/` and in overrides. Letters, digits, - and _."""
+    objective: Literal["language", "contrastive", "preference"] = "language"
+    """What is minimised: the loss of the answers' tokens, of pairs of picture and text, or of chosen against
+    rejected answers."""
+    train: Texts
+    """The parts that learn; all others are frozen. `language.lora` trains an adapter, see `lora`."""
+    data: Annotated[list[Data], Field(min_length=1)]
+    """The data sets, mixed by their weights."""
+    epochs: Positive | None = None
+    """Passes over the data. Unset, with no `max_steps` either: 1."""
+    max_steps: Count | None = None
+    """Optimizer steps, instead of `epochs`."""
+    batch_size: Count
+    """Samples an optimizer step, over all processes together."""
+    learning_rate: Positive
+    """Peak learning rate."""
+    learning_rates: dict[str, Positive] = {}
+    """Peak learning rates of single parts, `{connector: 2.0e-5}`; other parts take `learning_rate`."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate goes on after the warm-up: down to 0 along a cosine or a line, or not at all."""
+    warmup_ratio: Share = 0.03
+    """Share of the steps during which the learning rate rises from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW weight decay of the matrices."""
+    max_length: Count = 2048
+    """Most tokens of a sample, pictures included; longer ones are cut at the end."""
+    row_length: Count | None = None
+    """Most tokens of a packed row. Unset: `max_length`."""
+    packing: bool = True
+    """Several samples in one row instead of padding; the same gradient, less work."""
+    share_pictures: bool = True
+    """Samples that begin with the same picture share its tokens; the same gradient, less work."""
+    save_steps: Count = 500
+    """Steps between checkpoints."""
+    eval_steps: Count = 500
+    """Steps between validation losses and trial answers."""
+    validation: Annotated[float, Field(gt=0, lt=1)] | Annotated[list[Data], Field(min_length=1)] | None = None
+    """What the validation loss is taken on: a share of the rows, which are then not trained on, or data sets of its own. Unset:
+    none."""
+    lora: Lora | None = None
+    """The adapter, when `language.lora` is trained. A following stage that does not train it does not inherit it."""
+    max_grad_norm: Positive = 1.0
+    """Longest gradient; longer ones are scaled down to it."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: less memory, about a third slower."""
+    image_fit: Literal["crop", "pad", "stretch"] = "crop"
+    """How a picture becomes a square: cut at its middle, filled up with the mean colour, or stretched."""
+    chat_template: str | None = None
+    """Chat template of this stage, as in `model`. Unset: the model's."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Processes that read pictures ahead of the step, for each training process; 0 = none."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Stage:
+        if self.epochs is not None and self.max_steps is not None:
+            raise At(
+                "max_steps", f"epochs: {self.epochs:g} and max_steps: {self.max_steps} contradict each other; say one of them"
+            )
+        if self.epochs is None and self.max_steps is None:
+            self.__dict__["epochs"] = 1.0  # the block is frozen for everybody else
+        for key, names in (("train", self.train), ("learning_rates", list(self.learning_rates))):
+            for name in names:
+                if name not in ALL_PARTS:
+                    raise At(key, f"no part is called '{name}'; {nearest(name, ALL_PARTS)}")
+        if len(set(self.train)) < len(self.train):
+            raise At("train", f"a part is named twice: {', '.join(self.train)}")
+        if "language" in self.train and "language.lora" in self.train:
+            raise At("train", "language trains all its weights, language.lora an adapter instead of them; say one of them")
+        if untrained := [part for part in self.learning_rates if part not in self.train]:
+            raise At("learning_rates", f"{untrained[0]} has a learning rate and is not in train: {', '.join(self.train)}")
+        if self.lora is not None and "language.lora" not in self.train:
+            raise At(
+                "lora", "the stage does not train language.lora, so the block has no use; add it to train, or say lora: null"
+            )
+        if self.lora is None and "language.lora" in self.train:
+            raise At("train", "language.lora needs a lora block, e.g. lora: {rank: 64, alpha: 16}")
+        if self.row_length is not None and self.row_length < self.max_length:
+            why = f"{self.row_length} is less than max_length: {self.max_length}, so the longest samples fit no row"
+            raise At("row_length", f"{why}; raise it, or remove it")
+        check_template(self.chat_template)
+        return self
+
+
+class Generation(Knobs):
+    """How the model answers; saved with it and obeyed by chat and serve."""
+
+    system: str | None = None
+    """System text of a conversation that has none. Unset: the chat template's own."""
+    stop: list[str] = []
+    """Texts that end an answer, besides the tokens that ended one in training."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    """0 = always the likeliest token; higher = more varied."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample among the likeliest tokens that together have this probability."""
+    repetition_penalty: Positive = 1.0
+    """Above 1 = tokens already said become less likely."""
+    beams: Count = 1
+    """Beams of the search; 1 = no beam search."""
+    max_new_tokens: Count = 256
+    """Most tokens of an answer."""
+
+
+class Recipe(Knobs):
+    """The whole recipe. Loaded by `load_recipe`; every stage then says everything."""
+
+    base: str | None = None
+    """A recipe to start from: a name Boda ships, or a path from this file. This file then holds only what differs."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of every random choice: initial weights, order, mixing."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Numbers of the frozen weights and of the forward pass; trained weights are fp32. `auto` = the best the hardware has."""
+    model: ModelSpec
+    """What the model is made of."""
+    stages: Annotated[list[Stage], Field(min_length=1)]
+    """The training runs, one after the other."""
+    generation: Generation = Field(default_factory=Generation)
+    """How the model answers."""
+    max_bad_rows: Share = 0.01
+    """Share of rows that may be unusable (skipped, and listed in `bad_rows.jsonl`) before it is an error."""
+
+    _directory: Path | None = PrivateAttr(None)
+
+    @property
+    def directory(self) -> Path | None:
+        """The folder of the recipe's file; None if it was made from a dict."""
+        return self._directory
+
+    @model_validator(mode="after")
+    def _agree(self) -> Recipe:
+        if self.base is not None:
+            raise At("base", "only load_recipe resolves a base; a Recipe made directly has none")
+        kind, names = self.model.kind, [stage.name for stage in self.stages]
+        for stage in self.stages:
+            here = ("stages", stage.name)
+            if names.count(stage.name) > 1:
+                raise At("stages", f"two stages are called '{stage.name}'; names must differ")
+            for part in stage.train:
+                if part not in PARTS[kind]:
+                    raise At((*here, "train"), f"kind: {kind} has no part '{part}'; its parts are {', '.join(PARTS[kind])}")
+            if (kind == "clip") != (stage.objective == "contrastive"):
+                need = "contrastive" if kind == "clip" else "language or preference"
+                raise At((*here, "objective"), f"kind: {kind} is trained with objective: {need}, not {stage.objective}")
+        return self
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name. BodaError lists the names there are."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise BodaError(no_stage(name, [stage.name for stage in self.stages]))
+
+    def to_yaml(self) -> str:
+        """The recipe with every knob said, so that it loads as the same recipe whatever the defaults become."""
+        from boda.recipe.text import write_yaml
+
+        return write_yaml(self.model_dump(exclude={"base"}))
+
+    def describe(self) -> str:
+        """A few lines for people: the parts, then a line a stage."""
+        spec = self.model
+        name = lambda tower: tower if isinstance(tower, str) else f"{tower['model_type']} from the seed"  # noqa: E731
+        towers = [name(spec.language)] if spec.vision is None else [name(spec.vision), name(spec.language)]
+        lines = [f"{spec.kind}: {(f' -> {spec.connector} -> ' if spec.connector else ' + ').join(towers)}"]
+        for stage in self.stages:
+            amount = f"{stage.epochs:g} epoch{'s' * (stage.epochs != 1)}" if stage.epochs else f"{stage.max_steps} steps"
+            lora = f" (rank {stage.lora.rank}, alpha {stage.lora.alpha:g})" if stage.lora else ""
+            lines.append(
+                f"{stage.name}: {stage.objective}, trains {', '.join(stage.train)}{lora} on {len(stage.data)} "
+                f"source{'s' * (len(stage.data) != 1)}, {amount} of {stage.batch_size} samples a step, learning rate "
+                f"{stage.learning_rate:g} {stage.schedule}, at most {stage.max_length} tokens a sample"
+            )
+        return "\n".join(lines)
+
+
+def template_names() -> list[str]:
+    """The chat templates Boda ships."""
+    return sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+
+
+def check_template(name: str | None) -> None:
+    """Refuses a chat template that is neither a shipped name nor the path of a .jinja file."""
+    if name is not None and not name.endswith(".jinja") and name not in template_names():
+        near = nearest(name, template_names())
+        raise At("chat_template", f"no chat template is called '{name}'; {near}; or give the path of a .jinja file")
+
+
+def template_text(name: str, directory: Path | None = None) -> str:
+    """The Jinja text of a shipped template, or of a .jinja file looked up in `directory`, then in the working folder."""
+    if name in template_names():
+        return (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    places = [folder / name for folder in (directory, Path.cwd()) if folder is not None]
+    for place in places:
+        if name.endswith(".jinja") and place.is_file():
+            return place.read_text(encoding="utf-8")
+    if name.endswith(".jinja"):
+        raise BodaError(f"no chat template at {' or '.join(str(place) for place in places)}")
+    raise BodaError(f"no chat template is called '{name}'; {nearest(name, template_names())}")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from boda.errors import BodaError
 
@@ -99,10 +99,10 @@ class Place:
     def open(self) -> BinaryIO:
         """The file as a stream of bytes, read in constant memory; gzip is undone. Raises BodaError if it is not there."""
         try:
-            stream = _open_member(self.path, self.member) if self.member else open(self.path, "rb")
+            stream: Any = _open_member(self.path, self.member) if self.member else open(self.path, "rb")
         except (OSError, KeyError) as error:
             raise BodaError(f"no file at {self}") from error
-        buffered = io.BufferedReader(stream, _SNIFFED)  # type: ignore[type-var]
+        buffered: Any = io.BufferedReader(stream, _SNIFFED)
         if buffered.peek(2)[:2] == b"\x1f\x8b":
             buffered = io.BufferedReader(gzip.GzipFile(fileobj=buffered), _SNIFFED)  # type: ignore[type-var]
         return buffered
@@ -196,7 +196,7 @@ def _archive_index(path: str, _changed: int, _size: int) -> dict[str, tuple[int,
         for info in tar:
             if info.isfile():
                 index[unicodedata.normalize("NFC", info.name.removeprefix("./"))] = (info.offset_data, info.size, -1)
-            tar.members = []  # TarFile keeps every entry it has passed, a kilobyte each
+            tar.members = []  # type: ignore[attr-defined]  # TarFile keeps every entry it has passed, a kilobyte each
     return index
 
 

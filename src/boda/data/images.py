@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageFile, UnidentifiedImageError
 
 from boda.data.sample import ImageRef, image_from_uri
 from boda.errors import BodaError
@@ -26,6 +26,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MA
 # The padded square is made before it is scaled; beyond this side the picture is shrunk first to bound memory.
 MAX_SQUARE = 10_000
 
+Fit = Literal["crop", "pad", "stretch"]
 Picture = ImageRef | bytes | str | Path | Image.Image
 
 
@@ -201,7 +202,7 @@ class ImageSpec:
     """
 
     size: int
-    fit: Literal["crop", "pad", "stretch"] = "crop"
+    fit: Fit = "crop"
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     resample: int = 3
@@ -211,9 +212,11 @@ class ImageSpec:
         if self.fit not in ("crop", "pad", "stretch"):
             raise BodaError(f"image fit '{self.fit}' is none of crop, pad, stretch")
         if self.size < 1 or (self.resize and self.resize < self.size):
-            raise BodaError(f"image size {self.size} with resize {self.resize or self.size}: sizes are at least 1, resize at least size")
+            raise BodaError(
+                f"image size {self.size} with resize {self.resize or self.size}: sizes are at least 1, resize at least size"
+            )
 
-    def refit(self, size: int | None = None, fit: str | None = None) -> ImageSpec:
+    def refit(self, size: int | None = None, fit: Fit | None = None) -> ImageSpec:
         """The same tower fed at another size or with another fit; the margin that a crop cuts off keeps its share."""
         size = size or self.size
         resize = round(self.resize * size / self.size)
@@ -233,7 +236,9 @@ class ImageSpec:
         given = np.asarray(processor(picture, return_tensors="pt")["pixel_values"], np.float32)
         ours = fit_image(picture, spec)
         if given.shape != (1, *ours.shape) or np.abs(given[0] - ours).max() > 0.1:  # torchvision rounds differently
-            raise BodaError(f"{type(processor).__name__} does more than {spec.fit} to {spec.size} pixels; it cannot be used here")
+            raise BodaError(
+                f"{type(processor).__name__} does more than {spec.fit} to {spec.size} pixels; it cannot be used here"
+            )
         return spec
 
     @classmethod
@@ -252,7 +257,7 @@ class ImageSpec:
         if not set(size) <= {"height", "width", "shortest_edge"} or not set(crop_size) <= {"height", "width"}:
             raise refuse(f"has size {size}")
         normalises = getattr(processor, "do_normalize", True)
-        rest = {
+        rest: dict[str, Any] = {
             "mean": _three(processor.image_mean if normalises else 0.0),
             "std": _three(processor.image_std if normalises else 1.0),
             "resample": int(processor.resample if processor.resample is not None else Image.Resampling.BILINEAR),

@@ -31,7 +31,21 @@ _DIGIT_FINALS = {"0": "ㅇ", "1": "ㄹ", "2": "", "3": "ㅁ", "4": "", "5": "", 
 # 십 백 천 만 억 조 경: the last unit named in a number that ends in so many zeros.
 _ZERO_FINALS = (("ㅂ", 1), ("ㄱ", 2), ("ㄴ", 3), ("ㄴ", 7), ("ㄱ", 11), ("", 15), ("ㅇ", 19))
 _LETTER_FINALS = {"L": "ㄹ", "M": "ㅁ", "N": "ㄴ", "R": "ㄹ"}  # 엘 엠 엔 알; every other letter's name ends in a vowel
-_SIGNS = {"%": "", "℃": "", "°": "", "$": "", "€": "", "₩": "ㄴ", "㎞": "", "㎏": "ㅁ", "㎡": "", "㎝": "", "㎜": "", "+": "", "#": ""}
+_SIGNS = {
+    "%": "",
+    "℃": "",
+    "°": "",
+    "$": "",
+    "€": "",
+    "₩": "ㄴ",
+    "㎞": "",
+    "㎏": "ㅁ",
+    "㎡": "",
+    "㎝": "",
+    "㎜": "",
+    "+": "",
+    "#": "",
+}
 _UNITS = {"kg": "ㅁ", "g": "ㅁ", "mg": "ㅁ", "km": "", "m": "", "cm": "", "mm": "", "l": "", "ml": ""}
 
 
@@ -71,7 +85,9 @@ def with_particle(word: str, particle: str) -> str:
     with_final, without = PARTICLES[key] if key in PARTICLES else particle.split("/")
     final = final_consonant(word)
     if final is None:
-        return word + _UNKNOWN.get(key, f"({with_final[0]}){without}" if with_final[1:] == without else f"{with_final}({without})")
+        return word + _UNKNOWN.get(
+            key, f"({with_final[0]}){without}" if with_final[1:] == without else f"{with_final}({without})"
+        )
     if with_final == "으로" and final == "ㄹ":
         return word + without
     return word + (with_final if final else without)

@@ -135,8 +135,11 @@ def csv_rows(stream: TextIO, where: str, delimiter: str | None = None) -> Rows:
         raise BodaError(f"{where} is empty")
     delimiter = delimiter or max(",;\t", key=head.count)
     csv.field_size_limit(MAX_ROW)
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.reader(itertools.chain([head], stream), delimiter=delimiter, quoting=quoting)
+    lines = itertools.chain([head], stream)
+    if delimiter == "\t":
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines, delimiter=delimiter)
     names = next(reader)
     if len(set(names)) < len(names):
         raise BodaError(f"{where}: two columns have one name in {', '.join(names)}")
@@ -158,7 +161,9 @@ def csv_rows(stream: TextIO, where: str, delimiter: str | None = None) -> Rows:
 def _checked(value, where: str, number: int) -> dict | BadRow:
     if isinstance(value, dict):
         return value
-    return BadRow(where, number, "row", f"a row is an object {{...}}; this is {printable(json.dumps(value, ensure_ascii=False))}")
+    return BadRow(
+        where, number, "row", f"a row is an object {{...}}; this is {printable(json.dumps(value, ensure_ascii=False))}"
+    )
 
 
 def _is_incomplete(error: Exception, length: int) -> bool:
@@ -181,7 +186,9 @@ def _explain(error: Exception, text: str, ended: bool) -> str:
 def _next_row(buffer: str, position: int, first_keys: set[str]) -> int | None:
     """Where the next row begins: an object with a known first key that is not the value of another's key."""
     for match in _FIRST_KEY.finditer(buffer, position):
-        if (not first_keys or match[1] in first_keys) and buffer[max(0, match.start() - 99) : match.start()].rstrip()[-1:] != ":":
+        if (not first_keys or match[1] in first_keys) and buffer[max(0, match.start() - 99) : match.start()].rstrip()[
+            -1:
+        ] != ":":
             return match.start()
     return None
 
@@ -196,7 +203,9 @@ def _lines(stream: TextIO, where: str, head: str) -> Iterator[tuple[int, str]]:
         if not line and not feed:
             return
         if len(line) > MAX_ROW:
-            raise BodaError(f"{where}, line {number + 1} is longer than {MAX_ROW >> 20} million characters; this is no JSON lines file")
+            raise BodaError(
+                f"{where}, line {number + 1} is longer than {MAX_ROW >> 20} million characters; this is no JSON lines file"
+            )
         yield number, line
         number += 1
 

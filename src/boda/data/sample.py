@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import bisect
 import hashlib
 import io
 import json
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from boda.data.files import read_member
+from boda.data.parquet import read_cell
 from boda.errors import BadRow, BodaError
 
 Role = Literal["system", "user", "assistant"]
@@ -49,7 +46,7 @@ class ImageRef:
             if self.data is not None:
                 return self.data
             if self.row >= 0:
-                return _read_parquet_cell(self.path, self.row, self.column)
+                return read_cell(self.path, self.row, self.column)
             if self.member:
                 return read_member(self.path, self.member)
             return Path(self.path).read_bytes()
@@ -224,61 +221,6 @@ def split_marks(text: str) -> tuple[Part, ...]:
         if piece:
             parts.append(Part("text", piece))
     return tuple(parts)
-
-
-def _read_parquet_cell(path: str, row: int, column: str) -> bytes:
-    name, _, item = column.removesuffix("]").partition("[") if column.endswith("]") else (column, "", "")
-    starts = _row_group_starts(path)
-    if not 0 <= row < starts[-1]:
-        raise KeyError(row)
-    group = bisect.bisect_right(starts, row) - 1
-    cell = _ROW_GROUPS.get(path, group, name)[row - starts[group]].as_py()
-    if item:
-        cell = cell[int(item)]
-    if isinstance(cell, dict):  # the `datasets` Image feature: {bytes, path}
-        if cell.get("bytes") is not None:
-            return cell["bytes"]
-        return (Path(path).parent / str(cell.get("path"))).read_bytes()
-    if isinstance(cell, bytes):
-        return cell
-    raise BodaError(f"{path}, row {row}: column '{column}' holds {type(cell).__name__}, not a picture")
-
-
-@lru_cache(maxsize=256)
-def _row_group_starts(path: str) -> tuple[int, ...]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as file:
-        starts = [0]
-        for group in range(file.metadata.num_row_groups):
-            starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
-    return tuple(starts)
-
-
-class _RowGroups:
-    """The columns of row groups read last, as many as fit in `budget` bytes (one at least)."""
-
-    def __init__(self, budget: int):
-        self.budget = budget
-        self.kept: OrderedDict[tuple[str, int, str], Any] = OrderedDict()
-        self.lock = threading.Lock()
-
-    def get(self, path: str, group: int, column: str):
-        with self.lock:
-            key = (path, group, column)
-            if key not in self.kept:
-                import pyarrow.parquet
-
-                # One thread: worker processes read at the same time, and a pool would not survive their fork.
-                with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
-                    self.kept[key] = file.read_row_group(group, columns=[column], use_threads=False)[column]
-                while len(self.kept) > 1 and sum(values.nbytes for values in self.kept.values()) > self.budget:
-                    self.kept.popitem(last=False)
-            self.kept.move_to_end(key)
-            return self.kept[key]
-
-
-_ROW_GROUPS = _RowGroups(budget=256 << 20)
 
 
 def image_from_pil(image) -> ImageRef:

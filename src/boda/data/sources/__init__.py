@@ -80,7 +80,9 @@ def read(
     return _read(_data_files(Path(path), format), format, given, limit, bad_rows)
 
 
-def _read(places: list[Place], format: str | None, given: dict, limit: int | None, bad_rows: BadRows | None) -> Iterator[Sample]:
+def _read(
+    places: list[Place], format: str | None, given: dict, limit: int | None, bad_rows: BadRows | None
+) -> Iterator[Sample]:
     count = seen = 0
     for place in places:
         options = Options(place=place, **given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import unicodedata
@@ -124,7 +125,9 @@ class Row:
         if value is None:
             column = self.options.columns.get(name)
             if column is None and not {name, *others} & set(self.cells):
-                raise self.bad(name, f"no {' or '.join([name, *others])}; the row has {self.names()}: `columns:` says which is meant")
+                raise self.bad(
+                    name, f"no {' or '.join([name, *others])}; the row has {self.names()}: `columns:` says which is meant"
+                )
             raise self.bad(name, f"'{column or name}' is empty")
         return value
 
@@ -227,10 +230,8 @@ class Row:
     def _pieces(self, content: Any, place: str) -> Iterable[str | ImageRef | None]:
         """A message's content as texts, pictures of its own, and None for the next of the row's pictures."""
         if isinstance(content, str) and content.startswith("[{") and '"type"' in content:  # parts written as JSON text
-            try:
+            with contextlib.suppress(ValueError):
                 content = json.loads(content)
-            except ValueError:
-                pass
         if isinstance(content, str):
             yield content
             return
@@ -264,6 +265,7 @@ def table_samples(row: Row) -> Iterable[Sample]:
     """A row of a table -> its question and answer: from templates, else from the columns `question` and `answer`."""
     options = row.options
     question = row.fill(options.question, "question") if options.question else as_text(row.need("question"))
+    answer: str | None
     if options.answer:
         answer = row.fill(options.answer, "answer")
     else:

@@ -14,7 +14,7 @@ def samples(row: Row) -> Iterable[Sample]:
 
 
 FORMAT = Format(
-    looks_like='{"id": "1", "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\n무엇인가요?"}, {"from": "gpt", ...}]}',
+    looks_like='{"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\n뭐죠?"}, {"from": "gpt", ...}]}',
     recognises=lambda names: "conversations" in names,
     samples=samples,
 )

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
+from boda.data.parquet import class_names, holds_pictures
 from boda.data.rows import Rows
 from boda.data.sample import ImageRef, Sample
+from boda.data.sources import captions
 from boda.data.sources.common import Format, Options, Row, check_columns, table_samples
 from boda.errors import BadRow, BodaError
 
-FIELDS = ("image", "images", "question", "answer", "messages", "conversations", "system", "tags", "id")
-FIELDS += ("caption", "captions", "text", "file_path", "file_name")
+# Columns that are read without being asked for.
+FIELDS = {
+    "image",
+    "images",
+    "question",
+    "answer",
+    "messages",
+    "conversations",
+    "system",
+    "tags",
+    "id",
+    *captions.CAPTIONS,
+    *captions.IMAGES,
+}
 
 
 def rows(options: Options) -> Rows:
@@ -32,13 +45,13 @@ def _rows(options: Options) -> Rows:
         raise BodaError(f"{options.name}: Parquet is read in place and holds its own compression; unpack the archive")
     with pyarrow.parquet.ParquetFile(options.place.path) as file:
         schema = file.schema_arrow
-        pictures = [name for name in schema.names if _holds_pictures(schema.field(name).type)]
+        pictures = [name for name in schema.names if holds_pictures(schema.field(name).type)]
         if len(pictures) == 1 and not {"image", "images"} & {*options.columns, *schema.names}:
             options.columns = {**options.columns, "image": pictures[0]}
         check_columns(options, schema.names)
         asked = {name for template in options.templates for name in template.columns} | set(options.columns.values())
-        wanted = [name for name in schema.names if name in asked | set(FIELDS) | set(options.keep)]
-        names = _class_names(schema)
+        wanted = [name for name in schema.names if name in asked | FIELDS | set(options.keep)]
+        names = class_names(schema)
         number = 0
         for batch in file.iter_batches(batch_size=64, columns=wanted, use_threads=False):
             for cells in batch.to_pylist():
@@ -54,16 +67,6 @@ def _rows(options: Options) -> Rows:
                 number += 1
 
 
-def _holds_pictures(type_: Any) -> bool:
-    import pyarrow.types as types
-
-    if types.is_list(type_) or types.is_large_list(type_):
-        return _holds_pictures(type_.value_type)
-    if types.is_struct(type_):
-        return type_.get_field_index("bytes") >= 0
-    return types.is_binary(type_) or types.is_large_binary(type_)
-
-
 def _reference(options: Options, cell: Any, number: int, column: str) -> Any:
     """The cell with encoded pictures replaced by references, their headers checked while they are at hand."""
     if isinstance(cell, list):
@@ -74,13 +77,6 @@ def _reference(options: Options, cell: Any, number: int, column: str) -> Any:
     if options.probe:
         options.check(ImageRef(data=data))
     return ImageRef(options.place.path, row=number, column=column)
-
-
-def _class_names(schema: Any) -> dict[str, list[str]]:
-    """Names behind the numbers of `datasets`' ClassLabel columns."""
-    info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
-    features = info.get("features", {})
-    return {name: value["names"] for name, value in features.items() if isinstance(value, dict) and "names" in value}
 
 
 def samples(row: Row) -> Iterable[Sample]:

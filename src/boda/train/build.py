@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -169,7 +169,7 @@ def image_spec(built: Built, fit: str) -> ImageSpec:
     size = built.assembled.image_size
     if processor is None:
         return ImageSpec(size=size, fit=fit)
-    return replace(ImageSpec.from_processor(processor), size=size, fit=fit)
+    return ImageSpec.from_processor(processor).refit(size, fit)
 
 
 def renderer_for(recipe: Recipe, stage: Stage, built: Built) -> Renderer:

@@ -135,7 +135,7 @@ def _type_words(annotation: Any) -> str:
         elif origin is list:
             words.append(f"list of {_type_words(inner[0])}s")
         elif origin is dict:
-            words.append("mapping" if inner[1] is Any else f"mapping to {_type_words(inner[1])}s")
+            words.append("mapping" if inner[1] is Any else f"mapping to {_type_words(inner[1])}")
         elif kind is not NoneType:
             words.append(plain[kind])
     return " or ".join(words)

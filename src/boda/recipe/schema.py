@@ -106,20 +106,21 @@ class Data(Knobs):
     source: Literal["llava", "messages", "captions", "parquet", "csv"] | None = None
     """The format of the rows. Unset: told from the file."""
     path: str
-    """File, folder, zip or tar with the rows. A relative path is looked up in `--data`, then in `BODA_DATA`, then beside the
-    recipe."""
+    """File with the rows, a pattern such as `data/train-*.parquet`, or a folder, zip or tar that holds it. A relative path is
+    looked up in `--data`, then in `BODA_DATA`, then beside the recipe."""
     images: str | None = None
-    """Folder, zip or tar that the rows' picture names start from, looked up as `path` is. Unset: where the rows are."""
+    """Folder, zip or tar that the rows' picture names start from, looked up as `path` is. Unset: beside the rows."""
     weight: Positive = 1.0
     """Expected passes over this source an epoch: 2 = every row twice, 0.1 = a tenth of the rows."""
     columns: dict[str, str] = {}
-    """Which column holds what, for tables: `{image: photo, question: q, answer: a}`."""
+    """Which column holds what, `{answer: 정답}`, or how it is made of columns, `{image: "flags/{code}.png"}`."""
+    where: dict[str, str | Texts] = {}
+    """Only the rows in which a column has this value, or one of these: `{split: train}`."""
     question: str | Texts | None = None
-    """What is asked of a row that has no question of its own; `{column}` stands for the row's value; of a list, one is chosen
-    for each row."""
+    """What is asked of a row of captions, csv or parquet: a text in which `{column}` stands for the row's value and
+    `{column:은는}` for it with the fitting particle; of a list, every row takes one. Unset: the column `question`."""
     answer: str | Texts | None = None
-    """The answer of a row that has none of its own; `{column}` stands for the row's value; of a list, one is chosen for each
-    row."""
+    """What is answered, written as `question` is. Unset: the caption, or the column `answer`."""
     limit: Count | None = None
     """Use only this many rows, the first. Unset: all."""
     licence: str = ""

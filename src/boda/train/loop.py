@@ -54,6 +54,10 @@ class Job:
     bad_images: set[int] = field(default_factory=set)
 
     @property
+    def row_length(self) -> int:
+        return self.stage.row_length or self.stage.max_length
+
+    @property
     def total_steps(self) -> int:
         if self.stage.max_steps is not None:
             return self.stage.max_steps
@@ -106,7 +110,7 @@ class _RowSampler:
             epoch, step = divmod(number, each)
             samples = self.job.samples(epoch, step)
             rows = step_rows(
-                self.job.data, samples, stage.row_length, distributed.world_size(), stage.packing, stage.share_pictures
+                self.job.data, samples, self.job.row_length, distributed.world_size(), stage.packing, stage.share_pictures
             )[distributed.rank()]
             for place, row in enumerate(rows):
                 yield epoch, step, place, len(rows), row
@@ -124,6 +128,10 @@ class _RowReader(torch.utils.data.Dataset):
         return batch | {"place": place, "rows": rows}
 
 
+def _as_it_is(batch: dict) -> dict:
+    return batch
+
+
 def batches(job: Job, start: int) -> Iterator[dict]:
     """The Batches of this process from global step `start` on, in order."""
     dataset = _RowReader(job.data, job.load_pixels, 0)
@@ -134,6 +142,7 @@ def batches(job: Job, start: int) -> Iterator[dict]:
         dataset,
         sampler=_RowSampler(job, start),
         batch_size=None,
+        collate_fn=_as_it_is,
         generator=torch.Generator().manual_seed(0),  # or the loader would draw from the global one
         pin_memory=job.device.type == "cuda",
         **options,
@@ -252,7 +261,8 @@ def _accumulate(job: Job, stream, position, planned: int, scaler, interrupt) -> 
             batch = to_device(batch, job.device)
             with torch.autocast(job.device.type, dtype=job.autocast, enabled=job.autocast is not None):
                 loss = OBJECTIVES[job.stage.objective](job.model, batch)
-            scaler.scale(loss / planned).backward()
+            if loss.requires_grad:  # words alone do not reach a connector
+                scaler.scale(loss / planned).backward()
             loss_sum = loss_sum.to(loss.device) + loss.detach().double()
         done += labels
         tokens += batch["input_ids"].shape[1]

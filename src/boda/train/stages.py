@@ -20,6 +20,7 @@ from boda.data.prepared import PreparedData, fingerprint, prepare
 from boda.data.sample import Sample
 from boda.data.sources import BadRows, read, resolve_data
 from boda.errors import BodaError
+from boda.models.attention import ATTENTION_NAME
 from boda.recipe import Data, Recipe, Stage, load_recipe, recipe_difference
 from boda.train import distributed, loop
 from boda.train.build import Built, PixelLoader, attach_stage, build, finish, get_tokenizer, image_spec, opened, renderer_for, save_stage
@@ -145,7 +146,7 @@ def make_job(recipe, stage, built: Built, trained, data: PreparedData, folder, d
     """Puts together what the loop needs."""
     if stage.gradient_checkpointing:
         built.model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
-    built.model.model.language_model.set_attn_implementation("boda")
+    built.model.model.language_model.set_attn_implementation(ATTENTION_NAME)
     train_indices = None
     if isinstance(stage.validation, float):
         train_indices, _ = split(data, stage.validation, recipe.seed)
@@ -219,6 +220,7 @@ def open_sources(
             block.source,
             images=images,
             columns=block.columns or None,
+            where=block.where or None,
             question=block.question,
             answer=block.answer,
             limit=block.limit,

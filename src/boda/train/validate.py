@@ -31,7 +31,7 @@ class Validator:
         job, stage = self.job, self.job.stage
         job.model.eval()
         share = stage.share_pictures and stage.packing
-        rows = step_rows(self.data, self.indices, stage.row_length, distributed.world_size(), stage.packing, share)
+        rows = step_rows(self.data, self.indices, job.row_length, distributed.world_size(), stage.packing, share)
         loss_sum, count = 0.0, 0
         for row in rows[distributed.rank()]:
             batch = to_device(build_batch(self.data, row, job.load_pixels, (0, 0)), job.device)

@@ -95,7 +95,9 @@ def balanced(lines: list[dict], rng: random.Random) -> list[dict]:
             frequent = answers if len(answers) == 2 else {}
         sizes = [len(found) for found in frequent.values()]
         limit = max(1.0 / max(1, len(sizes)), 0.0 if len(sizes) == 2 else 1.5 / max(1, len(sizes)))
-        cap = next((cap for cap in sorted(set(sizes), reverse=True) if cap <= limit * sum(min(cap, n) for n in sizes) + 1e-9), 0)
+        cap = next(
+            (cap for cap in sorted(set(sizes), reverse=True) if cap <= limit * sum(min(cap, n) for n in sizes) + 1e-9), 0
+        )
         for found in frequent.values():
             kept += rng.sample(found, min(cap, len(found)))
     return kept
@@ -134,16 +136,22 @@ def flags(data: Path, out: Path, copies: int = 10) -> None:
         where = str(country["picture"].resolve())
         facts = real_flags.known(country, index in twins)
         if index in new:
-            test += [row(where, question, answer, source="flags", type=kind) for kind, question, answer in real_flags.seen(pixels)]
+            test += [
+                row(where, question, answer, source="flags", type=kind) for kind, question, answer in real_flags.seen(pixels)
+            ]
             if real_flags.stripes(pixels):  # few flags have upright stripes: each striped one is also shown on its side
                 turned = out / f"flags/pictures/{code}-turned.png"
                 save(real_flags.turned(pixels), turned)
-                question, answer = next(found[1:] for found in real_flags.seen(real_flags.turned(pixels)) if found[0] == "stripes")
+                question, answer = next(
+                    found[1:] for found in real_flags.seen(real_flags.turned(pixels)) if found[0] == "stripes"
+                )
                 test.append(row(str(turned.resolve()), question, answer, source="flags", type="stripes"))
             if "continent" in facts:
                 test += [row(where, facts["continent"][0][0], facts["continent"][1], source="flags", type="continent_guess")]
             continue
-        train_seen += [row(where, question, answer, source="flags", type=kind) for kind, question, answer in real_flags.seen(pixels)]
+        train_seen += [
+            row(where, question, answer, source="flags", type=kind) for kind, question, answer in real_flags.seen(pixels)
+        ]
         for copy in range(copies):
             changed = real_flags.changed(pixels, rng)
             picture = out / f"flags/pictures/{code}-{copy}.png"
@@ -220,7 +228,9 @@ def emoji(data: Path, out: Path) -> None:
 def categories(by_category: dict[str, list[str]], rng: random.Random, repeats: int) -> list[dict]:
     """As many "yes" as "no" for every category, and choices of three in which every category is as often wrong as right."""
     lines = []
-    far = {name: [other for other in by_category if other != name and frozenset((name, other)) not in NEAR] for name in by_category}
+    far = {
+        name: [other for other in by_category if other != name and frozenset((name, other)) not in NEAR] for name in by_category
+    }
     for name, members in by_category.items():
         question = f"이 그림은 {with_particle(name, '과/와')} 관련이 있나요?"
         strangers = [(other, member) for other in far[name] for member in by_category[other]]
@@ -265,10 +275,14 @@ def nlvr(data: Path, out: Path, copies: int = 9, per_type: int = 5000, per_type_
             assert real_nlvr.agrees(boxes, changed), f"{scene['picture']}: picture and scene graph differ"
             picture = out / f"nlvr/pictures/{number:04d}-{copy}.png"
             Image.fromarray(changed).save(picture)
-            train += [row(str(picture.resolve()), *asked[1:], source="nlvr", type=asked[0]) for asked in real_nlvr.questions(boxes)]
+            train += [
+                row(str(picture.resolve()), *asked[1:], source="nlvr", type=asked[0]) for asked in real_nlvr.questions(boxes)
+            ]
     test = []
     for scene in test_scenes:
-        assert real_nlvr.agrees(scene["boxes"], real_nlvr.pixels_of(scene["picture"])), f"{scene['picture']}: scene graph differs"
+        assert real_nlvr.agrees(scene["boxes"], real_nlvr.pixels_of(scene["picture"])), (
+            f"{scene['picture']}: scene graph differs"
+        )
         where = str(scene["picture"].resolve())
         test += [row(where, *asked[1:], source="nlvr", type=asked[0]) for asked in real_nlvr.questions(scene["boxes"])]
     write(out / "nlvr/train.jsonl", at_most(balanced(train, rng), per_type, rng))
@@ -308,7 +322,9 @@ def describe(path: Path, samples: int) -> None:
     for kind, found in sorted(types.items()):
         answers = Counter(map(answer_of, found))
         answer, count = answers.most_common(1)[0]
-        print(f"  {kind:18} {len(found):6,} questions, {len(answers):4} answers, most frequent {answer} {count / len(found):.0%}")
+        print(
+            f"  {kind:18} {len(found):6,} questions, {len(answers):4} answers, most frequent {answer} {count / len(found):.0%}"
+        )
     for line in random.Random(0).sample(lines, min(samples, len(lines))):
         print(f"    {Path(line['images'][0]).name:24} {question_of(line)} -> {answer_of(line)}")
 

@@ -61,7 +61,7 @@ def has_hangul(path: str) -> bool:
 
 
 def _candidates() -> Iterator[str]:
-    files = {}
+    files: dict[str, str] = {}
     for folder in _folders():
         for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
             if path.suffix.lower() in SUFFIXES:

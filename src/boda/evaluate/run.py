@@ -87,7 +87,7 @@ def _claim(out: Path, who: Answerer, tasks: Iterable[Task], blind: bool) -> dict
     path = out / "run.json"
     versions = {task.name: task.version for task in tasks}
     decoding = {task.name: task.decoding for task in tasks}
-    new = {**who.identity, "blind": blind, "settings": who.settings, "tasks": versions, "decoding": decoding}
+    new: dict = {**who.identity, "blind": blind, "settings": who.settings, "tasks": versions, "decoding": decoding}
     if path.is_file():
         old = _read_json(path)
         differences = [
@@ -128,8 +128,8 @@ def _answered(who: Answerer, task: Task, rows: Sequence[Row], blind: bool) -> li
     records = []
     for row, messages, shown, reply in zip(rows, asked, seen, replies):
         failed = isinstance(reply, BodaError)
-        record = {"task": task.name, "row": row.id, "prompt": as_text(shown), "images": pictures_of(messages)}
-        record |= {"raw": None if failed else reply, **task.score(row, "" if failed else reply)}  # type: ignore[arg-type]
+        record: dict = {"task": task.name, "row": row.id, "prompt": as_text(shown), "images": pictures_of(messages)}
+        record |= {"raw": None if failed else reply, **task.score(row, reply if isinstance(reply, str) else "")}
         record["failed"] = failed
         if failed:
             record |= {"score": None, "extracted": None, "error": str(reply)}

@@ -31,7 +31,8 @@ def bootstrap(
     if not 0 < confidence < 1:
         raise ValueError(f"confidence {confidence} is not between 0 and 1")
     if clusters is None:
-        sums, counts = values, np.ones_like(values)
+        sums: np.ndarray = values
+        counts: np.ndarray = np.ones_like(values)
     else:
         if len(clusters) != values.size:
             raise ValueError(f"{values.size} scores and {len(clusters)} clusters; each score belongs to one")

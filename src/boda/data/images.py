@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFile, UnidentifiedImageError
@@ -26,7 +26,6 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MA
 # The padded square is made before it is scaled; beyond this side the picture is shrunk first to bound memory.
 MAX_SQUARE = 10_000
 
-Fit = Literal["crop", "pad", "stretch"]
 Picture = ImageRef | bytes | str | Path | Image.Image
 
 
@@ -50,8 +49,8 @@ def probe_image(ref: Picture) -> tuple[int, int]:
     """(width, height) that `load_image` will give, from the header alone; raises what `load_image` raises for headers."""
     with _opened(ref) as (image, _):
         width, height = image.size
-        # Asking a PNG for orientation that stands after its pixels would decode them all.
-        turned = ("exif" in image.info or image.format == "TIFF") and _orientation(image) >= 5
+        # Pillow turns TIFFs itself; asking a PNG for an orientation that stands after its pixels would decode them all.
+        turned = "exif" in image.info and image.format != "TIFF" and _orientation(image) >= 5
         return (height, width) if turned else (width, height)
 
 
@@ -202,7 +201,7 @@ class ImageSpec:
     """
 
     size: int
-    fit: Fit = "crop"
+    fit: str = "crop"
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     resample: int = 3
@@ -216,7 +215,7 @@ class ImageSpec:
                 f"image size {self.size} with resize {self.resize or self.size}: sizes are at least 1, resize at least size"
             )
 
-    def refit(self, size: int | None = None, fit: Fit | None = None) -> ImageSpec:
+    def refit(self, size: int | None = None, fit: str | None = None) -> ImageSpec:
         """The same tower fed at another size or with another fit; the margin that a crop cuts off keeps its share."""
         size = size or self.size
         resize = round(self.resize * size / self.size)

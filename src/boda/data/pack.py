@@ -125,13 +125,14 @@ def build_batch(
     for unit in row.units:
         rows = {index: data.row(index) for index in unit.samples}
         loaded: dict[str, np.ndarray] = {}
-        samples = []
+        readable = set()
         for index, rendered in rows.items():
             try:
                 loaded.update({image.key: load_pixels(image) for image in rendered.images if image.key not in loaded})
-                samples.append(index)
+                readable.add(index)
             except BodaError as error:
                 bad.append((index, str(error)))
+        samples = [index for index in unit.samples if index in readable]  # with a weight above 1 one may be there twice
         if not samples:
             continue
         parent = -1

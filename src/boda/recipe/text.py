@@ -43,7 +43,14 @@ def _loader_and_dumper() -> tuple[type, type]:
         flow = not any(isinstance(value, dict | list) for value in values)
         return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flow)
 
+    def safe_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+        # PyYAML writes these line breaks as they are, and reads them as spaces.
+        return dumper.represent_scalar(
+            "tag:yaml.org,2002:str", text, style='"' if set(text) & set("\x85\u2028\u2029") else None
+        )
+
     Dumper.add_representer(list, short_list)
+    Dumper.add_representer(str, safe_text)
 
     Loader.yaml_implicit_resolvers = {}
     # The dumper keeps YAML 1.1's rules too: a text that either version would take for something else gets quotes.

@@ -25,7 +25,7 @@ class Plan:
         seed: of the recipe.
         batch_size: samples a step, all processes together.
         sources: (N,) which source each sample is from.
-        weights: passes over each source an epoch; a fraction takes another random part each epoch.
+        weights: passes over each source an epoch; a fraction takes another random part each epoch, one row at least.
         groups: (N,) samples with the same non-negative number share a picture and are kept together; None keeps none together.
     """
 
@@ -39,7 +39,12 @@ class Plan:
     def epoch_size(self) -> int:
         """Samples in one epoch, the same in every epoch."""
         counts = np.bincount(self.sources, minlength=len(self.weights))
-        return sum(int(round(weight * count)) for weight, count in zip(self.weights, counts))
+        return sum(self._rows(weight, int(count)) for weight, count in zip(self.weights, counts))
+
+    @staticmethod
+    def _rows(weight: float, count: int) -> int:
+        """Rows that an epoch takes of a source: never none of a source that has some, or it would go unused unnoticed."""
+        return max(1, round(weight * count)) if count else 0
 
     def steps_per_epoch(self) -> int:
         return -(-self.epoch_size() // self.batch_size)
@@ -54,7 +59,7 @@ class Plan:
         chosen = []
         for source, weight in enumerate(self.weights):
             members = np.flatnonzero(self.sources == source)
-            wanted = int(round(weight * len(members)))
+            wanted = self._rows(weight, len(members))
             passes = []
             while wanted > 0:
                 draw = generator(self.seed, "draw", epoch, source, len(passes)).permutation(len(members))[:wanted]

@@ -1,0 +1,185 @@
+"""Which samples make up a step, which rows they make and who sees whom: properties of plan, pack and attention layout."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boda.data.pack import deal, pack, step_rows, units_of
+from boda.data.plan import Plan
+from boda.models.attention import Layout
+
+IMAGE_TOKENS = 7
+
+
+@st.composite
+def rendered_lengths(draw):
+    """Prepared data as packing sees it: lengths, prefixes and groups; members of a group have one prefix."""
+    groups = draw(st.lists(st.integers(-1, 4), min_size=1, max_size=30))
+    prefix_of = draw(st.lists(st.integers(1, 6), min_size=5, max_size=5))
+    prefix = [prefix_of[group] if group >= 0 else 0 for group in groups]
+    own = draw(st.lists(st.integers(2, 40), min_size=len(groups), max_size=len(groups)))
+    lengths = [length + (head + IMAGE_TOKENS - 1 if head else 0) for length, head in zip(own, prefix)]
+    arrays = {name: np.array(values) for name, values in (("lengths", lengths), ("prefix", prefix), ("groups", groups))}
+    return SimpleNamespace(**arrays, num_image_tokens=IMAGE_TOKENS)
+
+
+@given(rendered_lengths(), st.integers(10, 120), st.integers(1, 4), st.booleans(), st.booleans(), st.data())
+def test_rows_hold_every_sample_once(data, row_length, processes, packing, share, source):
+    """... in rows that fit, as many for every process; a sample may come twice in a step and then is there twice."""
+    number = len(data.lengths)
+    samples = np.array(source.draw(st.lists(st.integers(0, number - 1), min_size=1, max_size=40)))
+    hands = step_rows(data, samples, row_length, processes, packing, share)
+    assert len(hands) == processes and len({len(hand) for hand in hands}) == 1
+    rows = [row for hand in hands for row in hand]
+    units = [unit for row in rows for unit in row.units]
+    assert Counter(index for unit in units for index in unit.samples) == Counter(samples.tolist())
+    for row in rows:
+        assert row.length <= row_length or len(row.units) == 1
+        assert packing or len(row.units) <= 1
+    for unit in units:
+        head = unit.prefix + IMAGE_TOKENS - 1 if unit.prefix else 0
+        assert unit.length == head + sum(int(data.lengths[index]) - head for index in unit.samples)
+        assert unit.length <= row_length or len(unit.samples) == 1
+        if len(unit.samples) > 1:
+            assert share and packing and unit.prefix == data.prefix[unit.samples[0]]
+            assert len({int(data.groups[index]) for index in unit.samples}) == 1 and data.groups[unit.samples[0]] >= 0
+    # No two rows of the step would fit into one: a row more than needed is a forward pass more.
+    filled = sorted(row.length for row in rows if row.units)
+    if packing and len(filled) > 1:
+        assert filled[0] + filled[1] > row_length
+    costs = [sum(row.length for row in hand) for hand in hands]
+    assert max(costs) - min(costs) <= max(row.length for row in rows)
+    # The same step gives the same rows, whatever was asked before.
+    assert step_rows(data, samples, row_length, processes, packing, share) == hands
+
+
+def test_sharing_saves_the_picture():
+    data = SimpleNamespace(
+        lengths=np.array([40, 30, 50, 20]), prefix=np.array([3, 3, 3, 0]), groups=np.array([0, 0, 0, -1]), num_image_tokens=9
+    )
+    units = units_of(data, np.arange(4), 1000, share=True)
+    assert [(unit.samples, unit.length) for unit in units] == [((0, 1, 2), 120 - 2 * 11), ((3,), 20)]
+    halves = units_of(data, np.arange(4), 60, share=True)  # the third does not fit beside the others
+    assert [unit.samples for unit in halves] == [(0, 1), (2,), (3,)]
+
+
+def test_a_process_without_rows_gets_empty_ones():
+    data = SimpleNamespace(lengths=np.array([5]), prefix=np.array([0]), groups=np.array([-1]), num_image_tokens=0)
+    hands = deal(pack(units_of(data, np.array([0]), 10, share=True), 10), 3)
+    assert [len(hand) for hand in hands] == [1, 1, 1] and sum(row.length for hand in hands for row in hand) == 5
+
+
+@st.composite
+def plans(draw):
+    counts = draw(st.lists(st.integers(1, 20), min_size=1, max_size=4))
+    weights = draw(st.lists(st.sampled_from([0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0]), min_size=len(counts), max_size=len(counts)))
+    sources = np.repeat(np.arange(len(counts)), counts)
+    groups = np.array(draw(st.lists(st.integers(-1, 6), min_size=len(sources), max_size=len(sources))))
+    arguments = dict(
+        seed=draw(st.integers(0, 9)),
+        batch_size=draw(st.integers(1, 12)),
+        sources=draw(st.permutations(sources.tolist())),
+        weights=weights,
+        groups=draw(st.sampled_from([groups, None])),
+    )
+    return lambda: Plan(**{**arguments, "sources": np.array(arguments["sources"])})
+
+
+@given(plans(), st.lists(st.integers(0, 5), min_size=1, max_size=8))
+def test_plan(make, epochs):
+    """An epoch takes every row `weight` times, a picture's rows side by side, whatever was asked of the plan before."""
+    plan = make()
+    for epoch in epochs:
+        steps = [plan.step(epoch, number) for number in range(plan.steps_per_epoch())]
+        order = np.concatenate(steps)
+        assert len(order) == plan.epoch_size() and len(plan.step(epoch, plan.steps_per_epoch())) == 0
+        assert all(len(step) == plan.batch_size for step in steps[:-1]) and 0 < len(steps[-1]) <= plan.batch_size
+        assert np.array_equal(order, make().order(epoch))
+        counts = np.bincount(order, minlength=len(plan.sources))
+        for source, weight in enumerate(plan.weights):
+            times = counts[plan.sources == source]
+            assert times.sum() == max(1, round(weight * len(times)))  # a source never goes unused
+            assert times.min() >= int(weight) and times.max() <= -(-weight // 1)
+        if plan.groups is not None:
+            keys = [int(plan.groups[index]) for index in order]
+            runs = [key for place, key in enumerate(keys) if key >= 0 and (place == 0 or keys[place - 1] != key)]
+            assert len(runs) == len(set(runs))
+
+
+def test_plan_draws_another_part_and_order_each_epoch():
+    sources = np.zeros(1000, dtype=int)
+    plan = Plan(0, 32, sources, [0.5])
+    first, second = plan.order(0), plan.order(1)
+    both = len(set(first.tolist()) & set(second.tolist()))
+    assert 150 < both < 350  # a quarter of the rows by chance
+    assert not np.array_equal(Plan(1, 32, sources, [0.5]).order(0), first)
+    seen = Counter(int(index) for epoch in range(40) for index in plan.order(epoch))
+    assert len(seen) == 1000 and max(seen.values()) < 34  # 20 on average
+
+
+def test_plan_shuffles_groups_as_it_shuffles_samples():
+    """A picture with many rows stands where any one of its rows may fall, not always in front."""
+    groups = np.array([0] * 5 + [-1] * 5)
+    firsts = [int(np.flatnonzero(groups[Plan(seed, 4, np.zeros(10, int), [1.0], groups).order(0)] == 0)[0]) for seed in range(60)]
+    assert min(firsts) == 0 and max(firsts) >= 2
+
+
+@st.composite
+def segments(draw):
+    """Lengths and parents of a row: roots, each with or without children that follow it directly."""
+    lengths, parents = [], []
+    for children in draw(st.lists(st.integers(0, 3), min_size=1, max_size=4)):
+        root = len(parents)
+        lengths.append(draw(st.integers(1, 5)))
+        parents.append(-1)
+        for _ in range(children):
+            lengths.append(draw(st.integers(1, 5)))
+            parents.append(root)
+    return lengths, parents
+
+
+def visible(lengths, parents, window):
+    """(L, L) who sees whom, told by hand: a token sees its own sequence (its prefix, then its segment) up to itself."""
+    borders = np.cumsum([0, *lengths])
+    mask = torch.zeros(int(borders[-1]), int(borders[-1]), dtype=torch.bool)
+    for segment, parent in enumerate(parents):
+        before = list(range(borders[parent], borders[parent + 1])) if parent >= 0 else []
+        sequence = before + list(range(borders[segment], borders[segment + 1]))
+        for place in range(len(before), len(sequence)):
+            first = 0 if window is None else max(0, place - window + 1)
+            mask[sequence[place], sequence[first : place + 1]] = True
+    return mask
+
+
+@given(segments(), st.sampled_from([None, 1, 2, 4, 100]))
+def test_layout(row, window):
+    lengths, parents = row
+    borders = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32)
+    layout = Layout.of(borders, torch.tensor(parents, dtype=torch.int32))
+    expected = visible(lengths, parents, window)
+    everything = slice(0, sum(lengths))
+    assert torch.equal(layout.rule(everything, everything, window), expected)
+    # The blocks cover every query once, and their masks say the same.
+    given_mask = torch.zeros_like(expected)
+    covered = []
+    for block in layout.blocks_for(window):
+        mask = block.mask
+        if mask is None:
+            mask = torch.ones(block.end - block.start, block.end - block.context, dtype=torch.bool).tril()
+        given_mask[block.start : block.end, block.context : block.end] = mask
+        covered += range(block.start, block.end)
+    assert covered == list(range(sum(lengths)))
+    assert torch.equal(given_mask, expected)
+
+
+def test_layout_refuses_a_prefix_that_is_elsewhere():
+    borders = torch.tensor([0, 2, 4, 6], dtype=torch.int32)
+    with pytest.raises(ValueError, match="must follow it directly"):
+        Layout.of(borders, torch.tensor([-1, -1, 0], dtype=torch.int32))

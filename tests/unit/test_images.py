@@ -120,7 +120,9 @@ def test_sixteen_bits_with_a_transparent_grey():
 def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, GREEN, BLUE)]
     for format in ("GIF", "PNG", "WEBP"):
-        data = encoded(frames[0], format, save_all=True, append_images=frames[1:], **({"lossless": True} if format == "WEBP" else {}))
+        data = encoded(
+            frames[0], format, save_all=True, append_images=frames[1:], **({"lossless": True} if format == "WEBP" else {})
+        )
         assert load_image(data).getpixel((0, 0)) == RED, format
 
 

@@ -137,9 +137,9 @@ def test_folders_and_archives_read_alike(kept: Place):
     assert kept.child("sub").is_folder and kept.child("sub").child("../1.jpg").is_file
     missing = kept.child("sub/3.jpg")
     assert not missing.is_file
-    with pytest.raises(BodaError, match="no picture at .*3.jpg"):
+    with pytest.raises(BodaError, match=r"no picture at .*3\.jpg"):
         ImageRef(missing.path, missing.member).read()
-    with pytest.raises(BodaError, match="no file at .*3.jpg"):
+    with pytest.raises(BodaError, match=r"no file at .*3\.jpg"):
         missing.open()
 
 
@@ -190,7 +190,11 @@ def write_parquet(path, rows: list[dict], **options) -> str:
 
 def test_parquet_cells(tmp_path):
     rows = [
-        {"image": {"bytes": b"%d" % number, "path": None}, "plain": b"p%d" % number, "images": [{"bytes": b"a%d" % number}, {"bytes": b"b"}]}
+        {
+            "image": {"bytes": b"%d" % number, "path": None},
+            "plain": b"p%d" % number,
+            "images": [{"bytes": b"a%d" % number}, {"bytes": b"b"}],
+        }
         for number in range(10)
     ]
     path = write_parquet(tmp_path / "a.parquet", rows, row_group_size=3)
@@ -198,7 +202,11 @@ def test_parquet_cells(tmp_path):
         assert ImageRef(path, row=number, column="image").read() == b"%d" % number
         assert ImageRef(path, row=number, column="plain").read() == b"p%d" % number
         assert ImageRef(path, row=number, column="images[0]").read() == b"a%d" % number
-    for ref in (ImageRef(path, row=10, column="image"), ImageRef(path, row=0, column="images[2]"), ImageRef(path, row=0, column="gone")):
+    for ref in (
+        ImageRef(path, row=10, column="image"),
+        ImageRef(path, row=0, column="images[2]"),
+        ImageRef(path, row=0, column="gone"),
+    ):
         with pytest.raises(BodaError, match="no picture at"):
             ref.read()
 

@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -59,6 +60,16 @@ def list_rows(stream: TextIO, where: str, buffer: str = "", chunk: int = _CHUNK)
         ended = not text
         buffer, position = buffer[position:] + text, 0
 
+    def skip_to_next_row() -> bool:
+        nonlocal position
+        start = position + 1
+        while (found := _next_row(buffer, start, first_keys)) is None and not ended:
+            position = max(0, len(buffer) - 1100)  # a key may be cut by the end of the buffer
+            start = max(start - position, 100) if position else start
+            more()
+        position = found or 0
+        return found is not None
+
     while True:
         position = _GAP.match(buffer, position).end()  # type: ignore[union-attr]
         if position == len(buffer):
@@ -68,43 +79,44 @@ def list_rows(stream: TextIO, where: str, buffer: str = "", chunk: int = _CHUNK)
             more()
             continue
         if buffer[position] == "]":
-            rest = (buffer[position + 1 :] + stream.read(1000)).strip()
-            if rest:
-                yield number, BadRow(where, number, "row", f"text after the end of the list: {printable(rest)}")
-            return
-        try:
-            value, end = decoder.raw_decode(buffer, position)
-        except (json.JSONDecodeError, RecursionError) as error:
-            waiting = len(buffer) - position
-            if not ended and waiting < MAX_ROW and _is_incomplete(error, len(buffer)):
+            while not buffer[position + 1 :].strip() and not ended:
                 more()
-                continue
-            yield number, BadRow(where, number, "row", _explain(error, buffer, ended))
-            number += 1
-            if match := _FIRST_KEY.match(buffer, position):
-                first_keys.add(match[1])
-            start = position + 1
-            while (found := _next_row(buffer, start, first_keys)) is None and not ended:
-                position = max(0, len(buffer) - 1100)  # a key may be cut by the end of the buffer
-                more()
-                start = 100
-            if found is None:
+            if not (rest := buffer[position + 1 :].strip()):
                 return
-            position = found
-            continue
-        if end == len(buffer) and not ended and not isinstance(value, (dict, list, str)):
-            more()  # a number may go on
-            continue
-        if isinstance(value, dict) and value:
-            first_keys.add(next(iter(value)))
-        yield number, _checked(value, where, number)
-        number, position = number + 1, end
+            problem = f"text after the end of the list: {printable(rest)}"
+        else:
+            try:
+                value, end = decoder.raw_decode(buffer, position)
+            except (json.JSONDecodeError, RecursionError) as error:
+                if not ended and len(buffer) - position < MAX_ROW and _is_incomplete(error, len(buffer)):
+                    more()
+                    continue
+                problem = _explain(error, buffer, ended)
+            else:
+                if end == len(buffer) and not ended and not isinstance(value, (dict, list, str)):
+                    more()  # a number may go on
+                    continue
+                if isinstance(value, dict) and value:
+                    first_keys.add(next(iter(value)))
+                yield number, _checked(value, where, number)
+                number, position = number + 1, end
+                continue
+        yield number, BadRow(where, number, "row", problem)
+        number += 1
+        if not first_keys:
+            while len(buffer) - position < _CHUNK and not ended:
+                more()
+            first_keys = _likely_first_keys(buffer, position)
+        if not skip_to_next_row():
+            return
 
 
 def line_rows(stream: TextIO, where: str, head: str = "") -> Rows:
     """Rows of a file with one JSON object a line; `head` is what has been read of it. Empty lines count, but are no rows."""
     lines = _lines(stream, where, head)
-    first = next((line for line in lines if line[1].strip()), (0, ""))
+    first = next((line for line in lines if line[1].strip()), None)
+    if first is None:
+        return
     try:
         json.loads(first[1])
     except ValueError as error:
@@ -191,6 +203,21 @@ def _next_row(buffer: str, position: int, first_keys: set[str]) -> int | None:
         ] != ":":
             return match.start()
     return None
+
+
+def _likely_first_keys(buffer: str, position: int) -> set[str]:
+    """The first key of rows, guessed where none has been read yet: rows are longer than the objects inside them."""
+    decoder, lengths = json.JSONDecoder(), Counter[str]()
+    for _ in range(200):
+        match = _FIRST_KEY.search(buffer, position)
+        if match is None:
+            break
+        try:
+            _, position = decoder.raw_decode(buffer, match.start())
+            lengths[match[1]] += position - match.start()
+        except (json.JSONDecodeError, RecursionError):
+            position = match.start() + 1
+    return {key for key, _ in lengths.most_common(1)}
 
 
 def _lines(stream: TextIO, where: str, head: str) -> Iterator[tuple[int, str]]:

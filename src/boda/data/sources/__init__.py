@@ -84,6 +84,7 @@ def _read(
     places: list[Place], format: str | None, given: dict, limit: int | None, bad_rows: BadRows | None
 ) -> Iterator[Sample]:
     count = seen = 0
+    others: dict[str, None] = {}  # values of rows that `where` leaves out, for the message if it leaves out all
     for place in places:
         options = Options(place=place, **given)
         kind = FORMATS[format or tell_format(options)]
@@ -94,6 +95,8 @@ def _read(
                     raise cells
                 row = Row(number, cells, options)
                 if not row.is_kept():
+                    if len(others) < 8:
+                        others[", ".join(f"{name} = {as_text(cells[name])}" for name in options.keep)] = None
                     continue
                 made = list(kind.samples(row))
             except BadRow as bad:
@@ -111,8 +114,9 @@ def _read(
                 return
     if not seen:
         raise BodaError(f"{', '.join(map(str, places[:3]))}: there are no rows in it")
-    if not count and (bad_rows is None or not bad_rows.rows) and limit is None:
-        raise BodaError(f"{places[0]}: none of {seen} rows has {' and '.join(f'{k} = {v}' for k, v in given['keep'].items())}")
+    if others and not count and not bad_rows:
+        asked = " and ".join(f"{name} = {' or '.join(values)}" for name, values in given["keep"].items())
+        raise BodaError(f"{places[0]}: none of {seen} rows has {asked}; there are {'; '.join(others)}")
 
 
 def _guarded(rows, options: Options) -> Rows:
@@ -169,9 +173,13 @@ def tell_format(options: Options) -> str:
         return "parquet"
     if place.is_folder:
         return "captions"
-    row = next((row for _, row in _guarded(FORMATS["csv"].rows, options) if isinstance(row, dict)), None)
-    if row is None:
-        raise BodaError(f"{place}: there is no row in it that can be read")
+    first_bad, row = "", None
+    for _, row in _guarded(FORMATS["csv"].rows, options):
+        if isinstance(row, dict):
+            break
+        first_bad = first_bad or f"; the first: {row.why}"
+    if not isinstance(row, dict):
+        raise BodaError(f"{place}: there is no row in it that can be read{first_bad}")
     if options.question and options.answer:
         return "csv"
     names = {*row, *options.columns}

@@ -51,7 +51,9 @@ class Options:
     def picture(self, name: str) -> ImageRef:
         """The picture a row names: absolute, or in `images`, or beside the data file. Raises BodaError if it cannot be used."""
         if name.startswith("data:"):
-            return image_from_uri(name)
+            ref = image_from_uri(name)
+            self.check(ref)
+            return ref
         if "://" in name:
             raise BodaError(f"pictures on the web are not fetched: download {name[:80]} and give its path")
         base = self.images or (self.place if self.place.is_folder else self.place.parent)

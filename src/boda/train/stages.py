@@ -21,7 +21,7 @@ from boda.data.sample import Sample
 from boda.data.sources import BadRows, read, resolve_data
 from boda.errors import BodaError
 from boda.models.attention import ATTENTION_NAME
-from boda.recipe import Data, Recipe, Stage, load_recipe, recipe_difference
+from boda.recipe import Data, Recipe, Stage, load_recipe, recipe_difference, template_text
 from boda.train import distributed, loop
 from boda.train.build import Built, PixelLoader, attach_stage, build, finish, get_tokenizer, image_spec, opened, renderer_for, save_stage
 from boda.train.freeze import embedding_names, part_of, set_modes
@@ -30,7 +30,7 @@ from boda.train.validate import Validator
 
 
 def train(
-    recipe: str | Path | Recipe,
+    recipe: str | Path | dict | Recipe,
     out: str | Path | None = None,
     stage: str | None = None,
     processes: int = 1,
@@ -44,7 +44,7 @@ def train(
     Run again with the same `out` it goes on where it stopped; finished stages are not repeated.
 
     Args:
-        recipe: name of a shipped recipe, a file, or a Recipe.
+        recipe: name of a shipped recipe, a file, a mapping, or a Recipe.
         out: folder of the run; `runs/<recipe>` unless given.
         stage: stop after this stage; the returned folder is then `out`/stages/<stage>/model.
         processes: how many take part (spawned here; under torchrun its own count is used).
@@ -55,13 +55,13 @@ def train(
     Raises:
         BodaError: the recipe, its data or the disk is not as it must be; what was finished is kept.
     """
-    name = recipe if isinstance(recipe, (str, Path)) else "recipe"
-    recipe = load_recipe(recipe, overrides or ()) if isinstance(recipe, (str, Path)) else recipe
+    name = Path(recipe).stem if isinstance(recipe, (str, Path)) else "recipe"
+    recipe = load_recipe(recipe, overrides or ())
     if recipe.model.kind != "vlm":
         raise BodaError(f"model.kind '{recipe.model.kind}': this version trains vlm")
     if stage is not None:
         recipe.stage(stage)
-    out = Path(out) if out is not None else Path("runs") / Path(name).stem
+    out = Path(out) if out is not None else Path("runs") / name
     claim(recipe, out)
     arguments = (recipe, out, stage, data_dir, loggers or [], quiet)
     under_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
@@ -87,11 +87,20 @@ def claim(recipe: Recipe, out: Path) -> None:
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
+        _keep_templates(recipe, out)
         text = path.with_suffix(".partial")
         text.write_text(recipe.to_yaml(), encoding="utf-8")
         text.replace(path)
     except OSError as error:
         raise BodaError(f"cannot write to {out}: {error.strerror}") from error
+
+
+def _keep_templates(recipe: Recipe, out: Path) -> None:
+    """Copies chat templates that lie beside the recipe into the run, where its recipe.yaml will look for them."""
+    for name in {recipe.model.chat_template, *(stage.chat_template for stage in recipe.stages)} - {None}:
+        if name.endswith(".jinja") and not Path(name).is_absolute():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text(template_text(name, recipe.directory), encoding="utf-8")
 
 
 def run_stages(recipe: Recipe, out: Path, last: str | None, data_dir, loggers: list[Logger], quiet: bool) -> None:
@@ -252,6 +261,7 @@ def prepare_stage(
     """Renders a stage's data once (by the main process) and opens it. Bad rows are listed in `bad_rows.jsonl` beside it."""
     blocks = blocks if blocks is not None else stage.data
     renderer = renderer_for(recipe, stage, built)
+    renderer_for(recipe, None, built).end_ids()  # a template that cannot end an answer is refused now, not after training
     target = folder / "data"
     problem = None
     if distributed.is_main():

@@ -95,13 +95,14 @@ class Clock(TrainerCallback):
 
     def __init__(self, warmup: int):
         self.warmup, self.began, self.seconds = warmup, 0.0, 0.0
+        self.cpu_began, self.cpu_seconds = 0.0, 0.0
 
     def on_step_begin(self, args, state, control, **rest):
         if state.global_step == self.warmup:
-            self.began = time.perf_counter()
+            self.began, self.cpu_began = time.perf_counter(), time.process_time()
 
     def on_step_end(self, args, state, control, **rest):
-        self.seconds = time.perf_counter() - self.began
+        self.seconds, self.cpu_seconds = time.perf_counter() - self.began, time.process_time() - self.cpu_began
 
 
 class CountingTrainer(SFTTrainer):
@@ -221,6 +222,7 @@ def main() -> None:
         **trainer.counts,
         "steps": chosen.steps,
         "seconds": clock.seconds,
+        "cpu_seconds": clock.cpu_seconds,
         "trained_tokens_per_second": trainer.counts["trained_tokens"] / clock.seconds,
         "real_tokens_per_second": trainer.counts["real_tokens"] / clock.seconds,
         "trained_parameters": sum(parameter.numel() for parameter in parameters),

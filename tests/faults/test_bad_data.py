@@ -285,26 +285,28 @@ def test_a_file_that_ends_in_the_middle(folder):
         list(read(folder / "chat.json"))
 
 
+FILE_FAULTS = [
+    ("a.json", b"", "a.json is empty"),
+    ("a.jsonl", b" \n\n", "a.jsonl is empty"),
+    ("a.csv", b"", "a.csv is empty"),
+    ("a.json", b"[]", "no rows?"),
+    ("a.csv", "질문,답\n".encode(), "there is no row in it|there are no rows in it"),
+    ("a.json", json.dumps({"annotations": [GOOD]}, indent=1).encode(), "one JSON value over several lines, not rows"),
+    ("a.json", "안녕하세요".encode(), "neither JSON nor a .csv or .tsv: it begins '안녕하세요'"),
+    ("a.json", ROW.encode("utf-16-le"), "no text: it holds zero bytes"),
+    ("a.jsonl", (ROW + "\n").encode("cp949"), "in CP949 .Korean Windows, Excel., not UTF-8; convert it: iconv"),
+    ("a.csv", "질문,답\n사과는?,과일\n".encode("cp949"), "in CP949"),
+    ("a.csv", b"a,a\n1,2\n", "two columns have one name"),
+    ("a.parquet", b"PAR1 not", "no Parquet file that can be read"),
+    ("a.csv.gz", gzip.compress(b"question,answer\n" + b"a,b\n" * 9999, mtime=0)[:-30], "cut off or damaged"),
+    ("a.zip", b"PK\x03\x04", "no archive that can be read"),
+    ("a.tar", b"x" * 2000, "no archive that can be read"),
+    ("a.tar.gz", b"\x1f\x8b", "a compressed tar cannot be read in any order; unpack it"),
+]
+
+
 @pytest.mark.parametrize(
-    "name, data, why",
-    [
-        ("a.json", b"", "a.json is empty"),
-        ("a.jsonl", b" \n\n", "a.jsonl is empty"),
-        ("a.csv", b"", "a.csv is empty"),
-        ("a.json", b"[]", "no rows?"),
-        ("a.csv", "질문,답\n".encode(), "there is no row in it|there are no rows in it"),
-        ("a.json", json.dumps({"annotations": [GOOD]}, indent=1).encode(), "one JSON value over several lines, not rows"),
-        ("a.json", "안녕하세요".encode(), "neither JSON nor a .csv or .tsv: it begins '안녕하세요'"),
-        ("a.json", ROW.encode("utf-16-le"), "no text: it holds zero bytes"),
-        ("a.jsonl", (ROW + "\n").encode("cp949"), "in CP949 .Korean Windows, Excel., not UTF-8; convert it: iconv"),
-        ("a.csv", "질문,답\n사과는?,과일\n".encode("cp949"), "in CP949"),
-        ("a.csv", b"a,a\n1,2\n", "two columns have one name"),
-        ("a.parquet", b"PAR1 not", "no Parquet file that can be read"),
-        ("a.csv.gz", gzip.compress(b"question,answer\n" + b"a,b\n" * 9999)[:-30], "cut off or damaged"),
-        ("a.zip", b"PK\x03\x04", "no archive that can be read"),
-        ("a.tar", b"x" * 2000, "no archive that can be read"),
-        ("a.tar.gz", b"\x1f\x8b", "a compressed tar cannot be read in any order; unpack it"),
-    ],
+    "name, data, why", FILE_FAULTS, ids=[f"{number}-{name}" for number, (name, _, _) in enumerate(FILE_FAULTS)]
 )
 def test_files_that_cannot_be_read_at_all(tmp_path, name: str, data: bytes, why: str):
     (tmp_path / name).write_bytes(data)

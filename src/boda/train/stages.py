@@ -25,6 +25,7 @@ from boda.recipe import Data, Recipe, Stage, load_recipe, recipe_difference, tem
 from boda.train import distributed, loop
 from boda.train.build import Built, PixelLoader, attach_stage, build, finish, get_tokenizer, image_spec, opened, renderer_for, save_stage
 from boda.train.freeze import embedding_names, part_of, set_modes
+from boda.train.inspect import preview
 from boda.train.log import JsonLines, Logger, TensorBoard
 from boda.train.validate import Validator
 
@@ -133,6 +134,8 @@ def run_stage(recipe: Recipe, number: int, out: Path, device, data_dir, loggers:
     data = prepare_stage(recipe, stage, built, folder, data_dir, bad_rows, quiet)
     job = make_job(recipe, stage, built, trained, data, folder, device, seed, bad_rows)
     job.quiet = quiet
+    if distributed.is_main() and not quiet:
+        preview(built, recipe, stage, data)
     outputs: list = [JsonLines(out / "log.jsonl"), *_tensorboard(out), *loggers] if distributed.is_main() else []
     job.log = lambda record: [output.log(record) for output in outputs]
     job.rewind = partial(JsonLines(out / "log.jsonl").rewind, stage.name)

@@ -1,0 +1,153 @@
+"""What a stage will need, worked out before it runs: memory on each device, and time at a stated share of its peak."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from boda.errors import BodaError
+from boda.recipe import Stage
+from boda.train.freeze import count_by_part
+from boda.train.objectives import MAX_LOGITS
+
+UTILISATION = 0.4  # share of a device's matrix peak that training is taken to reach
+RUNTIME = 1.0  # GiB that CUDA's context and kernels take
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A device: GiB that a program can have, dense TFLOP/s in its half precision (sums in fp32), and that precision."""
+
+    memory: float
+    tflops: float
+    dtype: torch.dtype = torch.bfloat16
+
+
+# Peaks from NVIDIA's data sheets, without sparsity; memory as the driver reports it.
+GPUS = {
+    "t4-16g": Gpu(14.6, 65, torch.float16),
+    "rtx3090-24g": Gpu(23.6, 71),
+    "rtx4090-24g": Gpu(23.5, 165),
+    "l40s-48g": Gpu(44.4, 362),
+    "a100-40g": Gpu(39.4, 312),
+    "a100-80g": Gpu(79.2, 312),
+    "h100-80g": Gpu(79.1, 989),
+    "h200-141g": Gpu(139.8, 989),
+}
+
+
+def find_gpu(name: str) -> Gpu:
+    """The device of that name. Raises BodaError with those there are."""
+    if name not in GPUS:
+        near = difflib.get_close_matches(name.lower(), GPUS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise BodaError(f"--gpu: no figures for '{name}'; {hint}There are {', '.join(GPUS)}")
+    return GPUS[name]
+
+
+@dataclass(frozen=True)
+class Load:
+    """An optimizer step of a stage on all devices together, on average, and its largest row."""
+
+    tokens: float
+    labels: float
+    pictures: float
+    row_tokens: int
+    row_labels: int
+    row_pictures: int
+
+
+def memory(model, stage: Stage, load: Load, frozen: torch.dtype, devices: int = 1) -> dict[str, float]:
+    """GiB on each device by what takes it; an estimate, within a fifth or so of what a step takes on a GPU."""
+    counts = count_by_part(model).values()
+    every, trained = sum(count[0] for count in counts), sum(count[1] for count in counts)
+    width = frozen.itemsize
+    language = _activations(model.model.language_model, width)
+    layers = max(1, model.config.text_config.num_hidden_layers)
+    if stage.gradient_checkpointing:
+        language = language / layers + layers * width * model.config.text_config.hidden_size
+    tower = _activations(model.model.vision_tower, width)
+    if not any(parameter.requires_grad for parameter in model.model.vision_tower.parameters()):
+        depth = getattr(model.config.vision_config, "num_hidden_layers", 1)
+        tower = 2 * tower / max(1, depth)  # one layer's at a time
+    vocabulary = model.lm_head.weight.shape[0]
+    logits = min(load.row_labels * vocabulary, MAX_LOGITS)
+    parts = {
+        "frozen weights": (every - trained) * width,
+        "trained weights": trained * 4,
+        "gradients": trained * 4 * (2 if devices > 1 else 1),  # summed over devices in one flat copy
+        "optimizer": trained * 8,
+        "activations": load.row_tokens * language + load.row_pictures * _patches(model) * tower,
+        "logits": logits * (width + 4 + 4),
+    }
+    found = {name: number / GIB for name, number in parts.items()}
+    return {**found, "total": sum(found.values())}
+
+
+def _activations(module: nn.Module, width: int) -> float:
+    """Bytes a token that autograd keeps for a backward pass through the module's matrices.
+
+    Outputs feed the next operation and are kept; inputs are kept where a matrix or its adapter is trained (factors measured with
+    `saved_tensors_hooks` on Llama, Qwen3 and GPT-NeoX); RMS norms keep an fp32 copy, a gated MLP its product too.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    total = 0.0
+    for name, part in module.named_modules():
+        if isinstance(part, LoraLayer):
+            total += part.in_features * (6 if width == 2 else 8)
+        elif isinstance(part, nn.Linear) and ".lora_" not in name:
+            total += part.out_features * width
+            if part.weight.requires_grad:
+                total += part.in_features * (5.7 if width == 2 else 4)
+            if "gate" in name.removesuffix(".base_layer").rsplit(".", 1)[-1]:
+                total += part.out_features * width
+        elif "RMSNorm" in type(part).__name__:
+            total += part.weight.numel() * 4
+        elif isinstance(part, nn.LayerNorm):
+            total += part.weight.numel() * width
+    return total
+
+
+def _patches(model) -> int:
+    """Vectors that the tower computes for one picture."""
+    config = model.config.vision_config
+    size = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+    patch = getattr(config, "patch_size", None) or 16
+    patch = patch if isinstance(patch, int) else patch[0]
+    return (size // patch) ** 2 + 1
+
+
+def operations(model, stage: Stage, load: Load) -> float:
+    """Floating-point operations of one step: 2 a weight and token forwards, 2 back to the input, 2 to the weight if trained."""
+    language, tower = model.model.language_model, model.model.vision_tower
+    again = 2 if stage.gradient_checkpointing else 0
+    through = _matrices(language) * (4 + again) + 2 * _matrices(language, trained=True)
+    sees = any(parameter.requires_grad for parameter in tower.parameters())
+    picture = _matrices(tower) * (4 if sees else 2) + 2 * _matrices(tower, trained=True)
+    head = model.lm_head.weight.numel() * (4 + 2 * model.lm_head.weight.requires_grad)
+    return load.tokens * through + load.labels * head + load.pictures * (_patches(model) * picture + _connector(model))
+
+
+def _connector(model) -> float:
+    """Operations of the connector for one picture."""
+    return 6.0 * _matrices(model.model.multi_modal_projector) * _patches(model)
+
+
+def _matrices(module: nn.Module, trained: bool = False) -> int:
+    """Weights that are multiplied with every token: matrices, not tables or vectors."""
+    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    return sum(
+        parameter.numel()
+        for parameter in module.parameters()
+        if parameter.ndim >= 2 and id(parameter) not in tables and (parameter.requires_grad or not trained)
+    )
+
+
+def seconds(operations_a_step: float, steps: int, gpu: Gpu, devices: int) -> float:
+    """Time of a stage at UTILISATION of the peak."""
+    return operations_a_step * steps / (gpu.tflops * 1e12 * UTILISATION * devices)

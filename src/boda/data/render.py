@@ -216,9 +216,19 @@ class Renderer:
         return int(places[0]) + 1
 
     def end_ids(self) -> list[int]:
-        """Ids that end a trained span, found by rendering a conversation of two turns."""
+        """Ids that end a trained span, found by rendering a conversation of two turns.
+
+        Raises BodaError where an answer ends in no token of its own, so that an ordinary letter would end every answer.
+        """
         say = lambda role, text: Message(role, (Part("text", text),))  # noqa: E731
         probe = Sample((say("user", "가"), say("assistant", "나"), say("user", "다"), say("assistant", "라")))
+        text, spans = self.spans(probe)
+        for (start, end), answer in zip(spans, "나라"):
+            tail = text[text.index(answer, start) + 1 : end]
+            tail_ids = self._encode(tail)[0]
+            if not tail or (len(tail_ids) > 1 and not self._special.search(tail)):
+                why = f"with {tail!r}, which the tokenizer takes for {len(tail_ids)} ordinary tokens" if tail else "without an end token"
+                raise BodaError(f"the chat template closes an answer {why}; choose a chat_template made for this tokenizer")
         rendered = replace_limit(self).render(probe)
         following = np.append(rendered.trained[1:], False)
         return sorted({int(token) for token in rendered.input_ids[rendered.trained & ~following]})

@@ -182,6 +182,8 @@ class Sample:
         if turns[0] != "user" or any(first == second for first, second in zip(turns, turns[1:])):
             raise self.bad("messages", f"turns must alternate user, assistant, ...; they are {', '.join(turns)}")
         for message in self.messages:
+            if message.role == "assistant" and message.num_images:
+                raise self.bad("images", "an assistant turn holds a picture; answers are words: move it to the question")
             if message.role == "assistant" and not message.text.strip():
                 raise self.bad("messages", "an assistant turn is empty")
             if message.role == "user" and not message.text.strip() and not message.num_images:

@@ -172,15 +172,11 @@ def image_spec(built: Built, fit: str) -> ImageSpec:
     return ImageSpec.from_processor(processor).refit(size, fit)
 
 
-def renderer_for(recipe: Recipe, stage: Stage, built: Built) -> Renderer:
-    tokenizer = built.assembled.tokenizer
-    return Renderer(
-        tokenizer,
-        template_of(recipe, tokenizer, stage),
-        built.assembled.num_image_tokens,
-        stage.max_length,
-        recipe.generation.system,
-    )
+def renderer_for(recipe: Recipe, stage: Stage | None, built: Built) -> Renderer:
+    """The renderer of a stage or, without one, of the finished model."""
+    tokenizer, system = built.assembled.tokenizer, recipe.generation.system
+    template = template_of(recipe, tokenizer, stage)
+    return Renderer(tokenizer, template, built.assembled.num_image_tokens, stage.max_length if stage else None, system)
 
 
 def finish(built: Built, recipe: Recipe, folder: Path, info: dict) -> Path:
@@ -198,8 +194,7 @@ def finish(built: Built, recipe: Recipe, folder: Path, info: dict) -> Path:
         limit = 1e-3 if built.frozen_dtype == torch.float32 else 0.1
         if not difference <= limit:
             raise BodaError(f"merging the adapter changed the logits by {difference:.2g} of their size; nothing was written")
-    renderer = Renderer(tokenizer, template, built.assembled.num_image_tokens, system=recipe.generation.system)
-    end_ids = renderer.end_ids()
+    end_ids = renderer_for(recipe, None, built).end_ids()
     if tokenizer.pad_token_id in end_ids:
         add_token(tokenizer, "<pad>")
         tokenizer.pad_token = "<pad>"

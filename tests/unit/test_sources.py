@@ -417,6 +417,8 @@ def test_resolving_paths(tmp_path, monkeypatch):
     given = {"data_dir": tmp_path / "given", "beside": tmp_path / "beside"}
     with pytest.raises(BodaError, match=r"(?s)no data at 'set/a.json'.*given/set.*environment/set.*beside/set"):
         resolve_data("set/a.json", **given)
+    with pytest.raises(BodaError, match="download it"):
+        resolve_data("hf://owner/set")
     for name in ("beside", "environment", "given"):  # each found before the one that was there
         (tmp_path / name / "set").mkdir()
         (tmp_path / name / "set" / "a.json").write_text("[]")

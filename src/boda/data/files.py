@@ -47,7 +47,7 @@ class Place:
     @property
     def is_archive(self) -> bool:
         """Whether this is a whole zip or tar, read as the folder it holds."""
-        return not self.member and Path(self.path).suffix.lower() in ARCHIVES and os.path.isfile(self.path)
+        return not self.member and self.path.lower().endswith(ARCHIVES) and os.path.isfile(self.path)
 
     @property
     def inside(self) -> bool:

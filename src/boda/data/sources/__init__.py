@@ -201,6 +201,8 @@ def resolve_data(path: str | Path, data_dir: str | Path | None = None, beside: s
     Raises:
         BodaError: it is nowhere; lists the places.
     """
+    if "://" in str(path):
+        raise BodaError(f"{path} is not on this machine; download it (hf download, wget) and give the folder")
     path = Path(path).expanduser()
     if path.is_absolute():
         tried = [path]

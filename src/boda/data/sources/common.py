@@ -8,7 +8,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from boda.data.files import Place, archive_index
@@ -42,6 +42,11 @@ class Options:
         """The file as errors call it."""
         return str(self.place)
 
+    @cached_property
+    def base(self) -> Place:
+        """The folder that pictures are named from."""
+        return self.images or (self.place if self.place.is_folder else self.place.parent)
+
     @property
     def templates(self) -> list[Template]:
         """Every template in use, among them columns written as one: `{image: "img/{id}.png"}`."""
@@ -56,7 +61,7 @@ class Options:
             return ref
         if "://" in name:
             raise BodaError(f"pictures on the web are not fetched: download {name[:80]} and give its path")
-        base = self.images or (self.place if self.place.is_folder else self.place.parent)
+        base = self.base
         place = Place.of(name) if os.path.isabs(name) else base.child(name)
         if place.member and place.member not in archive_index(place.path):
             place = _under_single_folder(place)

@@ -51,6 +51,16 @@ def result(values: dict, text: str) -> None:
 
 
 @app.command()
+def demo(steps: Annotated[int | None, typer.Option(help="train this many steps; the recipe's own unless given")] = None) -> None:
+    """Draw pictures, train a small model on them live, and show what it answers. Needs no download."""
+    from boda.serve.demo import run_demo
+
+    outcome = run_demo(say, steps)
+    if settings["json"]:
+        print(json.dumps(outcome, ensure_ascii=False))
+
+
+@app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="print this recipe")] = None) -> None:
     """List the recipes that come with Boda, or print one."""
     from boda.recipe import load_recipe, recipe_names, recipe_text

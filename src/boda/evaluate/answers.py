@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from boda.data.images import load_image
 from boda.data.sample import IMAGE_MARK, ImageRef
 from boda.errors import BodaError
 
@@ -74,7 +75,20 @@ def _from_name(name: str, trust_remote_code: bool) -> Answerer:
 def _asker(model, processor) -> Ask:
     from boda.models.generate import generate
 
-    return lambda conversations, decoding: generate(model, processor, conversations, **decoding)
+    def ask(conversations: list[list[dict]], decoding: dict) -> list[str]:
+        return generate(model, processor, [[seen(message) for message in messages] for messages in conversations], **decoding)
+
+    return ask
+
+
+def seen(message: dict) -> dict:
+    """The message with its pictures read, as generation takes them."""
+    if isinstance(message["content"], str):
+        return message
+    parts = [
+        {"type": "image", "image": load_image(part["image"])} if part["type"] == "image" else part for part in message["content"]
+    ]
+    return {**message, "content": parts}
 
 
 def fingerprint(folder: Path) -> str:

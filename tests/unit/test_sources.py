@@ -534,3 +534,25 @@ def test_nlvr():
 
 def test_songys_chatbot():
     assert len(list(read(shared_data("songys_chatbot"), question="{Q}", answer="{A}"))) == 11823
+
+
+def test_the_examples_of_the_documentation():
+    import re
+
+    import yaml
+
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    for block in yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1])["data"]:
+        sample = next(read(shared_data(block.pop("path")), block.pop("source"), **block))
+        assert len(sample.images) == 1 and re.search(
+            r"(이에요|예요|이다|다|이 보입니다|가 보입니다)\.$", sample.messages[1].text
+        )
+
+
+def test_the_rows_of_the_documentation(folder):
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    (folder / "a.jpg").write_bytes(png())
+    for format in ("llava", "messages", "captions"):
+        row = json.loads(text.partition(f"| `{format}` | `")[2].partition("` |")[0])
+        (sample,) = read(write(folder / "rows.jsonl", [row]))
+        assert colours(sample) == [RED] and sample.messages[1].text.startswith("사과")

@@ -107,7 +107,7 @@ class Layout:
 
 
 def _attend(query, key, value, mask, scaling, dropout, softcap):
-    """(1, H, Q, D), (1, H, K, D), (1, H, K, D) -> (1, H, Q, D); mask (Q, K) or None for causal."""
+    """(B, H, Q, D), (B, H, K, D), (B, H, K, D) -> (B, H, Q, D); mask (..., Q, K) or None: each sees what is not after it."""
     if softcap is None:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
@@ -115,7 +115,8 @@ def _attend(query, key, value, mask, scaling, dropout, softcap):
     scores = query @ key.transpose(-1, -2) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
     scores = torch.tanh(scores / softcap) * softcap
     if mask is None:
-        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+        queries, keys = scores.shape[-2:]
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
     weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1, dtype=torch.float32).to(query.dtype)
     return F.dropout(weights, dropout) @ value
 
@@ -126,14 +127,18 @@ def boda_attention_forward(
     """Attention of one layer: (B, H, L, D) queries -> (B, L, H, D). With `cu_seq_lens` B is 1 and segments are kept apart."""
     cu_seq_lens = kwargs.pop("cu_seq_lens", None)
     prefix = kwargs.pop("prefix", None)
-    if cu_seq_lens is None:
+    softcap = kwargs.get("softcap")
+    if cu_seq_lens is None and softcap is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
-        raise ValueError(f"a packed forward takes one row without a cache; got {query.shape[0]} rows, {key.shape[2]} keys")
-    layout = Layout.of(cu_seq_lens, prefix)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    if cu_seq_lens is None:  # SDPA refuses to cap scores (Gemma 2)
+        attended = _attend(query, key, value, attention_mask, scaling, dropout, softcap)
+        return attended.transpose(1, 2).contiguous(), None
+    if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
+        raise ValueError(f"a packed forward takes one row without a cache; got {query.shape[0]} rows, {key.shape[2]} keys")
+    layout = Layout.of(cu_seq_lens, prefix)
     pieces = [
         _attend(
             query[:, :, block.start : block.end],
@@ -142,7 +147,7 @@ def boda_attention_forward(
             block.mask,
             scaling,
             dropout,
-            kwargs.get("softcap"),
+            softcap,
         )
         for block in layout.blocks_for(kwargs.get("sliding_window"))
     ]

@@ -21,6 +21,7 @@ from boda.data.pack import Row, build_batch, step_rows
 from boda.data.plan import Plan, generator
 from boda.data.prepared import PreparedData
 from boda.errors import BodaError
+from boda.models.language import lora_layers
 from boda.recipe import Stage
 from boda.train import distributed, resume
 from boda.train.log import Progress
@@ -189,6 +190,9 @@ def run(job: Job) -> dict:
     total = job.total_steps
     each = job.plan.steps_per_epoch()
     scaler = torch.amp.GradScaler(job.device.type, enabled=job.autocast == torch.float16)
+    for layer in lora_layers(job.model).values():
+        # Under autocast PEFT would turn every input into fp32 for an adapter whose product is computed in bf16 anyway.
+        layer.cast_input_dtype_enabled = job.autocast is None
     progress = Progress(job.stage.name, total, start, quiet=job.quiet or not distributed.is_main())
     parameters = list(job.trained.values())
     stream = batches(job, start)

@@ -73,14 +73,16 @@ def present(found: dict[str, tuple[float, float]], colour: str) -> bool | None:
     return False if possibly <= 0.003 else None
 
 
-def most(found: dict[str, tuple[float, float]]) -> str | None:
-    """The colour that covers most, if it leads every other by a clear margin; else None."""
-    best = max(found, key=lambda name: found[name][0])
-    surely = found[best][0]
-    # A loose band also holds its neighbours' pixels, so a rival counts by what it surely has or what only it can claim.
-    rivals = max(strict for name, (strict, _) in found.items() if name != best)
-    unnamed = 1 - sum(strict for strict, _ in found.values())
-    return best if surely >= 0.25 and surely - rivals >= 0.08 and surely - rivals > 0.5 * unnamed else None
+def most(rgb: np.ndarray) -> str | None:
+    """The colour that covers most of (N, 3) or (H, W, 3) pixels, if it clearly leads all others; else None."""
+    channels = hsv(rgb)
+    surely = {name: _inside(channels, strict) for name, (strict, _) in BANDS.items()}
+    best = max(surely, key=lambda name: surely[name].mean())
+    rivals = [mask for name, mask in surely.items() if name != best]
+    # Colours without a name (teal, navy) may be one rival too; shades near the best one are not.
+    unnamed = ~_inside(channels, BANDS[best][1]) & ~np.any(rivals, axis=0)
+    lead = surely[best].mean() - max(unnamed.mean(), *(mask.mean() for mask in rivals))
+    return best if surely[best].mean() >= 0.25 and lead >= 0.08 else None
 
 
 def has_final(word: str) -> bool:

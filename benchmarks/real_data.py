@@ -23,7 +23,7 @@ import numpy as np
 import real_flags
 import real_nlvr
 from PIL import Image
-from real_colours import most, shares, with_particle
+from real_colours import most, with_particle
 
 SEED = 0
 YES, NO = "네", "아니요"
@@ -121,7 +121,7 @@ def write(path: Path, lines: list[dict]) -> None:
 def flags(data: Path, out: Path, copies: int = 10) -> None:
     """`flags/{train,test,recall}.jsonl`: four fifths of the countries are trained on, the rest are new to the model."""
     rng = random.Random(f"{SEED} flags")
-    rows = real_flags.countries(data / "flags")
+    rows = [row for row in real_flags.countries(data / "flags") if row["code"] not in real_flags.NOT_RECTANGULAR]
     families = real_flags.look_alikes(rows)
     new: set[int] = set()
     for family in rng.sample(families, len(families)):
@@ -217,7 +217,7 @@ def emoji(data: Path, out: Path) -> None:
                 by_category[group].append(where)
             with Image.open(where) as image:
                 pixels = np.asarray(image.convert("RGBA"))
-            widest = most(shares(pixels[pixels[..., 3] > 200][:, :3]))
+            widest = most(pixels[pixels[..., 3] > 200][:, :3])
             if widest:
                 question = "배경을 빼고 가장 많이 쓰인 색은 무엇인가요?"
                 colours.append(row(where, question, widest, source="emoji", type="colour"))

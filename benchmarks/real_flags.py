@@ -25,6 +25,8 @@ NAMES = {
     "MN": "몽골", "TR": "튀르키예", "ZA": "남아프리카 공화국", "NC": "뉴칼레도니아", "CG": "콩고 공화국", "VA": "바티칸 시국",
     "TF": "프랑스령 남방 및 남극 지역", "TJ": "타지키스탄",
 }  # fmt: skip
+# Nepal's flag is no rectangle, and the picture fills what lies beside it with black.
+NOT_RECTANGULAR = {"NP"}
 # Not members of (or observers at) the United Nations: asked for with a word that calls them neither country nor territory.
 PLACES = set(
     "AW AI AX AS AQ TF BM BL SH BQ BV CC CK CW CX KY EH FK FO GG GI GP GL GF GU HK HM IM IO JE MO MF MP MS MQ YT NC NF NU "
@@ -130,7 +132,7 @@ def seen(pixels: np.ndarray) -> list[tuple[str, str, str]]:
         truth = present(found, colour)
         if truth is not None:
             asked.append(("colour_exists", f"이 국기에 {colour}이 있나요?", YES if truth else NO))
-    widest = most(found)
+    widest = most(pixels)
     if widest is not None:
         asked.append(("colour_most", "이 국기에서 가장 넓은 색은 무엇인가요?", widest))
     for where, place in CORNERS.items():

@@ -2,25 +2,79 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from boda.errors import BodaError
 
+settings = {"quiet": False, "verbose": False, "json": False}
+
+
+class Verbs(TyperGroup):
+    """`--quiet --verbose --json` may stand behind the verb too; what the user can mend is one message, exit code 1."""
+
+    def parse_args(self, ctx, args):
+        end = args.index("--") if "--" in args else len(args)
+        is_global = [f"--{name}" for name in settings]
+        said = [word for word in args[:end] if word in is_global]
+        return super().parse_args(ctx, [*said, *(word for word in args[:end] if word not in is_global), *args[end:]])
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            goes_on = ctx.invoked_subcommand in ("train", "eval")
+            message = "stopped; run the same command again to go on" if goes_on else "stopped"
+        except Exception as error:
+            mendable = _explain(error)
+            if mendable is None or settings["verbose"]:
+                raise
+            message = mendable
+        print(f"boda: {message}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _explain(error: Exception) -> str | None:
+    """What went wrong in one message, for what is no fault of the program; None for everything else."""
+    if isinstance(error, BodaError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        place = f" at {error.filename}" if error.filename else ""
+        return f"no room on the disk{place} ({error.strerror}); free some space and run the same command again"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"not allowed to use {error.filename or 'a file'}: {error.strerror}"
+    if type(error).__name__ == "OutOfMemoryError":
+        first = str(error).splitlines()[0]
+        return f"the device has no memory left ({first}); a shorter row_length or gradient_checkpointing: true takes less"
+    if type(error).__name__ == "ValidationError" and type(error).__module__.startswith("pydantic"):
+        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())  # type: ignore[attr-defined]
+    return None
+
+
+def _plain_warning(message, category, filename, lineno, line=None) -> str:
+    """Boda's own warnings as one line; others as Python writes them."""
+    own = Path(filename).is_relative_to(Path(__file__).parent)
+    return f"boda: {message}\n" if own else _format_warning(message, category, filename, lineno, line)
+
+
+_format_warning = warnings.formatwarning
+
 app = typer.Typer(
     name="boda",
+    cls=Verbs,
     help="Build, prove and serve Korean vision-language models from parts: one recipe, one command.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-settings = {"quiet": False, "verbose": False, "json": False}
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="knobs to change, e.g. seed=1 stages.align.max_steps=20")]
 DataDir = Annotated[Path | None, typer.Option("--data", help="where relative data paths are looked up first")]
@@ -34,6 +88,7 @@ def options(
     as_json: Annotated[bool, typer.Option("--json", help="put one JSON object on the last line of the output")] = False,
 ) -> None:
     settings.update(quiet=quiet, verbose=verbose, json=as_json)
+    warnings.formatwarning = _plain_warning  # type: ignore[assignment]
 
 
 def say(text: str) -> None:
@@ -51,7 +106,9 @@ def result(values: dict, text: str) -> None:
 
 
 @app.command()
-def demo(steps: Annotated[int | None, typer.Option(help="train this many steps; the recipe's own unless given")] = None) -> None:
+def demo(
+    steps: Annotated[int | None, typer.Option(help="train this many steps; the recipe's own unless given")] = None,
+) -> None:
     """Draw pictures, train a small model on them live, and show what it answers. Needs no download."""
     from boda.serve.demo import run_demo
 
@@ -117,36 +174,33 @@ def train(
 
 @app.command()
 def chat(
-    model: str,
-    prompt: Annotated[str | None, typer.Argument(help="one question; without it a conversation begins")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="generation settings, e.g. temperature=0.7")] = None,
+    model: Annotated[str, typer.Argument(help="a model folder or hub id")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]... [PROMPT]", help="generation settings, then a question; without one a conversation begins"
+        ),
+    ] = None,
     image: Annotated[list[Path] | None, typer.Option(help="a picture to ask about; several may be given")] = None,
     system: Annotated[str | None, typer.Option(help="system text")] = None,
     context: Annotated[str | None, typer.Option(help="text the question is about")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="run code that comes with the model")] = False,
 ) -> None:
     """Ask a model one question, or talk with it; answers are streamed."""
-    from boda.serve.chat import Conversation
+    from boda.serve.chat import Conversation, split_words
 
-    words = list(overrides or [])
-    if prompt is not None and _is_setting(prompt):
-        words, prompt = [prompt, *words], None
-    # `boda chat MODEL key=value PROMPT`: the one word that is no setting is the question.
-    questions = [word for word in words if not _is_setting(word)]
-    if questions and (prompt is not None or len(questions) > 1):
-        raise BodaError(f"one question at a time; put it in quotes: '{' '.join([*([prompt] if prompt else []), *questions])}'")
-    prompt = questions[0] if questions else prompt
-    talk = Conversation(model, image or [], system, context, [w for w in words if _is_setting(w)], trust_remote_code)
-    if prompt is None:
+    given, questions = split_words(words or [])
+    if len(questions) > 1:
+        raise typer.BadParameter(f"one question at a time; put it in quotes: '{' '.join(questions)}'")
+    if not questions and settings["json"]:
+        raise typer.BadParameter("--json needs a PROMPT: a conversation is no object")
+    talk = Conversation(model, image or [], system, context, given, trust_remote_code)
+    if not questions:
         talk.interactive()
         return
-    answer = talk.ask(prompt, echo=not settings["json"])
+    answer = talk.ask(questions[0], echo=not settings["json"])
     if settings["json"]:
         print(json.dumps({"answer": answer}, ensure_ascii=False))
-
-
-def _is_setting(word: str) -> bool:
-    return re.fullmatch(r"[a-z_]+=\S.*", word) is not None
 
 
 @app.command(name="eval")
@@ -167,7 +221,7 @@ def evaluate(
         result({"tasks": rows}, "\n".join(f"{name:<16} {about}" for name, about in rows.items()))
         return
     if model is None or tasks is None:
-        raise BodaError("boda eval needs a model and --tasks; `boda eval --list` shows the tasks")
+        raise typer.BadParameter("boda eval needs a model and --tasks; `boda eval --list` shows the tasks")
     folder = out or Path("runs") / "eval" / Path(model.rstrip("/")).resolve().parent.name
     scores = evaluation.run(model, tasks=tasks.split(","), out=folder, limit=limit, blind=blind, data_dir=data)
     result({"tasks": scores}, f"answers: {folder}")
@@ -195,35 +249,14 @@ def merge(
     from boda.train.stages import merge as merge_run
 
     folder, difference = merge_run(run, out, stage)
-    result({"model": str(folder), "difference": difference}, f"model: {folder} (logits moved by {difference:.1e} of their size)")
+    result(
+        {"model": str(folder), "difference": difference}, f"model: {folder} (logits moved by {difference:.1e} of their size)"
+    )
 
 
 def main() -> None:
-    """Entry point: 0 done, 1 failed, 2 wrong use; a user's mistake is one message and no traceback."""
-    try:
-        code = app(standalone_mode=False)
-    except BodaError as error:
-        if settings["verbose"]:
-            raise
-        print(f"boda: {error}", file=sys.stderr)
-        code = 1
-    except KeyboardInterrupt:
-        print("boda: stopped", file=sys.stderr)
-        code = 1
-    except typer.Exit as error:
-        code = error.exit_code
-    except Exception as error:
-        code = _usage_error(error)
-    sys.exit(code or 0)
-
-
-def _usage_error(error: Exception) -> int:
-    """Shows click's own errors as click does; anything else is ours and keeps its traceback."""
-    show = getattr(error, "show", None)
-    if show is None or not hasattr(error, "exit_code"):
-        raise error
-    show()
-    return error.exit_code
+    """Entry point: 0 done, 1 failed, 2 wrong use."""
+    app()
 
 
 if __name__ == "__main__":

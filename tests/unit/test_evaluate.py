@@ -513,5 +513,5 @@ def test_tags_that_tell_every_row_apart_group_nothing():
 def test_a_file_without_questions(tmp_path: Path):
     empty = tmp_path / "empty.jsonl"
     empty.write_text("", encoding="utf-8")
-    with pytest.raises(BodaError, match="holds no|is empty"):
+    with pytest.raises(BodaError, match=r"holds no|is empty"):
         questions(empty)

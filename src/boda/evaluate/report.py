@@ -106,7 +106,7 @@ def _cell(record: dict, font, width: int):
     question = record["prompt"][-1]["content"].replace(IMAGE_MARK, "").strip() if record["prompt"] else ""
     answer = record["error"] if record["failed"] else record["raw"].strip() or "(empty)"
     texts = [(line, INK) for line in wrapped(question, font, width, MOST_LINES["question"])]
-    texts += [(line, colour) for line in wrapped(f"→ {answer}", font, width, MOST_LINES["answer"])]
+    texts += [(line, colour) for line in wrapped(f"답: {answer}", font, width, MOST_LINES["answer"])]
     if record["score"] != 1 and record.get("gold"):
         texts += [(line, FAINT) for line in wrapped(f"정답: {record['gold']}", font, width, MOST_LINES["gold"])]
     cell = Image.new("RGB", (width, PICTURE + 2 * FRAME + 6 + LINE * len(texts)), "white")

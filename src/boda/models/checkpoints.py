@@ -18,6 +18,9 @@ from transformers import (
     GenerationConfig,
 )
 
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.utils import is_torchvision_available
+
 from boda.errors import BodaError
 from boda.models.assemble import quiet_loading
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration
@@ -143,6 +146,8 @@ def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = Fa
             if config.model_type in VLM_TYPES:
                 model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
                 processor = AutoProcessor.from_pretrained(name)
+                if is_torchvision_available():  # it scales pictures slightly differently from what the model was trained on
+                    processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil")
             elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or trust_remote_code:
                 model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust_remote_code)
                 processor = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)

@@ -98,16 +98,21 @@ def _plain(messages: Sequence[dict], keep_images: bool) -> list[dict]:
 
 
 @torch.inference_mode()
-def generate(model, processor, conversations: Sequence[Sequence[dict]], batch_size: int = 16, **given) -> list[str]:
+def generate(
+    model, processor, conversations: Sequence[Sequence[dict]], batch_size: int | None = None, **given
+) -> list[str]:
     """Answers to conversations, in their order. Alike lengths are batched together; an answer does not depend on its batch.
 
     Args:
+        batch_size: conversations at a time; 128 for models under 50 million parameters, else 16.
         given: max_new_tokens, temperature, top_p, repetition_penalty, beams, stop, system, seed; the model's own where absent.
     """
     settings = resolve_settings(model, given)
     tokenizer = tokenizer_of(processor)
     arguments = generate_arguments(model, tokenizer, settings)
     conversations = [with_system(messages, settings.get("system")) for messages in conversations]
+    if batch_size is None:
+        batch_size = 128 if sum(parameter.numel() for parameter in model.parameters()) < 50e6 else 16
     order = sorted(range(len(conversations)), key=lambda index: _size(conversations[index]))
     answers = [""] * len(conversations)
     if settings.get("seed") is not None:

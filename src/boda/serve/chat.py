@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import sys
 from pathlib import Path
 
-import yaml
+from pydantic import ValidationError
 
 import boda
 from boda.data.images import load_image
 from boda.errors import BodaError
-from boda.models.generate import is_vlm, resolve_settings, stream
+from boda.models.generate import SETTINGS, is_vlm, resolve_settings, stream
+from boda.recipe import Generation
+from boda.recipe.text import read_yaml
+from boda.recipe.words import nearest
+
+
+def split_words(words: list[str]) -> tuple[list[str], list[str]]:
+    """Words of the command line -> (settings, the rest). `name=value` is a setting if the name is one or it has no spaces."""
+    is_setting = [bool(re.fullmatch(r"[a-z_]+=\S*", word)) or word.partition("=")[0] in SETTINGS for word in words]
+    return [w for w, yes in zip(words, is_setting) if yes], [w for w, yes in zip(words, is_setting) if not yes]
+
+
+def read_setting(word: str) -> tuple[str, object]:
+    """`temperature=0.7` -> its name and value. Raises BodaError for a name or value that is none."""
+    name, _, text = word.partition("=")
+    if name not in SETTINGS:
+        raise BodaError(f"'{word}': no generation setting is called '{name}'; {nearest(name, SETTINGS)}")
+    value = text if name == "system" else read_yaml(text, word)[0]
+    if name == "stop":
+        value = [str(each) for each in value] if isinstance(value, list) else [text]
+    if name == "seed":
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise BodaError(f"'{word}': seed is a whole number from 0")
+        return name, value
+    try:
+        return name, getattr(Generation.model_validate({name: value}), name)
+    except ValidationError as error:
+        why = error.errors()[0]["msg"]
+        raise BodaError(f"'{word}': {why[0].lower()}{why[1:]}, e.g. {name}={_example(name)}") from None
+
+
+def _example(name: str) -> object:
+    return {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2, "beams": 4, "max_new_tokens": 256}[name]
 
 
 class Conversation:
@@ -28,54 +62,75 @@ class Conversation:
         settings: list[str] | None = None,
         trust_remote_code: bool = False,
     ):
-        self.pictures = [load_image(path) for path in images]
-        self.settings = dict(self._setting(word) for word in settings or [])
+        self.settings = dict(read_setting(word) for word in settings or [])
         if system is not None:
             self.settings["system"] = system
+        self.pictures = [load_image(path) for path in images]
         self.context = context
         self.model, self.processor = boda.load(model, trust_remote_code=trust_remote_code)
-        if self.pictures and not is_vlm(self.processor):
-            raise BodaError(f"'{model}' is a language model and sees no pictures; ask it without --image")
+        self.name = model
+        self._check_pictures()
+        if not self.processor.chat_template:
+            raise BodaError(f"'{model}' has no chat template, so it continues texts and answers no questions")
         resolve_settings(self.model, self.settings)
         self.messages: list[dict] = []
 
-    @staticmethod
-    def _setting(word: str) -> tuple[str, object]:
-        name, _, value = word.partition("=")
-        return name, yaml.safe_load(value)
+    def _check_pictures(self) -> None:
+        if self.pictures and not is_vlm(self.processor):
+            self.pictures = []
+            raise BodaError(f"'{self.name}' is a language model and sees no pictures; ask it without any")
 
     def ask(self, question: str, echo: bool = True) -> str:
-        """The answer to one question; written to stdout as it comes where `echo` is on. The turn is remembered."""
-        if self.context:
-            question, self.context = f"{self.context}\n\n{question}", None
-        content = [*({"type": "image", "image": picture} for picture in self.pictures), {"type": "text", "text": question}]
-        self.pictures = []
-        self.messages.append({"role": "user", "content": content})
+        """The answer to one question; written to stdout as it comes where `echo` is on. The turn is remembered.
+
+        If it is broken off, by an error or Ctrl-C, the conversation is as before the question.
+        """
+        if not question.strip():
+            raise BodaError("the question is empty")
+        text = f"{self.context}\n\n{question}" if self.context else question
+        content = [*({"type": "image", "image": picture} for picture in self.pictures), {"type": "text", "text": text}]
+        turn = {"role": "user", "content": content}
         answer = ""
-        for piece in stream(self.model, self.processor, self.messages, **self.settings):
-            answer += piece
-            if echo:
-                print(piece, end="", flush=True)
+        with contextlib.closing(stream(self.model, self.processor, [*self.messages, turn], **self.settings)) as pieces:
+            for piece in pieces:
+                answer += piece
+                if echo:
+                    print(piece, end="", flush=True)
         if echo:
             print(flush=True)
-        self.messages.append({"role": "assistant", "content": answer})
+        self.context, self.pictures = None, []
+        self.messages += [turn, {"role": "assistant", "content": answer}]
         return answer
 
     def interactive(self) -> None:
-        """Reads questions until the end of input. `/image FILE` adds a picture, `/new` begins again."""
-        if sys.stdin.isatty():
+        """Reads questions until the end of input. `/image FILE` adds a picture, `/new` begins again, Ctrl-C ends an answer."""
+        is_terminal = sys.stdin.isatty()
+        if is_terminal:
+            with contextlib.suppress(ImportError):
+                import readline  # noqa: F401  (gives input() its line editing)
             print("Ask in Korean. /image FILE adds a picture, /new begins again, Ctrl-D ends.", file=sys.stderr)
         while True:
             try:
-                line = input("> " if sys.stdin.isatty() else "").strip()
+                line = input("> " if is_terminal else "").strip()
             except EOFError:
                 return
-            if line == "/new":
-                self.messages, self.pictures = [], []
-            elif line.startswith("/image"):
-                try:
-                    self.pictures.append(load_image(Path(line.removeprefix("/image").strip())))
-                except BodaError as error:
-                    print(error, file=sys.stderr)
-            elif line:
-                self.ask(line)
+            try:
+                self._answer(line)
+            except BodaError as error:
+                print(f"boda: {error}", file=sys.stderr)
+            except KeyboardInterrupt:
+                if not is_terminal:
+                    raise
+                print("\n(broken off)", file=sys.stderr)
+
+    def _answer(self, line: str) -> None:
+        command, _, rest = line.partition(" ")
+        if command == "/new":
+            self.messages, self.pictures = [], []
+        elif command == "/image":
+            self.pictures.append(load_image(Path(rest.strip().strip("'\""))))
+            self._check_pictures()
+        elif command.startswith("/"):
+            raise BodaError(f"no command {command}; there are /image FILE and /new")
+        elif line:
+            self.ask(line)

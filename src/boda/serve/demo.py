@@ -29,7 +29,7 @@ def run_demo(say: Callable[[str], None], steps: int | None = None) -> dict:
         draw(drawn, TEST_PICTURES, 1, "test")
     overrides = {"stages.see.max_steps": steps} if steps else {}
     run = folder / (f"run-{steps}" if steps else "run")
-    say("training a model of 0.6 million parameters from nothing ...")
+    say("training a model of 0.5 million parameters from nothing ...")
     model = train("demo", out=run, overrides=overrides, data_dir=drawn)
     say("asking it about pictures it has not seen ...")
     scores = evaluate.run(model, tasks=["questions:test.jsonl"], out=run / "eval", data_dir=drawn)

@@ -98,9 +98,12 @@ def _picture_size(model: nn.Module) -> int:
 
 def cast(model: nn.Module, frozen: torch.dtype) -> None:
     """Frozen floating parameters and buffers take the given type, trained ones fp32."""
+    tower = list(model.model.vision_tower.parameters())
+    # What a trained tower computes beside the chosen layer (its last norm) sees fp32 features, and runs in no other type.
+    beside = {id(parameter) for parameter in tower} if any(parameter.requires_grad for parameter in tower) else set()
     for parameter in model.parameters():
         if parameter.is_floating_point():
-            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad or id(parameter) in beside else frozen)
 
 
 def set_modes(model: nn.Module, trained: dict[str, nn.Parameter]) -> None:

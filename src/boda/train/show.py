@@ -283,7 +283,7 @@ def _template_line(values: dict) -> str:
 def _memory_line(values: dict) -> str:
     needs = values["memory"]
     listed = ", ".join(
-        f"{name} {_gib(number)}" for name, number in needs.items() if name not in ("total", "devices", "gpu") and number
+        f"{name} {_gib(number)}" for name, number in needs.items() if name not in ("total", "devices", "gpu") and number > 1e-5
     )
     line = f"about {_gib(needs['total'])} ({listed}), an estimate"
     if needs["gpu"]:

@@ -64,13 +64,17 @@ def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str,
     for part in train:
         has = any(part_of(name, embeddings) == part or (part == "language" and name in embeddings) for name in trained)
         if not has:
-            raise BodaError(f"train: the model has no part '{part}'; it has {', '.join([*PARTS, 'language.lora', 'language.embeddings'])}")
+            raise BodaError(
+                f"train: the model has no part '{part}'; it has {', '.join([*PARTS, 'language.lora', 'language.embeddings'])}"
+            )
     return trained
 
 
 def _is_fixed(model: nn.Module, name: str) -> bool:
     """Whether a parameter only fills a place in the stock class: the identity behind a `linear` connector."""
-    is_linear = getattr(model.config, "projector_hidden_act", "") == "linear" and hasattr(model.model.multi_modal_projector, "act")
+    is_linear = getattr(model.config, "projector_hidden_act", "") == "linear" and hasattr(
+        model.model.multi_modal_projector, "act"
+    )
     return is_linear and name.startswith("model.multi_modal_projector.linear_2.")
 
 
@@ -114,9 +118,11 @@ def set_modes(model: nn.Module, trained: dict[str, nn.Parameter]) -> None:
     names = [name for name in trained if ".lora_" not in name]
     for part, prefixes in PARTS.items():
         if any(name.startswith(prefixes) for name in names):
-            {"vision": model.model.vision_tower, "connector": model.model.multi_modal_projector, "language": language_of(model)}[
-                part
-            ].train()
+            {
+                "vision": model.model.vision_tower,
+                "connector": model.model.multi_modal_projector,
+                "language": language_of(model),
+            }[part].train()
 
 
 def count_by_part(model: nn.Module) -> dict[str, tuple[int, int]]:

@@ -40,7 +40,8 @@ LEVERS = ("packing", "sharing", "labels", "segments")
 def full_logits_loss(model, batch: dict) -> torch.Tensor:
     """The loss as it is without the label lever: logits everywhere, most of them for nothing."""
     hidden = model.model(
-        **{key: batch.get(key) for key in ("input_ids", "pixel_values", "position_ids", "cu_seq_lens", "prefix")}, use_cache=False
+        **{key: batch.get(key) for key in ("input_ids", "pixel_values", "position_ids", "cu_seq_lens", "prefix")},
+        use_cache=False,
     ).last_hidden_state[0]
     targets = torch.full((hidden.shape[0],), -100, device=hidden.device)
     targets[batch["label_positions"]] = batch["labels"]

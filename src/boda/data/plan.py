@@ -60,7 +60,7 @@ class Plan:
         for source, weight in enumerate(self.weights):
             members = np.flatnonzero(self.sources == source)
             wanted = self._rows(weight, len(members))
-            passes = []
+            passes: list[np.ndarray] = []
             while wanted > 0:
                 draw = generator(self.seed, "draw", epoch, source, len(passes)).permutation(len(members))[:wanted]
                 passes.append(members[draw])

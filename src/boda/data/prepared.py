@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def fingerprint(*parts: object) -> str:
 
 
 def prepare(
-    sources: list[tuple[Callable[[], Iterable[Sample]], float]],
+    sources: Sequence[tuple[Callable[[], Iterable[Sample]], float]],
     renderer: Renderer,
     folder: Path,
     key: str,
@@ -111,7 +111,9 @@ def prepare(
         _write(sources, renderer, partial, key, report, progress)
         partial.rename(folder)
     except OSError as error:
-        raise BodaError(f"could not write prepared data to {folder}: {error.strerror}; free some space or choose another --out") from error
+        raise BodaError(
+            f"could not write prepared data to {folder}: {error.strerror}; free some space or choose another --out"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return PreparedData.open(folder)
@@ -141,8 +143,8 @@ def _write(sources, renderer: Renderer, folder: Path, key: str, report, progress
                 shared = rendered.input_ids[: rendered.prefix].tobytes() + rendered.images[0].key.encode()
                 group = group_numbers.setdefault(hashlib.sha256(shared).digest()[:16], len(group_numbers))
             truncated += rendered.truncated
-            values = (renderer.length(rendered), int(rendered.trained.sum()), rendered.prefix, group, number)
-            for name, value in zip(columns, values):
+            facts = (renderer.length(rendered), int(rendered.trained.sum()), rendered.prefix, group, number)
+            for name, value in zip(columns, facts):
                 columns[name].append(value)
     if len(starts) == 1:
         raise BodaError("no sample of the data could be used; see bad_rows.jsonl for the reasons")

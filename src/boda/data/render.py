@@ -227,7 +227,11 @@ class Renderer:
             tail = text[text.index(answer, start) + 1 : end]
             tail_ids = self._encode(tail)[0]
             if not tail or (len(tail_ids) > 1 and not self._special.search(tail)):
-                why = f"with {tail!r}, which the tokenizer takes for {len(tail_ids)} ordinary tokens" if tail else "without an end token"
+                why = (
+                    f"with {tail!r}, which the tokenizer takes for {len(tail_ids)} ordinary tokens"
+                    if tail
+                    else "without an end token"
+                )
                 raise BodaError(f"the chat template closes an answer {why}; choose a chat_template made for this tokenizer")
         rendered = replace_limit(self).render(probe)
         following = np.append(rendered.trained[1:], False)

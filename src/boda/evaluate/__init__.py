@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from boda.evaluate.run import run
+from boda.evaluate.tasks import list_tasks
 
-__all__ = ["run"]
+__all__ = ["list_tasks", "run"]

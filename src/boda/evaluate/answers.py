@@ -86,7 +86,8 @@ def seen(message: dict) -> dict:
     if isinstance(message["content"], str):
         return message
     parts = [
-        {"type": "image", "image": load_image(part["image"])} if part["type"] == "image" else part for part in message["content"]
+        {"type": "image", "image": load_image(part["image"])} if part["type"] == "image" else part
+        for part in message["content"]
     ]
     return {**message, "content": parts}
 

@@ -315,3 +315,39 @@ def _smoothed(values: Sequence[float], share: float = 0.02) -> list[float]:
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
         result.append(mean / weight)
     return result
+
+
+def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> list[Path]:
+    """What folders of `boda eval` and `boda train` have written, as files to look at: a table of scores (report.md), a contact
+    sheet of answers and a curve for each run that has them.
+
+    Args:
+        runs: folders with results.json (and answers.jsonl), or with log.jsonl.
+        out: folder to write to; the first run's unless given.
+
+    Raises:
+        BodaError: a folder has neither results nor a log.
+    """
+    folders = [Path(run) for run in runs]
+    target = Path(out) if out is not None else folders[0]
+    target.mkdir(parents=True, exist_ok=True)
+    scored = [folder for folder in folders if (folder / "results.json").is_file()]
+    logged = [folder for folder in folders if (folder / "log.jsonl").is_file()]
+    for folder in folders:
+        if folder not in scored and folder not in logged:
+            raise BodaError(f"{folder} holds neither results.json (boda eval) nor log.jsonl (boda train)")
+    written = []
+    lines = []
+    if scored:
+        lines += ["## Scores", "", markdown_table({str(folder): folder for folder in scored})]
+    for folder in scored:
+        sheet = contact_sheet(folder, target / f"answers-{folder.name}.png")
+        lines += ["", f"## Answers of {folder}", "", f"![answers]({sheet.name})"]
+        written.append(sheet)
+    for folder in logged:
+        drawn = curve(folder, target / f"curve-{folder.name}.png")
+        lines += ["", f"## Training of {folder}", "", f"![curve]({drawn.name})"]
+        written.append(drawn)
+    report = target / "report.md"
+    report.write_text("# Report\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return [report, *written]

@@ -21,6 +21,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
 )
+
 # Without torchvision, transformers 5.17 does not give this one from its top.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging as hf_logging
@@ -87,7 +88,9 @@ def open_part(what: str, load, name: str):
         raise BodaError(f"model.{what}: '{name}' is {where} that transformers cannot load: {reason}") from error
 
 
-def load_tower(vision: str | dict, layer: int = -1, image_size: int | None = None, seed: int = 0, revision: str | None = None) -> Tower:
+def load_tower(
+    vision: str | dict, layer: int = -1, image_size: int | None = None, seed: int = 0, revision: str | None = None
+) -> Tower:
     """Loads a vision tower with just the layers up to hidden state `layer` (-1 the last), or builds it from a config.
 
     A tower is anything that gives a grid of features: CLIP, SigLIP, ViT, DINOv2, ConvNeXt. Raises BodaError otherwise.
@@ -156,7 +159,9 @@ def _image_size(config, asked: int | None, image_processor) -> int:
 @torch.no_grad()
 def _grid(module, config, size: int, layer: int, is_flat: bool) -> tuple[tuple[int, int], int]:
     """Rows and columns of features for pictures of `size`, and the tokens in front of them: found by trying one."""
-    states = module(torch.zeros(1, 3, size, size, dtype=module.dtype), output_hidden_states=True, return_dict=True).hidden_states
+    states = module(
+        torch.zeros(1, 3, size, size, dtype=module.dtype), output_hidden_states=True, return_dict=True
+    ).hidden_states
     if states is None:
         raise BodaError(f"model.vision: '{config.model_type}' does not show its hidden states")
     if not is_flat:
@@ -290,7 +295,9 @@ def join(tower: Tower, language, connector: str, image_id: int, num_image_tokens
     model.model.language_model = language.base_model
     model.model.multi_modal_projector = _new_connector(model, connector, tower, text_config.hidden_size, seed)
     head = LanguageHead(1, 1, scale, softcap) if not is_stock else nn.Linear(1, 1, bias=False)
-    head.weight = nn.Parameter(language.get_output_embeddings().weight.data) if not is_tied else language.get_input_embeddings().weight
+    head.weight = (
+        nn.Parameter(language.get_output_embeddings().weight.data) if not is_tied else language.get_input_embeddings().weight
+    )
     head.out_features, head.in_features = head.weight.shape
     model.lm_head = head
     model.config.dtype = language.dtype

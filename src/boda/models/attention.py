@@ -74,7 +74,9 @@ class Layout:
                     last += 1
                 first_child = parent + 1
                 if first_child != index:
-                    raise ValueError(f"segment {index} has prefix {parent}; segments that share a prefix must follow it directly")
+                    raise ValueError(
+                        f"segment {index} has prefix {parent}; segments that share a prefix must follow it directly"
+                    )
                 end = borders[last + 1]
                 block = Block(start, end, borders[parent])
                 block.mask = layout._visible(block)

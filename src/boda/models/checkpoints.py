@@ -17,7 +17,6 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
 )
-
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_torchvision_available
 
@@ -45,9 +44,10 @@ def best_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "mps":
         return torch.bfloat16
-    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)() or getattr(
-        torch.cpu, "_is_amx_tile_supported", lambda: False
-    )()
+    has_bf16 = (
+        getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    )
     return torch.bfloat16 if has_bf16 else torch.float32
 
 
@@ -104,7 +104,9 @@ def save_folder(model, processor, folder: Path, info: dict) -> Path:
     except (OSError, RuntimeError) as error:  # safetensors reports a full disk as its own error
         if isinstance(error, RuntimeError) and "No space" not in str(error) and "I/O" not in str(error):
             raise
-        raise BodaError(f"could not write the model to {folder}: {error}; free some space and run the same command again") from error
+        raise BodaError(
+            f"could not write the model to {folder}: {error}; free some space and run the same command again"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
@@ -120,7 +122,9 @@ def load_config(name: str, trust_remote_code: bool = False):
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise BodaError(f"no model '{name}': neither a folder here nor a hub id that can be loaded ({_first_line(error)})") from error
+        raise BodaError(
+            f"no model '{name}': neither a folder here nor a hub id that can be loaded ({_first_line(error)})"
+        ) from error
 
 
 def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = False):

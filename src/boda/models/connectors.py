@@ -70,7 +70,7 @@ class Ldpv2(nn.Module):
 
     def __init__(self, vision_size: int, language_size: int, grid: tuple[int, int]):
         super().__init__()
-        self.grid = tuple(grid)
+        self.grid = (grid[0], grid[1])
         self.mlp = _Mlp(vision_size, language_size)
         self.pool = nn.AdaptiveAvgPool2d(self.pooled(self.grid))
         self.peg = _PositionConvolution(language_size)

@@ -7,7 +7,7 @@ Messages are in transformers' form: `{"role", "content"}` with a string or parts
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from queue import Queue
 from typing import Any
 
@@ -78,7 +78,11 @@ def encode(model, processor, conversations: Sequence[Sequence[dict]]) -> dict[st
         inputs = processor.apply_chat_template(
             [_plain(messages, keep_images=False) for messages in conversations], padding=True, **options
         )
-    inputs = {name: value.to(model.device) for name, value in inputs.items() if name in ("input_ids", "attention_mask", "pixel_values")}
+    inputs = {
+        name: value.to(model.device)
+        for name, value in inputs.items()
+        if name in ("input_ids", "attention_mask", "pixel_values")
+    }
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     return inputs
@@ -98,9 +102,7 @@ def _plain(messages: Sequence[dict], keep_images: bool) -> list[dict]:
 
 
 @torch.inference_mode()
-def generate(
-    model, processor, conversations: Sequence[Sequence[dict]], batch_size: int | None = None, **given
-) -> list[str]:
+def generate(model, processor, conversations: Sequence[Sequence[dict]], batch_size: int | None = None, **given) -> list[str]:
     """Answers to conversations, in their order. Alike lengths are batched together; an answer does not depend on its batch.
 
     Args:
@@ -182,7 +184,7 @@ def text_deltas(pieces: Iterator[list[int]], tokenizer, stop: Sequence[str] = ()
         yield text[shown:]
 
 
-def stream(model, processor, messages: Sequence[dict], **given) -> Iterator[str]:
+def stream(model, processor, messages: Sequence[dict], **given) -> Generator[str, None, None]:
     """One answer as it is generated, in pieces of whole letters. Settings as for `generate`; beams come in one piece."""
     settings = resolve_settings(model, given)
     if settings.get("beams", 1) > 1:
@@ -200,7 +202,9 @@ def stream(model, processor, messages: Sequence[dict], **given) -> Iterator[str]
                 if settings.get("seed") is not None:
                     torch.manual_seed(settings["seed"])
                 arguments = generate_arguments(model, tokenizer, settings)
-                model.generate(**inputs, **arguments, streamer=tokens, stopping_criteria=[lambda ids, scores, **_: _flags(ids, stopped)])
+                model.generate(
+                    **inputs, **arguments, streamer=tokens, stopping_criteria=[lambda ids, scores, **_: _flags(ids, stopped)]
+                )
         except BaseException as error:
             failure.append(error)
         finally:
@@ -232,5 +236,7 @@ def generate_ids(
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if pixels:
         inputs["pixel_values"] = torch.from_numpy(np.stack(pixels)).to(model.device)
-    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end_ids, pad_token_id=end_ids[0])
+    output = model.generate(
+        **inputs, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=end_ids, pad_token_id=end_ids[0]
+    )
     return output[0, ids.shape[1] :].tolist()

@@ -72,7 +72,9 @@ def save_adapter(language_model: nn.Module, prefix: str, folder: Path, base: str
     tensors = {}
     for name, layer in layers.items():
         for side in ("lora_A", "lora_B"):
-            tensors[f"base_model.model.{prefix}{name}.{side}.weight"] = getattr(layer, side)[ADAPTER].weight.detach().float().cpu()
+            tensors[f"base_model.model.{prefix}{name}.{side}.weight"] = (
+                getattr(layer, side)[ADAPTER].weight.detach().float().cpu()
+            )
     config = {
         "peft_type": "LORA",
         "task_type": None,

@@ -21,7 +21,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
 
     least = 256 + len(SPECIAL_TOKENS)
     if vocab_size < least:
-        raise BodaError(f"tokenizer.vocab_size is {vocab_size}; 256 bytes and {len(SPECIAL_TOKENS)} special tokens need {least}")
+        raise BodaError(
+            f"tokenizer.vocab_size is {vocab_size}; 256 bytes and {len(SPECIAL_TOKENS)} special tokens need {least}"
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()  # Hangul written as separate letters would cost three times the tokens
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

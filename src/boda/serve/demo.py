@@ -34,5 +34,6 @@ def run_demo(say: Callable[[str], None], steps: int | None = None) -> dict:
     say("asking it about pictures it has not seen ...")
     scores = evaluate.run(model, tasks=["questions:test.jsonl"], out=run / "eval", data_dir=drawn)
     sheet = contact_sheet(run / "eval", run / "answers.png")
-    say(f"model: {model}\nanswers as a picture: {sheet}\nask it yourself: boda chat {model} --image {drawn}/test/00000.png '무슨 모양인가요?'")
+    say(f"model: {model}\nanswers as a picture: {sheet}")
+    say(f"ask it yourself: boda chat {model} --image {drawn}/test/00000.png '무슨 모양인가요?'")
     return {"model": str(model), "tasks": scores, "sheet": str(sheet)}

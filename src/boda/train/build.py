@@ -78,8 +78,6 @@ def get_tokenizer(recipe: Recipe, out: Path | None, texts: Iterator[str]):
     return tokenizer
 
 
-
-
 def build(recipe: Recipe, tokenizer, out: Path | None, before: list[Stage], device: torch.device) -> Built:
     """The model as the stages in `before` left it, everything frozen."""
     revisions = _recorded_revisions(out)
@@ -104,7 +102,7 @@ def apply_stage(model, folder: Path, frozen: torch.dtype) -> None:
     if (folder / "trained.safetensors").is_file():
         apply_trained(model, folder / "trained.safetensors")
     if (folder / "adapter").is_dir():
-        for name, parameter in language_of(model).named_parameters():
+        for parameter in language_of(model).parameters():
             parameter.data = parameter.data.to(frozen)
         apply_adapter(model, folder / "adapter")
 
@@ -160,7 +158,9 @@ def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, to
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except OSError as error:
-        raise BodaError(f"could not write {folder}: {error}; free some space and run the same command again to go on") from error
+        raise BodaError(
+            f"could not write {folder}: {error}; free some space and run the same command again to go on"
+        ) from error
 
 
 def image_spec(built: Built, fit: str) -> ImageSpec:
@@ -226,7 +226,3 @@ def opened(built: Built, stage: Stage, seed: int) -> dict[str, torch.nn.Paramete
     trained = open_parts(built.model, stage.train, stage.lora, seed)
     cast(built.model, built.frozen_dtype)
     return trained
-
-
-
-

@@ -86,7 +86,9 @@ def start_group(number: int, total: int) -> torch.device:
 
 
 def _worker(number: int, total: int, port: int, errors, work: Callable, arguments: tuple) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(number), WORLD_SIZE=str(total), LOCAL_RANK=str(number))
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(number), WORLD_SIZE=str(total), LOCAL_RANK=str(number)
+    )
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // total))
     start_group(number, total)

@@ -62,6 +62,7 @@ class Job:
     def total_steps(self) -> int:
         if self.stage.max_steps is not None:
             return self.stage.max_steps
+        assert self.stage.epochs is not None
         return max(1, math.ceil(self.stage.epochs * self.plan.steps_per_epoch()))
 
     def samples(self, epoch: int, step: int) -> np.ndarray:
@@ -209,6 +210,7 @@ def run(job: Job) -> dict:
                 raise Interrupted(
                     f"stopped at step {number} of {total} in stage '{job.stage.name}'; run the same command again to go on"
                 )
+            assert sums is not None
             loss_sum, done, tokens = distributed.sum_gradients(parameters, list(sums))
             if done != planned:  # pictures that could not be read took their samples out of the step
                 for parameter in parameters:

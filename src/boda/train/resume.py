@@ -44,7 +44,10 @@ def save(folder: Path, state: State) -> Path:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}, partial / "trained.safetensors")
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()},
+            partial / "trained.safetensors",
+        )
         torch.save(state.optimizer, partial / "optimizer.pt")
         position = {"step": state.step, "epoch": state.epoch, "step_in_epoch": state.step_in_epoch}
         (partial / "position.json").write_text(json.dumps(position))

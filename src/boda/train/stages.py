@@ -23,7 +23,18 @@ from boda.errors import BodaError
 from boda.models.attention import ATTENTION_NAME
 from boda.recipe import Data, Recipe, Stage, load_recipe, recipe_difference, template_text
 from boda.train import distributed, loop
-from boda.train.build import Built, PixelLoader, attach_stage, build, finish, get_tokenizer, image_spec, opened, renderer_for, save_stage
+from boda.train.build import (
+    Built,
+    PixelLoader,
+    attach_stage,
+    build,
+    finish,
+    get_tokenizer,
+    image_spec,
+    opened,
+    renderer_for,
+    save_stage,
+)
 from boda.train.freeze import embedding_names, part_of, set_modes
 from boda.train.inspect import preview
 from boda.train.log import JsonLines, Logger, TensorBoard
@@ -98,8 +109,8 @@ def claim(recipe: Recipe, out: Path) -> None:
 
 def _keep_templates(recipe: Recipe, out: Path) -> None:
     """Copies chat templates that lie beside the recipe into the run, where its recipe.yaml will look for them."""
-    for name in {recipe.model.chat_template, *(stage.chat_template for stage in recipe.stages)} - {None}:
-        if name.endswith(".jinja") and not Path(name).is_absolute():
+    for name in {recipe.model.chat_template, *(stage.chat_template for stage in recipe.stages)}:
+        if name and name.endswith(".jinja") and not Path(name).is_absolute():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_text(template_text(name, recipe.directory), encoding="utf-8")
 
@@ -137,7 +148,12 @@ def run_stage(recipe: Recipe, number: int, out: Path, device, data_dir, loggers:
     if distributed.is_main() and not quiet:
         preview(built, recipe, stage, data)
     outputs: list = [JsonLines(out / "log.jsonl"), *_tensorboard(out), *loggers] if distributed.is_main() else []
-    job.log = lambda record: [output.log(record) for output in outputs]
+
+    def log(record: dict) -> None:
+        for output in outputs:
+            output.log(record)
+
+    job.log = log
     job.rewind = partial(JsonLines(out / "log.jsonl").rewind, stage.name)
     if stage.validation is not None:
         job.validate = make_validator(recipe, stage, built, job, folder, device, data_dir)
@@ -164,7 +180,7 @@ def make_job(recipe, stage, built: Built, trained, data: PreparedData, folder, d
         train_indices, _ = split(data, stage.validation, recipe.seed)
     sources = data.sources if train_indices is None else data.sources[train_indices]
     groups = data.groups if train_indices is None else data.groups[train_indices]
-    shared = np.asarray(groups) if stage.share_pictures and stage.packing else None
+    shared = np.asarray(groups) if stage.share_pictures else None  # not on packing: the same steps with it and without
     plan = Plan(recipe.seed, stage.batch_size, np.asarray(sources), data.weights, shared)
     embeddings = embedding_names(built.model)
     autocast = built.frozen_dtype if built.frozen_dtype != torch.float32 else None
@@ -199,7 +215,7 @@ def split(data: PreparedData, share: float, seed: int) -> tuple[np.ndarray, np.n
     groups = np.asarray(data.groups)
     keys = np.where(groups >= 0, groups, -1 - np.arange(len(groups)))
     unique, inverse = np.unique(keys, return_inverse=True)
-    held = max(1, int(round(share * len(unique))))
+    held = max(1, round(share * len(unique)))
     if held >= len(unique):
         raise BodaError(f"validation: {share} of {len(unique)} pictures or texts leaves nothing to train on")
     chosen = generator(seed, "validation").permutation(len(unique))[:held]
@@ -259,7 +275,14 @@ def texts_of(recipe: Recipe, data_dir) -> Iterator[str]:
 
 
 def prepare_stage(
-    recipe: Recipe, stage: Stage, built: Built, folder: Path, data_dir, bad_rows: BadRows, quiet: bool, blocks: list[Data] | None = None
+    recipe: Recipe,
+    stage: Stage,
+    built: Built,
+    folder: Path,
+    data_dir,
+    bad_rows: BadRows,
+    quiet: bool,
+    blocks: list[Data] | None = None,
 ) -> PreparedData:
     """Renders a stage's data once (by the main process) and opens it. Bad rows are listed in `bad_rows.jsonl` beside it."""
     blocks = blocks if blocks is not None else stage.data
@@ -283,7 +306,10 @@ def prepare_stage(
                 bad_rows.write(folder / "bad_rows.jsonl")
             bad_rows.check(recipe.max_bad_rows)
             if data.truncated and not quiet:
-                print(f"{stage.name}: {data.truncated} samples longer than max_length {stage.max_length} were cut", file=sys.stderr)
+                print(
+                    f"{stage.name}: {data.truncated} samples longer than max_length {stage.max_length} were cut",
+                    file=sys.stderr,
+                )
         except BodaError as error:
             if bad_rows.rows:
                 bad_rows.write(folder / "bad_rows.jsonl")
@@ -328,7 +354,9 @@ def run_info(recipe: Recipe, out: Path) -> dict:
     data = []
     for stage in recipe.stages:
         folder = out / "stages" / stage.name / "data"
-        counts = np.bincount(PreparedData.open(folder).sources, minlength=len(stage.data)) if folder.is_dir() else []
+        if not folder.is_dir():
+            continue
+        counts = np.bincount(PreparedData.open(folder).sources, minlength=len(stage.data))
         for block, count in zip(stage.data, counts):
             data.append({"stage": stage.name, "path": block.path, "rows": int(count), "licence": block.licence or "not stated"})
     last: dict[str, dict] = {}
@@ -407,4 +435,6 @@ def merge(run: str | Path, out: str | Path, stage: str | None = None) -> tuple[P
     built = build(recipe, get_tokenizer(recipe, run, iter(())), run, done[:-1], torch.device("cpu"))
     attach_stage(built, done[-1], run / "stages" / done[-1].name / "model")
     folder = finish(built, recipe, Path(out), run_info(recipe, run))
-    return folder, json.loads((folder / "boda.json").read_text(encoding="utf-8")).get("merge", {}).get("largest_relative_difference", 0.0)
+    return folder, json.loads((folder / "boda.json").read_text(encoding="utf-8")).get("merge", {}).get(
+        "largest_relative_difference", 0.0
+    )

@@ -59,7 +59,12 @@ class Validator:
                 continue
             with torch.autocast(self.job.device.type, dtype=self.job.autocast, enabled=self.job.autocast is not None):
                 ids = generate_ids(
-                    self.job.model, prompt, pixels, self.data.num_image_tokens, end_ids=[int(gold[-1])], max_new_tokens=self.max_new_tokens
+                    self.job.model,
+                    prompt,
+                    pixels,
+                    self.data.num_image_tokens,
+                    end_ids=[int(gold[-1])],
+                    max_new_tokens=self.max_new_tokens,
                 )
             question = tokenizer.decode(prompt[-48:], skip_special_tokens=True).strip()
             found.append(

@@ -19,6 +19,11 @@ TASKS: dict[str, tuple[Callable[[str, str | Path | None], Task], str]] = {
 }
 
 
+def list_tasks() -> dict[str, str]:
+    """name -> one line about each task."""
+    return {name: about for name, (_, about) in sorted(TASKS.items())}
+
+
 def make_task(text: str, data_dir: str | Path | None = None) -> Task:
     """The task a `--tasks` entry names. Raises BodaError naming the tasks there are."""
     name, _, option = text.partition(":")

@@ -178,7 +178,7 @@ def chat(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]... [PROMPT]", help="generation settings, then a question; without one a conversation begins"
+            metavar="KEY=VALUE PROMPT", help="generation settings, then a question; without one a conversation begins"
         ),
     ] = None,
     image: Annotated[list[Path] | None, typer.Option(help="a picture to ask about; several may be given")] = None,

@@ -119,6 +119,8 @@ def load_config(name: str, trust_remote_code: bool = False):
         inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:6]) if path.is_dir() else "it is a file"
         hint = f"; {path / 'model'} is one" if (path / "model" / "config.json").is_file() else ""
         raise BodaError(f"{name} is no model folder: it has no config.json ({inside or 'it is empty'}){hint}")
+    if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+        raise BodaError(f"no model folder at {name}")
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:

@@ -43,6 +43,11 @@ def read_setting(word: str) -> tuple[str, object]:
         raise BodaError(f"'{word}': {why[0].lower()}{why[1:]}, e.g. {name}={_example(name)}") from None
 
 
+def _harmless(text: str) -> str:
+    """A model's words without the control characters that would steer the terminal."""
+    return "".join(chr(0x2400 + ord(letter)) if ord(letter) < 32 and letter not in "\n\t" else letter for letter in text)
+
+
 def _example(name: str) -> object:
     return {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2, "beams": 4, "max_new_tokens": 256}[name]
 
@@ -95,7 +100,7 @@ class Conversation:
             for piece in pieces:
                 answer += piece
                 if echo:
-                    print(piece, end="", flush=True)
+                    print(_harmless(piece), end="", flush=True)
         if echo:
             print(flush=True)
         self.context, self.pictures = None, []

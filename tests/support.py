@@ -34,7 +34,9 @@ def language_variant(folder: Path, family: str, **changes) -> Path:
     return target
 
 
-def tiny_model(language: str | Path = "llama", vision: str = "clip", connector: str = "mlp2x_gelu", layer: int = -2) -> Assembled:
+def tiny_model(
+    language: str | Path = "llama", vision: str = "clip", connector: str = "mlp2x_gelu", layer: int = -2
+) -> Assembled:
     """A new model of tiny parts; `language` is a family or a folder."""
     folder = str(language if isinstance(language, Path) else tiny.language_folder(language))
     spec = ModelSpec(vision=str(tiny.vision_folder(vision)), vision_layer=layer, language=folder, connector=connector)
@@ -132,7 +134,9 @@ def step(model, batches: list[dict], trained: dict[str, torch.nn.Parameter]) -> 
     return _result(loss_sum, trained)
 
 
-def oracle_step(assembled: Assembled, data: PreparedData, pixels: Pixels, trained, attention: str = "sdpa") -> dict[str, torch.Tensor]:
+def oracle_step(
+    assembled: Assembled, data: PreparedData, pixels: Pixels, trained, attention: str = "sdpa"
+) -> dict[str, torch.Tensor]:
     """The same, but every sample runs alone through the stock forward pass, with all its logits and -100 labels."""
     model = assembled.model
     model.zero_grad(set_to_none=True)
@@ -180,3 +184,38 @@ def assert_same_step(given: dict[str, torch.Tensor], expected: dict[str, torch.T
         difference = float((given[name] - value).abs().max())
         limit = tolerance * max(1.0, float(value.abs().max()))
         assert difference <= limit, f"{name}: {difference:.2g} apart, the largest is {float(value.abs().max()):.2g}"
+
+
+def tiny_recipe(
+    folder: Path, stages: list[dict], rows: dict | None = None, language: str = "llama", connector: str = "ldpv2", **rest
+) -> dict:
+    """A recipe of tiny parts on a LLaVA file written into `folder`; `rows` are arguments of `tiny.llava_file`."""
+    path = tiny.llava_file(folder, **({"n": 24, "turns": (1, 3), "text_only": 0.5, "pictures": 5} | (rows or {})))
+    first = {
+        "data": [{"source": "llava", "path": str(path), "images": str(folder / "images")}],
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "max_length": 512,
+        "max_steps": 4,
+        "workers": 0,
+    }
+    model = {"vision": str(tiny.vision_folder("clip")), "connector": connector, "language": str(tiny.language_folder(language))}
+    generation = {"max_new_tokens": 12}
+    return {"precision": "fp32", "model": model, "stages": [first | stages[0], *stages[1:]], "generation": generation} | rest
+
+
+def trained_tensors(run: Path) -> dict[str, torch.Tensor]:
+    """Everything that the stages of a run trained: `stage/name` -> tensor."""
+    from safetensors.torch import load_file
+
+    return {
+        f"{path.relative_to(run / 'stages')}/{name}": tensor
+        for path in sorted(run.glob("stages/*/model/**/*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def records(run: Path) -> list[dict]:
+    """The steps of a run's log."""
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if "loss" in record]

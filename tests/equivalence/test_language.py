@@ -19,7 +19,9 @@ def test_without_a_picture_it_is_its_language_model(language_family):
     assembled = tiny_model(language_family, connector="mlp2x_gelu")
     alone = AutoModelForCausalLM.from_pretrained(tiny.language_folder(language_family)).eval()
     rows = alone.get_input_embeddings().weight.shape[0]
-    ids = torch.randint(5, min(rows, assembled.model.config.image_token_index) - 5, (3, 40), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(
+        5, min(rows, assembled.model.config.image_token_index) - 5, (3, 40), generator=torch.Generator().manual_seed(0)
+    )
     mask = torch.ones_like(ids)
     mask[1, :7] = 0
     expected = alone(input_ids=ids, attention_mask=mask).logits
@@ -33,12 +35,16 @@ def test_without_a_picture_it_is_its_language_model(language_family):
     language.set_attn_implementation("eager" if language_family == "gemma2" else "sdpa")  # SDPA refuses Gemma 2's capped scores
     expected, said = assembled.model(input_ids=ids, attention_mask=mask).logits, answers(assembled.model, ids, mask)
     language.set_attn_implementation(ATTENTION_NAME)
-    torch.testing.assert_close(assembled.model(input_ids=ids, attention_mask=mask).logits[seen], expected[seen], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        assembled.model(input_ids=ids, attention_mask=mask).logits[seen], expected[seen], rtol=0, atol=1e-5
+    )
     assert torch.equal(answers(assembled.model, ids, mask), said)
 
 
 def answers(model, ids, mask):
-    return model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=8, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    return model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=8, do_sample=False, eos_token_id=-1, pad_token_id=0
+    )
 
 
 STOCK = {"llama", "llama3", "exaone4", "qwen3", "gpt_neox"}
@@ -54,7 +60,14 @@ def test_the_stock_class_is_used_where_it_gives_the_same(language_family):
         assert tied == (language_family in tiny.TIED_FAMILIES)
 
 
-DINO = {"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+DINO = {
+    "model_type": "dinov2",
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "mlp_ratio": 2,
+    "patch_size": 14,
+}
 
 
 @torch.no_grad()

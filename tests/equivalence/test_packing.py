@@ -37,7 +37,9 @@ CASES = {
         train=["connector", "language"],
         change={"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]},
     ),
-    "gemma2": dict(language="gemma2", connector="mlp2x_gelu", train=["connector", "language"], change={"sliding_window": WINDOW}),
+    "gemma2": dict(
+        language="gemma2", connector="mlp2x_gelu", train=["connector", "language"], change={"sliding_window": WINDOW}
+    ),
 }
 
 
@@ -51,7 +53,9 @@ class Case:
         self.trained = opened(self.assembled, train)
         self.data = prepared(mixed_samples(), renderer_for(self.assembled), folder)
         # Gemma 2 caps its attention scores, which stock SDPA refuses to do.
-        self.expected = oracle_step(self.assembled, self.data, self.pixels, self.trained, "eager" if language == "gemma2" else "sdpa")
+        self.expected = oracle_step(
+            self.assembled, self.data, self.pixels, self.trained, "eager" if language == "gemma2" else "sdpa"
+        )
 
     def step(self, row_length, packing=True, share=True):
         rows = rows_of(self.data, row_length, packing=packing, share=share)

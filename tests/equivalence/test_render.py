@@ -58,7 +58,9 @@ def pair(family: str, template: str, system: str | None = None):
 def combinations() -> list[tuple[str, str]]:
     found = []
     for family in (*tiny.LANGUAGE_FAMILIES, OWN):
-        known = ["<|im_start|>", "<|im_end|>"] if family == OWN else load_tokenizer(str(tiny.language_folder(family))).get_vocab()
+        known = (
+            ["<|im_start|>", "<|im_end|>"] if family == OWN else load_tokenizer(str(tiny.language_folder(family))).get_vocab()
+        )
         if family in tiny.CHAT_FAMILIES:
             found.append((family, "own"))
         for template in SHIPPED:
@@ -73,7 +75,9 @@ def asked(sample: Sample, processor, system: str | None = None):
     messages = []
     for message in sample.messages[:-1]:
         content = [
-            {"type": "image", "image": load_image(next(pictures))} if part.type == "image" else {"type": "text", "text": part.text}
+            {"type": "image", "image": load_image(next(pictures))}
+            if part.type == "image"
+            else {"type": "text", "text": part.text}
             for part in message.content
         ]
         messages.append({"role": message.role, "content": content})
@@ -162,7 +166,13 @@ def test_system_text(family, sample):
 
 
 def test_end_tokens():
-    ends = {"llama": "<|im_end|>", "llama3": "<|eot_id|>", "hyperclovax": "<|im_end|>", "exaone4": "[|endofturn|]", "gemma2": "<end_of_turn>"}
+    ends = {
+        "llama": "<|im_end|>",
+        "llama3": "<|eot_id|>",
+        "hyperclovax": "<|im_end|>",
+        "exaone4": "[|endofturn|]",
+        "gemma2": "<end_of_turn>",
+    }
     for family, token in ends.items():
         renderer, _ = pair(family, "own")
         assert renderer.tokenizer.convert_ids_to_tokens(renderer.end_ids()) == [token]
@@ -235,5 +245,7 @@ def test_a_picture_becomes_as_many_tokens_everywhere(vision_family, connector):
     inputs = asked(ask("<image>\n<image>\n무엇?", "답", images=(1, 2)), processor)
     assert int((inputs["input_ids"] == assembled.model.config.image_token_index).sum()) == 2 * expected
     with torch.no_grad():
-        vectors = assembled.model.model.get_image_features(torch.from_numpy(inputs["pixel_values"]), return_dict=True).pooler_output
+        vectors = assembled.model.model.get_image_features(
+            torch.from_numpy(inputs["pixel_values"]), return_dict=True
+        ).pooler_output
     assert [tuple(each.shape) for each in vectors] == [(expected, 48)] * 2

@@ -127,7 +127,9 @@ def test_plan_draws_another_part_and_order_each_epoch():
 def test_plan_shuffles_groups_as_it_shuffles_samples():
     """A picture with many rows stands where any one of its rows may fall, not always in front."""
     groups = np.array([0] * 5 + [-1] * 5)
-    firsts = [int(np.flatnonzero(groups[Plan(seed, 4, np.zeros(10, int), [1.0], groups).order(0)] == 0)[0]) for seed in range(60)]
+    firsts = [
+        int(np.flatnonzero(groups[Plan(seed, 4, np.zeros(10, int), [1.0], groups).order(0)] == 0)[0]) for seed in range(60)
+    ]
     assert min(firsts) == 0 and max(firsts) >= 2
 
 

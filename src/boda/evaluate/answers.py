@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boda.data.images import load_image
 from boda.data.sample import IMAGE_MARK, ImageRef
 from boda.errors import BodaError
 
@@ -26,11 +25,13 @@ class Answerer:
         identity: name and fingerprint: answers of two models never mix.
         ask: (conversations, decoding) -> one answer each.
         settings: the model's own generation settings, for the record.
+        open: loads the model, before it is first asked. What it raises ends the run; what `ask` raises fails a question.
     """
 
     identity: dict[str, str]
     ask: Ask
     settings: dict
+    open: Callable[[], None] = lambda: None
 
 
 def answerer(model: Any, trust_remote_code: bool = False) -> Answerer:
@@ -60,16 +61,17 @@ def answerer(model: Any, trust_remote_code: bool = False) -> Answerer:
 def _from_name(name: str, trust_remote_code: bool) -> Answerer:
     from boda.models.checkpoints import load, read_info
 
-    parts: list = []
+    loaded: list[Ask] = []
+
+    def open() -> None:
+        if not loaded:
+            loaded.append(_asker(*load(name, trust_remote_code=trust_remote_code)))
 
     def ask(conversations: list[list[dict]], decoding: dict) -> Sequence[str]:
-        if not parts:  # a run that has every answer already loads nothing
-            parts.append(_asker(*load(name, trust_remote_code=trust_remote_code)))
-        return parts[0](conversations, decoding)
+        return loaded[0](conversations, decoding)
 
-    recipe = read_info(name).get("recipe")
-    settings = recipe.get("generation", {}) if isinstance(recipe, dict) else {}
-    return Answerer({"model": name, "fingerprint": fingerprint(Path(name))}, ask, settings or {})
+    settings = read_info(name).get("generation", {})
+    return Answerer({"model": name, "fingerprint": fingerprint(Path(name))}, ask, settings, open)
 
 
 def _asker(model, processor) -> Ask:
@@ -83,6 +85,8 @@ def _asker(model, processor) -> Ask:
 
 def seen(message: dict) -> dict:
     """The message with its pictures read, as generation takes them."""
+    from boda.data.images import load_image
+
     if isinstance(message["content"], str):
         return message
     parts = [

@@ -16,6 +16,10 @@ from boda.evaluate.fonts import korean_font
 PICTURE, MARGIN, FRAME, LINE = 208, 12, 4, 22
 TEXT_SIZE = 17
 MOST_LINES = {"question": 3, "answer": 3, "gold": 2}
+TABLE_NOTE = (
+    "Score with 95 % bootstrap interval over pictures. *majority*: always the most frequent answer of these questions. "
+    "*by words alone*: for each question its most frequent answer in training."
+)
 RIGHT, WRONG, FAILED, INK, FAINT = "#1a7f37", "#c62828", "#8a6d00", "#1f2328", "#6b7280"
 
 
@@ -177,11 +181,9 @@ def markdown_table(runs: dict[str, str | Path] | Sequence[str | Path], groups: b
         runs: evaluation folders (or their results.json), by the name to show; without names, the folder's name.
         groups: whether the tasks' groups get lines of their own.
     """
-    named = runs if isinstance(runs, dict) else {Path(run).name: run for run in runs}
-    if not named:
+    if not runs:
         raise BodaError("no run to make a table of")
-    if not isinstance(runs, dict) and len(named) < len(runs):
-        raise BodaError("two runs lie in folders of the same name; give them names: {name: folder}")
+    named = runs if isinstance(runs, dict) else _distinct_names([Path(run) for run in runs])
     results = {name: read_results(run)["tasks"] for name, run in named.items()}
     lines: dict[tuple[str, ...], dict[str, dict]] = {}
     for name, tasks in results.items():
@@ -225,6 +227,50 @@ def read_results(run: str | Path) -> dict:
     if not path.is_file():
         raise BodaError(f"no results at {path}: it is written when an evaluation ends; run it (again) with --out {path.parent}")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> list[Path]:
+    """Everything that can be shown of some runs: a table of the evaluations, a sheet of each one's answers, a curve of each training.
+
+    Args:
+        runs: folders that `boda eval` or `boda train` wrote.
+        out: folder for the files; None: the first run's own.
+
+    Raises:
+        BodaError: a folder that is neither kind of run.
+    """
+    if not runs:
+        raise BodaError("no run to report on")
+    folders = [Path(run) for run in runs]
+    for folder in folders:
+        if not (folder / "results.json").is_file() and not (folder / "log.jsonl").is_file():
+            raise BodaError(f"{folder} holds neither results.json (boda eval) nor log.jsonl (boda train)")
+    out = Path(out) if out is not None else folders[0]
+    names = _distinct_names(folders)
+    evaluated = {name: folder for name, folder in names.items() if (folder / "results.json").is_file()}
+    written: list[Path] = []
+    text = ["# Report", ""]
+    if evaluated:
+        text += [markdown_table({name: folder for name, folder in evaluated.items()}), TABLE_NOTE, ""]
+    for name, folder in names.items():
+        file_name = name.replace("/", "-")
+        if name in evaluated:
+            written.append(contact_sheet(folder, out / f"{file_name}-answers.png"))
+        if (folder / "log.jsonl").is_file():
+            written.append(curve(folder, out / f"{file_name}-curve.png"))
+    text += [f"![{path.stem}]({path.name})\n" for path in written]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.md").write_text("\n".join(text), encoding="utf-8")
+    return [out / "report.md", *written]
+
+
+def _distinct_names(folders: Sequence[Path]) -> dict[str, Path]:
+    """Each folder by as many of its last names as tell it from the others."""
+    for depth in range(1, max(len(folder.absolute().parts) for folder in folders) + 1):
+        names = {"/".join(folder.absolute().parts[-depth:]): folder for folder in folders}
+        if len(names) == len(folders):
+            return names
+    raise BodaError(f"a run is named twice: {', '.join(map(str, folders))}")
 
 
 def curve(run_folder: str | Path, out_png: str | Path) -> Path:
@@ -315,39 +361,3 @@ def _smoothed(values: Sequence[float], share: float = 0.02) -> list[float]:
         mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
         result.append(mean / weight)
     return result
-
-
-def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> list[Path]:
-    """What folders of `boda eval` and `boda train` have written, as files to look at: a table of scores (report.md), a contact
-    sheet of answers and a curve for each run that has them.
-
-    Args:
-        runs: folders with results.json (and answers.jsonl), or with log.jsonl.
-        out: folder to write to; the first run's unless given.
-
-    Raises:
-        BodaError: a folder has neither results nor a log.
-    """
-    folders = [Path(run) for run in runs]
-    target = Path(out) if out is not None else folders[0]
-    target.mkdir(parents=True, exist_ok=True)
-    scored = [folder for folder in folders if (folder / "results.json").is_file()]
-    logged = [folder for folder in folders if (folder / "log.jsonl").is_file()]
-    for folder in folders:
-        if folder not in scored and folder not in logged:
-            raise BodaError(f"{folder} holds neither results.json (boda eval) nor log.jsonl (boda train)")
-    written = []
-    lines = []
-    if scored:
-        lines += ["## Scores", "", markdown_table({str(folder): folder for folder in scored})]
-    for folder in scored:
-        sheet = contact_sheet(folder, target / f"answers-{folder.name}.png")
-        lines += ["", f"## Answers of {folder}", "", f"![answers]({sheet.name})"]
-        written.append(sheet)
-    for folder in logged:
-        drawn = curve(folder, target / f"curve-{folder.name}.png")
-        lines += ["", f"## Training of {folder}", "", f"![curve]({drawn.name})"]
-        written.append(drawn)
-    report = target / "report.md"
-    report.write_text("# Report\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    return [report, *written]

@@ -68,6 +68,8 @@ def run(
         if not rows:
             raise BodaError(f"{task.name} has no rows")
         missing = [row for row in rows if (task.name, row.id) not in answers.records]
+        if missing:  # a run that has every answer already loads nothing
+            who.open()
         progress = _Progress(task.name, len(rows), len(rows) - len(missing), quiet)
         for start in range(0, len(missing), batch_size):
             answers.add(_answered(who, task, missing[start : start + batch_size], blind))

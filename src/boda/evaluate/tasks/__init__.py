@@ -14,7 +14,7 @@ from boda.evaluate.tasks import questions
 TASKS: dict[str, tuple[Callable[[str, str | Path | None], Task], str]] = {
     "questions": (
         questions.from_option,
-        "questions:PATH[:train=PATH] - short answers, exact match, on any file Boda's sources read, grouped by its tags",
+        "questions:PATH[:train=PATH]: short answers, exact match, on any file Boda's sources read, grouped by its tags",
     ),
 }
 

@@ -15,7 +15,6 @@ import io
 import json
 import os
 import random
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -24,6 +23,8 @@ import real_flags
 import real_nlvr
 from PIL import Image
 from real_colours import most, with_particle
+
+from boda.errors import BodaError
 
 SEED = 0
 YES, NO = "네", "아니요"
@@ -330,11 +331,11 @@ def describe(path: Path, samples: int) -> None:
 
 
 def data_folder(given: str | None = None) -> Path:
-    """Where the real data lies; exits with the places tried if it is not there."""
+    """Where the real data lies. Raises BodaError saying what is missing."""
     folder = Path(given or os.environ.get("BODA_DATA") or Path(__file__).resolve().parents[1] / "../shared/data").resolve()
     missing = [name for name in NEEDED if not (folder / name).exists()]
     if missing:
-        sys.exit(f"no {', '.join(missing)} under {folder}: give the folder that holds the real data with --data or BODA_DATA")
+        raise BodaError(f"no {', '.join(missing)} under {folder}: --data or BODA_DATA names the folder with the real data")
     return folder
 
 
@@ -357,4 +358,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BodaError as error:
+        raise SystemExit(str(error)) from None

@@ -184,7 +184,7 @@ def chat(
     image: Annotated[list[Path] | None, typer.Option(help="a picture to ask about; several may be given")] = None,
     system: Annotated[str | None, typer.Option(help="system text")] = None,
     context: Annotated[str | None, typer.Option(help="text the question is about")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="run code that comes with the model")] = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with the model")] = False,
 ) -> None:
     """Ask a model one question, or talk with it; answers are streamed."""
     from boda.serve.chat import Conversation, split_words

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -104,10 +103,10 @@ def prepare(
         if json.loads((folder / "header.json").read_text(encoding="utf-8"))["key"] == key:
             return PreparedData.open(folder)
         shutil.rmtree(folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial = folder.with_name(f".{folder.name}.partial")  # a killed process's leftover has the same name and goes first
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         _write(sources, renderer, partial, key, report, progress)
         partial.rename(folder)
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -84,7 +83,7 @@ def save_folder(model, processor, folder: Path, info: dict) -> Path:
         BodaError: the disk is full or the folder cannot be written; what was there before is still there.
     """
     folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial = folder.with_name(f".{folder.name}.partial")  # a killed process's leftover has the same name and goes first
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)

@@ -99,7 +99,7 @@ def _activations(module: nn.Module, width: int) -> float:
     total = 0.0
     for name, part in module.named_modules():
         if isinstance(part, LoraLayer):
-            total += part.in_features * (6 if width == 2 else 8)
+            total += part.in_features * (4.2 if width == 2 else 8)
         elif isinstance(part, nn.Linear) and ".lora_" not in name:
             total += part.out_features * width
             if part.weight.requires_grad:

@@ -25,11 +25,11 @@ class JsonLines:
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
 
-    def rewind(self, stage: str, step: int) -> None:
-        """Drops this stage's records after `step`, which a resumed run will write again."""
+    def rewind(self, stage: str, step: int) -> bool:
+        """Drops this stage's records after `step`, which a resumed run will write again; whether `step` itself was validated."""
         if not self.path.is_file():
-            return
-        kept = []
+            return False
+        kept, is_validated = [], False
         for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
                 record = json.loads(line)
@@ -37,9 +37,11 @@ class JsonLines:
                 continue  # the line a killed run was writing
             if record.get("stage") != stage or record.get("step", 0) <= step:
                 kept.append(line)
+                is_validated |= (record.get("stage"), record.get("step")) == (stage, step) and "validation_loss" in record
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         partial.replace(self.path)
+        return is_validated
 
 
 class TensorBoard:

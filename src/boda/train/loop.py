@@ -44,7 +44,7 @@ class Job:
     device: torch.device
     autocast: torch.dtype | None
     log: Callable[[dict], None]
-    rewind: Callable[[int], None] = lambda step: None
+    rewind: Callable[[int], bool] = lambda step: True
     validate: Callable[[], dict] | None = None
     report_bad: Callable[[int, str], None] = lambda sample, why: None
     max_bad_images: int = 0
@@ -139,7 +139,12 @@ def batches(job: Job, start: int) -> Iterator[dict]:
     dataset = _RowReader(job.data, job.load_pixels, 0)
     options: dict = {}
     if job.workers:
-        options = {"num_workers": job.workers, "prefetch_factor": 4, "multiprocessing_context": "spawn"}
+        options = {
+            "num_workers": job.workers,
+            "prefetch_factor": 4,
+            "multiprocessing_context": "spawn",
+            "worker_init_fn": _ignore_interrupt,
+        }
     loader = torch.utils.data.DataLoader(
         dataset,
         sampler=_RowSampler(job, start),
@@ -150,6 +155,11 @@ def batches(job: Job, start: int) -> Iterator[dict]:
         **options,
     )
     return iter(loader)
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the training process alone decides what follows."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def to_device(batch: dict, device: torch.device) -> dict:
@@ -186,9 +196,10 @@ def run(job: Job) -> dict:
     if state is not None:
         _restore(job, optimizer, state)
         start = state.step
-    if distributed.is_main():
-        job.rewind(start)
     total = job.total_steps
+    was_validated = distributed.broadcast_object(job.rewind(start) if distributed.is_main() else None)
+    if start and not was_validated:  # stopped between a checkpoint and its validation
+        _validate(job, start, total)
     each = job.plan.steps_per_epoch()
     scaler = torch.amp.GradScaler(job.device.type, enabled=job.autocast == torch.float16)
     for layer in lora_layers(job.model).values():
@@ -289,11 +300,17 @@ def _at_intervals(job: Job, optimizer, step: int, total: int, each: int) -> None
     """Checkpoints and validation where the recipe wants them, and a checkpoint at the end."""
     if (job.stage.save_steps and step % job.stage.save_steps == 0) or step == total:
         _save(job, optimizer, step, each)
-    if job.validate is not None and ((job.stage.eval_steps and step % job.stage.eval_steps == 0) or step == total):
-        record = job.validate()
-        job.set_modes()
-        if distributed.is_main():
-            job.log({"stage": job.stage.name, "step": step, **record})
+    _validate(job, step, total)
+
+
+def _validate(job: Job, step: int, total: int) -> None:
+    """Validation where the recipe wants it, and at the end."""
+    if job.validate is None or not (step == total or (job.stage.eval_steps and step % job.stage.eval_steps == 0)):
+        return
+    record = job.validate()
+    job.set_modes()
+    if distributed.is_main():
+        job.log({"stage": job.stage.name, "step": step, **record})
 
 
 def _save(job: Job, optimizer, step: int, each: int) -> None:

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from boda.data.images import ImageSpec, fit_image, load_image
 from boda.data.pack import build_batch, step_rows
 from boda.data.prepared import PreparedData, prepare
-from boda.data.render import Renderer, expand_images
+from boda.data.render import Renderer, expand_images, processor_template
 from boda.data.sample import ImageRef, Sample, conversation, image_from_pil
-from boda.models.assemble import Assembled, assemble, load_tokenizer
+from boda.models.assemble import Assembled, assemble, build_processor, load_tokenizer
 from boda.models.attention import ATTENTION_NAME
+from boda.models.checkpoints import generation_config
 from boda.models.language import ADAPTER, lora_layers
 from boda.recipe import Lora, ModelSpec, template_text
 from boda.train.freeze import open_parts
@@ -50,6 +51,16 @@ def template_for(tokenizer) -> str:
 
 def renderer_for(assembled: Assembled, **rest) -> Renderer:
     return Renderer(assembled.tokenizer, template_for(assembled.tokenizer), assembled.num_image_tokens, **rest)
+
+
+def answering(assembled: Assembled, template: str | None = None) -> tuple:
+    """(model, processor) that answer, without a folder between: what `boda.load` gives of a finished run."""
+    renderer = renderer_for(assembled) if template is None else Renderer(assembled.tokenizer, template, assembled.num_image_tokens)
+    tokenizer = assembled.tokenizer
+    text = template or template_for(tokenizer)
+    processor = build_processor(assembled, Pixels(assembled).spec.to_processor(), processor_template(text))
+    assembled.model.generation_config = generation_config({}, renderer.end_ids(), tokenizer.pad_token_id)
+    return assembled.model.eval(), processor
 
 
 class Pixels:

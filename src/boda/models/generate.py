@@ -17,6 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from boda.errors import BodaError
 
+HALF_LETTER = "\ufffd"  # what bytes of a letter decode to that has not arrived whole
 SETTINGS = ("max_new_tokens", "temperature", "top_p", "repetition_penalty", "beams", "stop", "system", "seed")
 
 
@@ -129,10 +130,13 @@ def generate(model, processor, conversations: Sequence[Sequence[dict]], batch_si
 
 
 def clean(answer: str, settings: dict[str, Any]) -> str:
-    """An answer without the stop string that ended it."""
-    for stop in settings.get("stop") or []:
-        answer = answer.removesuffix(stop)
-    return answer.strip()
+    """An answer up to the stop string that ended it, without the half letter that a limit on its tokens may leave."""
+    return answer[: _stop_at(answer, settings.get("stop") or ())].rstrip(HALF_LETTER).strip()
+
+
+def _stop_at(text: str, stop: Sequence[str]) -> int:
+    """Where the first stop string begins; the text's length if there is none."""
+    return min((text.index(s) for s in stop if s and s in text), default=len(text))
 
 
 def _size(messages: Sequence[dict]) -> tuple[int, int]:
@@ -166,20 +170,20 @@ def text_deltas(pieces: Iterator[list[int]], tokenizer, stop: Sequence[str] = ()
     for piece in pieces:
         ids += piece
         text = tokenizer.decode(ids, skip_special_tokens=True)
-        cut = min((text.index(s) for s in stop if s and s in text), default=-1)
-        if cut >= 0:
-            yield from ([text[shown:cut]] if cut > shown else [])
+        cut = _stop_at(text, stop)
+        if cut < len(text):
+            last = text[shown:cut].rstrip(HALF_LETTER)
+            yield from [last] if last else []
             return
-        end = len(text)
-        while end > shown and text[end - 1] == "\ufffd":  # bytes of a letter that has not arrived whole
-            end -= 1
+        whole = text.rstrip(HALF_LETTER)
         for s in stop:
-            held = next((size for size in range(min(len(s) - 1, end), 0, -1) if s.startswith(text[end - size : end])), 0)
-            end = min(end, len(text[:end]) - held) if held else end
+            held = next((size for size in range(min(len(s) - 1, len(whole)), 0, -1) if whole.endswith(s[:size])), 0)
+            whole = whole[: len(whole) - held]
+        end = len(whole.rstrip(HALF_LETTER))
         if end > shown:
             yield text[shown:end]
             shown = end
-    text = tokenizer.decode(ids, skip_special_tokens=True)
+    text = tokenizer.decode(ids, skip_special_tokens=True).rstrip(HALF_LETTER)
     if len(text) > shown:
         yield text[shown:]
 

@@ -111,7 +111,7 @@ def load_tower(
     if is_flat and layer < -1 and depth:
         if -layer > depth:
             raise BodaError(f"model.vision_layer is {layer} and the tower has {depth} layers")
-        config.num_hidden_layers = depth + 1 + layer
+        config = with_depth(config, depth + 1 + layer)
         kept_layer = -1
     if hasattr(config, "vision_use_head"):
         config.vision_use_head = False
@@ -130,6 +130,17 @@ def load_tower(
         raise BodaError(f"model.image_size is {size} and the tower '{vision}' was made for {config.image_size}")
     grid, prefix_tokens = _grid(module, config, size, kept_layer, is_flat)
     return Tower(module, size, kept_layer, grid, prefix_tokens, is_flat, image_processor, revision)
+
+
+def with_depth(config, layers: int):
+    """The config of a tower with only the first `layers` layers."""
+    if not getattr(config, "stage_names", None):
+        config.num_hidden_layers = layers
+        return config
+    # A backbone's config (DINOv2) also lists its layers by name, and refuses to load with names that are no longer there.
+    listed = ("stage_names", "out_features", "out_indices")
+    values = {key: value for key, value in config.to_dict().items() if key not in listed}
+    return type(config).from_dict(values | {"num_hidden_layers": layers})
 
 
 def config_from(values: dict, part: str):
@@ -239,7 +250,8 @@ def assemble(spec, tokenizer, seed: int = 0, revisions: dict[str, str | None] | 
     if tokenizer.pad_token_id is None:
         add_token(tokenizer, PAD_TOKEN)
         tokenizer.pad_token = PAD_TOKEN
-    resize_embeddings(language, tokenizer)
+    # A pad token that ends answers gives way to one of its own when the chat template is known: there is a row for it.
+    resize_embeddings(language, tokenizer, spare=int(tokenizer.pad_token != PAD_TOKEN))
     connector = CONNECTORS[spec.connector]
     num_image_tokens = connector.num_tokens(tower.grid)
     side = int(num_image_tokens**0.5)
@@ -310,7 +322,7 @@ def _new_connector(model, connector: str, tower: Tower, size: int, seed: int) ->
     """A connector with torch's default initialisation, as LLaVA's; in the stock class's own module where that is used."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 2)
-        new = CONNECTORS[connector](feature_size(tower.module.config), size, tower.grid)
+        new = CONNECTORS[connector](feature_size(tower.module.config, tower.layer), size, tower.grid)
     if isinstance(model, BodaForConditionalGeneration):
         return new
     stock = type(model.model.multi_modal_projector)(model.config)

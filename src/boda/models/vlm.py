@@ -49,10 +49,12 @@ class LanguageHead(nn.Linear):
         return logits
 
 
-def feature_size(vision_config) -> int:
-    """Width of a tower's features: `hidden_size`, or the last stage's of a convolutional tower."""
+def feature_size(vision_config, layer: int = -1) -> int:
+    """Width of a tower's features at hidden state `layer`: `hidden_size`, or the stage's of a convolutional tower."""
     sizes = getattr(vision_config, "hidden_sizes", None)
-    return sizes[-1] if sizes else vision_config.hidden_size
+    if not sizes:
+        return vision_config.hidden_size
+    return [sizes[0], *sizes][layer]  # the first hidden state is the stem's, as wide as the first stage
 
 
 class BodaModel(LlavaModel):
@@ -65,7 +67,8 @@ class BodaModel(LlavaModel):
         self.vision_tower = AutoModel.from_config(config.vision_config)
         connector = CONNECTORS[config.connector]
         grid = (int(config.vision_grid[0]), int(config.vision_grid[1]))
-        self.multi_modal_projector = connector(feature_size(config.vision_config), config.text_config.hidden_size, grid)
+        width = feature_size(config.vision_config, config.vision_feature_layer)
+        self.multi_modal_projector = connector(width, config.text_config.hidden_size, grid)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 

@@ -59,17 +59,18 @@ def _special(token: str):
     return AddedToken(token, special=True, normalized=False)
 
 
-def resize_embeddings(language_model, tokenizer) -> None:
-    """Gives the language model a row for every id of the tokenizer; spare rows that it has stay.
+def resize_embeddings(language_model, tokenizer, spare: int = 0) -> None:
+    """Gives the language model a row for every id of the tokenizer and `spare` more; further rows that it has stay.
 
     New rows of both tables are the mean of the old ones: an unknown word on average, and never likelier than any other.
     """
     import torch
 
     old = language_model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) <= old:
+    rows = max(tokenizer.get_vocab().values()) + 1 + spare
+    if rows <= old:
         return
-    language_model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    language_model.resize_token_embeddings(rows, mean_resizing=False)
     with torch.no_grad():
         for table in (language_model.get_input_embeddings(), language_model.get_output_embeddings()):
             table.weight[old:] = table.weight[:old].float().mean(dim=0).to(table.weight.dtype)

@@ -10,22 +10,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
-from tests.faults.runs import STEPS, assert_same_run, records, start, steps_done, write_recipe
+from tests.faults.runs import STEPS, assert_same_run, records, start, steps_done
 
 TOTAL = sum(STEPS.values())
-
-
-@pytest.fixture(scope="session")
-def baseline(tmp_path_factory) -> tuple[Path, Path]:
-    """(recipe, folder of its uninterrupted run)."""
-    folder = tmp_path_factory.mktemp("baseline")
-    recipe = write_recipe(folder)
-    run = start(["train", str(recipe), "--out", str(folder / "run")], folder)
-    assert run.wait() == 0, run.stderr
-    assert f"model: {folder / 'run' / 'model'}" in run.stdout
-    return recipe, folder / "run"
 
 
 def train(recipe: Path, out: Path, before=None):

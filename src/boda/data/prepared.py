@@ -17,7 +17,7 @@ import numpy as np
 
 from boda.data.render import Rendered, Renderer
 from boda.data.sample import ImageRef, Sample
-from boda.errors import BadRow, BodaError
+from boda.errors import BadRow, BodaError, write_problem
 
 ARRAYS = ("ids", "trained", "starts", "lengths", "targets", "prefix", "groups", "sources", "image_starts")
 
@@ -111,7 +111,7 @@ def prepare(
         partial.rename(folder)
     except OSError as error:
         raise BodaError(
-            f"could not write prepared data to {folder}: {error.strerror}; free some space or choose another --out"
+            f"could not write prepared data to {folder}: {write_problem(error)}; free some space or choose another --out"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

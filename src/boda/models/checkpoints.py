@@ -19,7 +19,7 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_torchvision_available
 
-from boda.errors import BodaError
+from boda.errors import BodaError, write_problem
 from boda.models.assemble import quiet_loading
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration
 
@@ -100,11 +100,12 @@ def save_folder(model, processor, folder: Path, info: dict) -> Path:
         (partial / "boda.json").write_text(json.dumps(info, ensure_ascii=False, indent=2), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-    except (OSError, RuntimeError) as error:  # safetensors reports a full disk as its own error
-        if isinstance(error, RuntimeError) and "No space" not in str(error) and "I/O" not in str(error):
+    except Exception as error:
+        why = write_problem(error)
+        if why is None:
             raise
         raise BodaError(
-            f"could not write the model to {folder}: {error}; free some space and run the same command again"
+            f"could not write the model to {folder}: {why}; free some space and run the same command again"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

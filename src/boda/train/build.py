@@ -13,7 +13,7 @@ import torch
 from boda.data.images import ImageSpec, fit_image, load_image
 from boda.data.render import Renderer, processor_template
 from boda.data.sample import ImageRef
-from boda.errors import BodaError
+from boda.errors import BodaError, write_problem
 from boda.models.assemble import Assembled, assemble, build_processor, load_tokenizer
 from boda.models.checkpoints import best_dtype, generation_config, save_folder
 from boda.models.language import ADAPTER, apply_adapter, lora_layers, merge_lora, save_adapter
@@ -72,8 +72,15 @@ def get_tokenizer(recipe: Recipe, out: Path | None, texts: Iterator[str]):
     if folder:
         partial = folder.with_name(".tokenizer.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        tokenizer.save_pretrained(partial)
-        partial.rename(folder)
+        try:
+            tokenizer.save_pretrained(partial)
+            partial.rename(folder)
+        except Exception as error:
+            why = write_problem(error)
+            shutil.rmtree(partial, ignore_errors=True)
+            if why is None:
+                raise
+            raise BodaError(f"could not write {folder}: {why}; free some space and run the same command again") from error
         return load_tokenizer(str(folder))
     return tokenizer
 
@@ -157,10 +164,12 @@ def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, to
         (partial / "stage.json").write_text(json.dumps(facts, ensure_ascii=False, indent=2), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-    except OSError as error:
-        raise BodaError(
-            f"could not write {folder}: {error}; free some space and run the same command again to go on"
-        ) from error
+    except Exception as error:
+        why = write_problem(error)
+        shutil.rmtree(partial, ignore_errors=True)
+        if why is None:
+            raise
+        raise BodaError(f"could not write {folder}: {why}; free some space and run the same command again to go on") from error
 
 
 def image_spec(built: Built, fit: str) -> ImageSpec:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
+
+from boda.errors import BodaError
 
 
 class Logger(Protocol):
     """Anything with `log`. A record has `stage`, `step` and numbers or texts by name."""
 
     def log(self, record: dict) -> None: ...
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A full disk becomes one clear message."""
+    try:
+        yield
+    except OSError as error:
+        raise BodaError(
+            f"could not write {path}: {error.strerror}; free some space and run the same command again to go on"
+        ) from error
 
 
 class JsonLines:
@@ -22,7 +37,7 @@ class JsonLines:
         self.path = path
 
     def log(self, record: dict) -> None:
-        with self.path.open("a", encoding="utf-8") as stream:
+        with _writing(self.path), self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def rewind(self, stage: str, step: int) -> bool:
@@ -39,27 +54,44 @@ class JsonLines:
                 kept.append(line)
                 is_validated |= (record.get("stage"), record.get("step")) == (stage, step) and "validation_loss" in record
         partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        partial.replace(self.path)
+        with _writing(self.path):
+            partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            partial.replace(self.path)
         return is_validated
 
 
 class TensorBoard:
-    """Event files under `OUT/tensorboard`, numbers as scalars and texts as text."""
+    """Event files under `OUT/tensorboard`, numbers as scalars and texts as text.
+
+    Written here and now: SummaryWriter's thread would print a traceback of its own when the disk is full.
+    """
 
     def __init__(self, folder: Path):
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self.writer = SummaryWriter(str(folder))
+        self.path = folder / f"events.out.tfevents.{time.time_ns()}.boda"
+        with _writing(self.path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.writer = RecordWriter(self.path.open("wb"))
+            self.writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
     def log(self, record: dict) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from torch.utils.tensorboard.summary import scalar, text
+
         stage, step = record.get("stage", ""), record.get("step", 0)
-        for name, value in record.items():
-            if isinstance(value, (int, float)) and name != "step":
-                self.writer.add_scalar(f"{stage}/{name}", value, step)
-            elif isinstance(value, str) and name != "stage":
-                self.writer.add_text(f"{stage}/{name}", value, step)
-        self.writer.flush()
+        with _writing(self.path):
+            for name, value in record.items():
+                tag = f"{stage}/{name}"
+                if isinstance(value, (int, float)) and name != "step":
+                    summary = scalar(tag, value)
+                elif isinstance(value, str) and name != "stage":
+                    summary = text(tag, value)
+                else:
+                    continue
+                self.writer.write(Event(wall_time=time.time(), step=step, summary=summary).SerializeToString())
+            self.writer.flush()
 
 
 class Progress:

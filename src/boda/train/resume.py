@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from boda.errors import BodaError
+from boda.errors import BodaError, write_problem
 
 KEPT = 2
 
@@ -58,12 +58,15 @@ def save(folder: Path, state: State) -> Path:
                 os.fsync(stream.fileno())
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-    except (OSError, RuntimeError) as error:  # torch and safetensors wrap a full disk in errors of their own
+    except Exception as error:
+        why = write_problem(error)
         shutil.rmtree(partial, ignore_errors=True)
-        last = max((number for number, _ in found(folder)), default=None)
+        if why is None:
+            raise
+        last = max((number for number, path in found(folder) if problem(path) is None), default=None)
         kept = f"the checkpoint of step {last} is whole" if last is not None else "there is no earlier checkpoint of this stage"
         raise BodaError(
-            f"could not write the checkpoint of step {state.step} to {folder}: {error}; {kept}. Free some space and run the same "
+            f"could not write the checkpoint of step {state.step} to {folder}: {why}; {kept}. Free some space and run the same "
             "command again to go on"
         ) from error
     for _, path in sorted(found(folder))[:-KEPT]:

@@ -24,7 +24,7 @@ def run_demo(say: Callable[[str], None], steps: int | None = None) -> dict:
     folder = cache_folder() / "demo"
     drawn = folder / "drawn"
     if not (drawn / "test.jsonl").is_file():
-        say(f"drawing {TRAIN_PICTURES} pictures with 4 questions each ...")
+        say(f"drawing {TRAIN_PICTURES} pictures with 5 questions each ...")
         draw(drawn, TRAIN_PICTURES, 0, "train")
         draw(drawn, TEST_PICTURES, 1, "test")
     overrides = {"stages.see.max_steps": steps} if steps else {}

@@ -27,7 +27,7 @@ PLACES = {"왼쪽 위": (0, 0), "오른쪽 위": (1, 0), "왼쪽 아래": (0, 1)
 def scene(random: np.random.Generator) -> dict:
     """What a picture shows: colour, shape, place, and where exactly."""
     column, row = PLACES[place := list(PLACES)[random.integers(4)]]
-    radius = float(random.uniform(6.5, 10.5))
+    radius = float(random.uniform(8, 11))
     low, high = radius + 1, SIZE / 2 - 2
     x, y = (float(random.uniform(low, max(low + 0.1, high))) for _ in range(2))
     return {
@@ -65,9 +65,10 @@ def questions(facts: dict) -> list[tuple[str, str, str]]:
     """(kind, question, answer) for a scene."""
     colour, shape, place = facts["colour"], facts["shape"], facts["place"]
     return [
-        ("colour", f"{with_particle(shape, '은는')} 무슨 색인가요?", f"{colour}입니다."),
+        ("colour", "무슨 색인가요?", f"{colour}입니다."),
         ("shape", "무슨 모양인가요?", f"{shape}입니다."),
-        ("place", f"{with_particle(shape, '은는')} 어디에 있나요?", f"{place}에 있습니다."),
+        ("shape", f"{colour} 도형의 모양을 말해 주세요.", f"{shape}입니다."),
+        ("place", "도형은 어디에 있나요?", f"{place}에 있습니다."),
         ("caption", "그림을 설명해 주세요.", f"{place}에 {colour} {with_particle(shape, '이가')} 있습니다."),
     ]
 

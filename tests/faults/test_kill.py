@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.faults.runs import STEPS, assert_same_run, records, start, steps_done
 
 TOTAL = sum(STEPS.values())
@@ -137,3 +139,20 @@ def test_a_finished_run_is_left_alone(baseline, tmp_path: Path):
     run = finish(recipe, whole)
     assert run.stdout == f"model: {whole / 'model'}\n"
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.long
+def test_ctrl_c_with_two_processes(baseline, tmp_path: Path):
+    recipe, _ = baseline
+    out = tmp_path / "run"
+    arguments = ["train", str(recipe), "--out", str(out), "--processes", "2"]
+    run = start(arguments, tmp_path)
+    assert run.until(lambda: steps_done(out) >= 2), run.stderr
+    os.kill(run.pid, signal.SIGINT)
+    assert run.wait() == 1
+    assert "Traceback" not in run.stderr
+    said = [line for line in run.stderr.splitlines() if line.startswith("boda: ")]
+    assert len(said) == 1 and "run the same command again to go on" in said[0], run.stderr
+    again = start(arguments, tmp_path)
+    assert again.wait() == 0, again.stderr
+    assert (out / "model" / "config.json").is_file()

@@ -7,9 +7,12 @@ take the step that one would.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import torch
@@ -91,14 +94,36 @@ def _worker(number: int, total: int, port: int, errors, work: Callable, argument
     )
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // total))
-    start_group(number, total)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # the terminal's Ctrl-C goes to the parent, which passes it on once
     try:
+        start_group(number, total)
         work(*arguments)
-    except BodaError as error:
-        errors.put(str(error))
+    except (BodaError, KeyboardInterrupt) as error:
+        errors.put(str(error) or "stopped; run the same command again to go on")
         raise SystemExit(1) from None
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _passing_on_interrupts(pids: list[int]) -> Iterator[None]:
+    """Ctrl-C goes to the workers, which save their state and say how to go on."""
+
+    def pass_on(signum, frame):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_processes(total: int, work: Callable, arguments: tuple) -> None:
@@ -110,8 +135,13 @@ def run_processes(total: int, work: Callable, arguments: tuple) -> None:
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     errors = context.SimpleQueue()
+    everyone = multiprocessing.start_processes(
+        _worker, (total, port, errors, work, arguments), nprocs=total, join=False, start_method="spawn"
+    )
     try:
-        multiprocessing.start_processes(_worker, (total, port, errors, work, arguments), nprocs=total, start_method="spawn")
+        with _passing_on_interrupts([process.pid for process in everyone.processes]):
+            while not everyone.join():
+                pass
     except (multiprocessing.ProcessExitedException, multiprocessing.ProcessRaisedException) as error:
         if not errors.empty():
             raise BodaError(errors.get()) from None

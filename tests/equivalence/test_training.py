@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import threading
 
@@ -16,18 +17,21 @@ from boda.data.plan import Plan
 from boda.data.prepared import PreparedData
 from boda.models.language import ADAPTER, lora_layers, merge_lora
 from boda.recipe import load_recipe
+from boda.train import stages
 from boda.train.build import PixelLoader, attach_stage, build, get_tokenizer, image_spec
+from boda.train.freeze import language_of
 from boda.train.stages import merge, train
 from tests import tiny
 from tests.support import opened, records, step, tiny_model, tiny_recipe, trained_tensors
 
+LORA = {"rank": 4, "alpha": 8.0}
 # A text-only row reaches no connector: in the first stage half of the rows give no gradient at all.
 STAGES = [
     {"name": "align", "train": ["connector"], "batch_size": 2, "packing": False, "max_steps": 6},
     {
         "name": "instruct",
         "train": ["connector", "language.lora"],
-        "lora": {"rank": 4, "alpha": 8.0},
+        "lora": LORA,
         "batch_size": 8,
         "packing": True,
     }
@@ -208,3 +212,41 @@ def test_merging_sums_in_fp32_then_casts(dtype):
         step_size = torch.finfo(dtype).eps * weight.abs().max()
         assert merged.dtype == dtype and float((merged.double() - weight).abs().max()) <= step_size
     assert not lora_layers(language)
+
+
+@pytest.mark.parametrize("train_parts", [["connector", "language"], ["connector", "language.lora"], ["connector"]])
+def test_gradient_checkpointing_computes_twice_and_changes_nothing(train_parts, monkeypatch, tmp_path):
+    """... whether the language model itself is trained, an adapter on it, or only what lies before it."""
+    calls = {}
+
+    def spy(job, run=stages.loop.run):
+        attention = language_of(job.model).layers[0].self_attn
+        attention.register_forward_hook(lambda *_: calls.update({job.folder: calls.get(job.folder, 0) + 1}))
+        return run(job)
+
+    monkeypatch.setattr(stages.loop, "run", spy)
+    stage = {"name": "align", "train": train_parts, "max_steps": 2} | ({"lora": LORA} if "language.lora" in train_parts else {})
+    recipe = tiny_recipe(tmp_path / "data", [stage], {"n": 6, "text_only": 0.0})
+    for name, on in (("kept", False), ("again", True)):
+        train(recipe, tmp_path / name, quiet=True, overrides={"stages.align.gradient_checkpointing": on})
+    kept, again = calls.values()
+    assert again == 2 * kept
+    tensors, wanted = trained_tensors(tmp_path / "again"), trained_tensors(tmp_path / "kept")
+    assert tensors.keys() == wanted.keys() and all(torch.equal(tensors[name], wanted[name]) for name in wanted)
+
+
+def test_a_picture_that_cannot_be_read_takes_its_samples_out(tmp_path):
+    """The step is then the one that the other samples make, and the log counts only these."""
+    stage = {"name": "align", "train": ["connector"], "max_steps": 1, "batch_size": 100}
+    recipe = tiny_recipe(tmp_path, [stage], {"n": 10, "pictures": 3, "text_only": 0.2}, max_bad_rows=0.5)
+    rows = json.loads((tmp_path / "chat.json").read_text(encoding="utf-8"))
+    broken = tmp_path / "images" / "picture_00001.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])  # its header is good, so only reading it tells
+    train(recipe, tmp_path / "broken", quiet=True)
+    said = (tmp_path / "broken" / "stages" / "align" / "bad_images.0.jsonl").read_text(encoding="utf-8")
+    left = [row for row in rows if row.get("image") != broken.name]
+    assert len(left) < len(rows) and said.count("picture_00001.png") == len(rows) - len(left)
+    (tmp_path / "chat.json").write_text(json.dumps(left, ensure_ascii=False), encoding="utf-8")
+    train(recipe, tmp_path / "left", quiet=True)
+    assert_same_run(tmp_path / "broken", tmp_path / "left")

@@ -123,6 +123,11 @@ def set_modes(model: nn.Module, trained: dict[str, nn.Parameter]) -> None:
                 "connector": model.model.multi_modal_projector,
                 "language": language_of(model),
             }[part].train()
+    for module in language_of(model).modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = (
+                True  # transformers computes twice only then; the modules inside, dropout among them, stay as they are
+            )
 
 
 def count_by_part(model: nn.Module) -> dict[str, tuple[int, int]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -77,15 +78,52 @@ def quiet_loading():
             hf_logging.enable_progress_bar()
 
 
+LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+
+
 def open_part(what: str, load, name: str):
-    """Runs a `from_pretrained`; a part that is not there becomes one clear sentence."""
+    """Runs a `from_pretrained`; a part that is not there or not whole becomes one clear sentence."""
     try:
         with quiet_loading():
             return load()
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        where = "a folder" if Path(name).exists() else "a hub id or folder"
-        raise BodaError(f"model.{what}: '{name}' is {where} that transformers cannot load: {reason}") from error
+    except BodaError:
+        raise
+    except LOADING_ERRORS as error:
+        raise BodaError(f"model.{what}: '{name}' cannot be loaded: {why_not_loaded(name, error)}") from error
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is meant as a folder here and not as a hub id."""
+    return Path(name).exists() or Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+
+
+def why_not_loaded(name: str, error: Exception) -> str:
+    """The reason in a few words, in place of advice about the hub that would not help."""
+    if is_path(name) and not Path(name).exists():
+        return "there is no such folder"
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        inside = ", ".join(sorted(path.name for path in Path(name).iterdir())[:6])
+        return f"it has no config.json ({inside or 'it is empty'})"
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, SafetensorError):
+        return f"its weights are damaged or cut short ({first}); copy or download it again"
+    if "Couldn't instantiate the backend tokenizer" in first:
+        return "it has no tokenizer"
+    if not is_path(name) and "connect to" in first:
+        return "it is no folder here, and the hub cannot be reached to see whether it is there"
+    return first
+
+
+def load_whole(auto_class, name: str, unneeded: tuple[str, ...] = (), **options):
+    """`from_pretrained` that refuses a checkpoint without all the weights: transformers would make up the missing ones."""
+    model, found = auto_class.from_pretrained(name, output_loading_info=True, **options)
+    missing = sorted(key for key in found["missing_keys"] if not any(word in key for word in unneeded))
+    if missing:
+        raise BodaError(
+            f"'{name}' lacks {len(missing)} of the weights that a {model.config.model_type} model has, such as {missing[0]}; "
+            "is it whole, and of this kind?"
+        )
+    return model
 
 
 def load_tower(
@@ -102,10 +140,14 @@ def load_tower(
         config = open_part("vision", lambda: AutoConfig.from_pretrained(vision, revision=revision), vision)
         revision = getattr(config, "_commit_hash", None)
         config = getattr(config, "vision_config", config)
-        image_processor = open_part("vision", lambda: AutoImageProcessor.from_pretrained(vision, revision=revision), vision)
     is_flat = not getattr(config, "hidden_sizes", None)
     if is_flat and not hasattr(config, "patch_size"):
-        raise BodaError(f"model.vision: '{getattr(config, 'model_type', vision)}' gives no grid of image features")
+        raise BodaError(
+            f"model.vision: {vision if isinstance(vision, str) else 'the config'} is a {config.model_type} model, which gives no grid "
+            "of image features; CLIP, SigLIP, ViT, DINOv2 and ConvNeXt do"
+        )
+    if isinstance(vision, str):
+        image_processor = open_part("vision", lambda: AutoImageProcessor.from_pretrained(vision, revision=revision), vision)
     depth = getattr(config, "num_hidden_layers", None)
     kept_layer = layer
     if is_flat and layer < -1 and depth:
@@ -123,8 +165,14 @@ def load_tower(
         if isinstance(vision, dict):
             module = AutoModel.from_config(config)
         else:
-            load = lambda: AutoModel.from_pretrained(vision, config=config, dtype="auto", revision=revision)  # noqa: E731
-            module = open_part("vision", load, vision)
+            # Heads on top of the features are no part of the tower, so a checkpoint may go without them.
+            module = open_part(
+                "vision",
+                lambda: load_whole(
+                    AutoModel, vision, ("pooler", "head", "post_layernorm"), config=config, dtype="auto", revision=revision
+                ),
+                vision,
+            )
     module.eval()
     if isinstance(vision, str) and getattr(config, "image_size", size) != size:
         raise BodaError(f"model.image_size is {size} and the tower '{vision}' was made for {config.image_size}")
@@ -191,13 +239,13 @@ def load_language(language: str | dict, seed: int = 0, vocab_size: int | None = 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1)
             return AutoModelForCausalLM.from_config(config), None
-    load = lambda: AutoModelForCausalLM.from_pretrained(language, dtype="auto", revision=revision)  # noqa: E731
+    load = lambda: load_whole(AutoModelForCausalLM, language, dtype="auto", revision=revision)  # noqa: E731
     model = open_part("language", load, language)
     return model, getattr(model.config, "_commit_hash", None)
 
 
-def load_tokenizer(name: str, revision: str | None = None):
-    return open_part("tokenizer", lambda: AutoTokenizer.from_pretrained(name, revision=revision), name)
+def load_tokenizer(name: str, revision: str | None = None, what: str = "tokenizer"):
+    return open_part(what, lambda: AutoTokenizer.from_pretrained(name, revision=revision), name)
 
 
 @torch.no_grad()
@@ -215,6 +263,11 @@ def head_of(language_model) -> tuple[float, float | None]:
     was_training = language_model.training
     language_model.eval()
     hidden = language_model.base_model(input_ids=ids).last_hidden_state
+    other = language_model.base_model(input_ids=ids.index_fill(1, torch.tensor([7]), 9)).last_hidden_state
+    if not torch.allclose(hidden[:, :7], other[:, :7], rtol=1e-2, atol=1e-3 * float(hidden.abs().max())):
+        raise BodaError(
+            f"model.language: a {config.model_type} model that reads ahead cannot answer; a causal language model is needed"
+        )
     raw, true = head(hidden).float(), language_model(input_ids=ids).logits.float()
     language_model.train(was_training)
     scales = [1.0]

@@ -20,7 +20,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_torchvision_available
 
 from boda.errors import BodaError, write_problem
-from boda.models.assemble import quiet_loading
+from boda.models.assemble import LOADING_ERRORS, load_whole, quiet_loading, why_not_loaded
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration
 
 REMOTE_CODE = ("vlm.py", "connectors.py")
@@ -115,18 +115,13 @@ def save_folder(model, processor, folder: Path, info: dict) -> Path:
 def load_config(name: str, trust_remote_code: bool = False):
     """The config of a model folder or hub id. Raises BodaError saying what is missing."""
     path = Path(name)
-    if path.exists() and not (path / "config.json").is_file():
-        inside = ", ".join(sorted(entry.name for entry in path.iterdir())[:6]) if path.is_dir() else "it is a file"
-        hint = f"; {path / 'model'} is one" if (path / "model" / "config.json").is_file() else ""
-        raise BodaError(f"{name} is no model folder: it has no config.json ({inside or 'it is empty'}){hint}")
-    if not path.exists() and (path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
-        raise BodaError(f"no model folder at {name}")
+    if path.is_file():
+        raise BodaError(f"{name} is a file; a model is a folder or a hub id")
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        raise BodaError(
-            f"no model '{name}': neither a folder here nor a hub id that can be loaded ({_first_line(error)})"
-        ) from error
+    except LOADING_ERRORS as error:
+        hint = f"; {path / 'model'} is one" if (path / "model" / "config.json").is_file() else ""
+        raise BodaError(f"no model at '{name}': {why_not_loaded(name, error)}{hint}") from error
 
 
 def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = False):
@@ -150,20 +145,22 @@ def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = Fa
     try:
         with quiet_loading():
             if config.model_type in VLM_TYPES:
-                model = AutoModelForImageTextToText.from_pretrained(name, dtype=dtype)
+                model = load_whole(AutoModelForImageTextToText, name, dtype=dtype)
                 processor = AutoProcessor.from_pretrained(name)
                 if is_torchvision_available():  # it scales pictures slightly differently from what the model was trained on
                     processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil")
             elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or trust_remote_code:
-                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=trust_remote_code)
+                model = load_whole(AutoModelForCausalLM, name, dtype=dtype, trust_remote_code=trust_remote_code)
                 processor = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
             else:
                 raise BodaError(
                     f"'{name}' is a {config.model_type} model; Boda answers with vision-language models "
                     f"({', '.join(sorted(VLM_TYPES))}) and causal language models"
                 )
-    except (OSError, KeyError, RuntimeError) as error:
-        raise BodaError(f"'{name}' has a config but cannot be loaded: {_first_line(error)}") from error
+    except BodaError:
+        raise
+    except LOADING_ERRORS as error:
+        raise BodaError(f"'{name}' has a config but cannot be loaded: {why_not_loaded(name, error)}") from error
     model.boda_info = read_info(name)
     return model.to(device).eval(), processor
 
@@ -172,8 +169,3 @@ def read_info(name: str | Path) -> dict:
     """What `boda.json` of a model folder says; empty for models that Boda did not make."""
     path = Path(name) / "boda.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -61,7 +61,7 @@ def get_tokenizer(recipe: Recipe, out: Path | None, texts: Iterator[str]):
     if spec is None:
         if isinstance(recipe.model.language, dict):
             raise BodaError("model.tokenizer: a language model built from a config needs one, e.g. {vocab_size: 4000}")
-        return load_tokenizer(recipe.model.language)
+        return load_tokenizer(recipe.model.language, what="language")
     if isinstance(spec, str):
         return load_tokenizer(spec)
     folder = out / "tokenizer" if out else None

@@ -8,6 +8,7 @@ take the step that one would.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -133,6 +134,7 @@ def run_processes(total: int, work: Callable, arguments: tuple) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that it ends the others when one stops is no news
     context = multiprocessing.get_context("spawn")
     errors = context.SimpleQueue()
     everyone = multiprocessing.start_processes(

@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import real_data
 from common import ROOT, commit, machine, relative, versions
 
+from boda.errors import BodaError
+
 RECIPE = ROOT / "benchmarks/recipes/mini-vlm-real.yaml"
 PHOTO_QUESTIONS = ["이것은 무엇인가요?", "이 사진에는 무엇이 있나요?", "사진 속 대상은 무엇인가요?"]
 READ = "## Fifty answers, read"

@@ -48,6 +48,16 @@ def full_logits_loss(model, batch: dict) -> torch.Tensor:
     return F.cross_entropy(model.lm_head(hidden).float(), targets, ignore_index=-100, reduction="sum")
 
 
+def shorten(model) -> None:
+    """Drops the tower's last layer, whose output nothing reads at layer -2: `boda train` builds towers that way."""
+    tower, depth = model.model.vision_tower, model.config.vision_config.num_hidden_layers
+    layers = next(module for module in tower.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == depth)
+    assert model.config.vision_feature_layer == -2
+    del layers[-1]
+    model.config.vision_config.num_hidden_layers -= 1
+    model.config.vision_feature_layer = -1
+
+
 def dense_layout(self, window):
     """All segments of a row in one block with one mask."""
     if not hasattr(self, "dense"):
@@ -92,6 +102,7 @@ def main() -> None:
         share_pictures=chosen.without != "sharing",
         save_steps=10**9,
     )
+    shorten(model)
     trained = open_parts(model, stage.train, stage.lora, chosen.seed)
     cast(model, torch.bfloat16)
     model.model.language_model.set_attn_implementation(attention.ATTENTION_NAME)

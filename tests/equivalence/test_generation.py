@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+import boda
 from boda.data.render import Renderer
+from boda.errors import BodaError
 from boda.models.attention import ATTENTION_NAME
 from boda.models.generate import encode, generate, generate_ids, stream, text_deltas
 from tests import tiny
@@ -130,6 +132,32 @@ def test_trial_answers_while_training_are_the_models_answers(able, tmp_path):
             assert [token for token in ids if token not in ends] == answer_ids(model, processor, [conversation])[0]
     finally:
         model.model.language_model.set_attn_implementation(before)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_language_model_alone(family):
+    """A folder of a language model answers too: batched as single, with the ids of its own chat template."""
+    model, tokenizer = boda.load(tiny.language_folder(family), dtype=torch.float32)
+    questions = [[{"role": "user", "content": text}] for text in ("네?", "오늘은 날씨가 어떤가요? 알려 주세요.")]
+    single = [generate(model, tokenizer, [question], max_new_tokens=8)[0] for question in questions]
+    assert generate(model, tokenizer, questions, max_new_tokens=8) == single
+    text = tokenizer.apply_chat_template(questions[0], tokenize=False, add_generation_prompt=True)
+    expected = tokenizer(text, add_special_tokens=False).input_ids
+    assert encode(model, tokenizer, questions[:1])["input_ids"][0].tolist() == expected
+    with pytest.raises(BodaError, match="without sight"):
+        generate(model, tokenizer, [[user(1, "무엇?")]])
+
+
+def test_what_cannot_be_asked():
+    model, processor = answering(tiny_model("gemma2"))
+    with pytest.raises(BodaError, match="<image>"):
+        generate(model, processor, [[user("<image> 무엇인가요?")]])
+    with pytest.raises(BodaError, match="System role not supported"):
+        generate(model, processor, [[user("네?")]], system="짧게 답하세요.")
+    with pytest.raises(BodaError, match="tempature"):
+        generate(model, processor, [[user("네?")]], tempature=1.0)
+    with pytest.raises(BodaError, match="chat template"):
+        generate(*boda.load(tiny.language_folder("gpt_neox")), [[{"role": "user", "content": "네?"}]])
 
 
 TOKENIZERS = ("llama", "gpt_neox", "qwen3")

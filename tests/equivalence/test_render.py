@@ -15,7 +15,7 @@ from transformers import LlavaProcessor
 
 from boda.data.images import ImageSpec, load_image
 from boda.data.render import Renderer, expand_images, processor_template
-from boda.data.sample import Message, Part, Sample, conversation
+from boda.data.sample import Message, Part, Sample, Source, conversation
 from boda.errors import BadRow, BodaError
 from boda.models.assemble import build_processor, load_tokenizer
 from boda.models.generate import with_system
@@ -216,6 +216,13 @@ def test_a_picture_in_an_answer_is_refused():
     for template in ("own", "chatml"):
         with pytest.raises(BadRow, match="picture"):
             pair("llama", template)[0].render(sample)
+
+
+def test_a_conversation_that_the_template_refuses_is_a_bad_row():
+    """... and not the end of the run: Gemma 2 takes no system text."""
+    sample = conversation(("system", "짧게"), ("user", "네?"), ("assistant", "네."), source=Source("chat.json", 7))
+    with pytest.raises(BadRow, match=r"chat\.json.*7.*System role not supported"):
+        pair("gemma2", "own")[0].render(sample)
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])

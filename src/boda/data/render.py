@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from boda.data.sample import IMAGE_MARK, ImageRef, Message, Part, Sample
-from boda.errors import BodaError
+from boda.errors import BadRow, BodaError
 
 # Puts the text of list-shaped contents, pictures as `<image>` on lines of their own, before any template that expects strings.
 FLATTEN = (
@@ -166,7 +166,12 @@ class Renderer:
         sample.check_trainable()
         if sample.images and not self.num_image_tokens:
             raise sample.bad("images", "the row has a picture and the model takes none")
-        text, spans = self.spans(sample)
+        try:
+            text, spans = self.spans(sample)
+        except BadRow:
+            raise
+        except BodaError as error:  # a template may refuse one conversation and take the next
+            raise sample.bad("messages", str(error)) from error
         # Cut where answers begin: a prompt then has the ids it will have when the model is asked, whatever comes after it.
         borders = [0, *(start for start, _ in spans), len(text)]
         ids = self._start(text)

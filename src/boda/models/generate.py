@@ -16,6 +16,7 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 from boda.errors import BodaError
+from boda.models.vocabulary import IMAGE_TOKEN
 
 HALF_LETTER = "\ufffd"  # what bytes of a letter decode to that has not arrived whole
 SETTINGS = ("max_new_tokens", "temperature", "top_p", "repetition_penalty", "beams", "stop", "system", "seed")
@@ -65,20 +66,26 @@ def with_system(messages: Sequence[dict], system: str | None) -> list[dict]:
 
 
 def encode(model, processor, conversations: Sequence[Sequence[dict]]) -> dict[str, torch.Tensor]:
-    """Conversations -> left-padded model inputs on the model's device."""
+    """Conversations -> left-padded model inputs on the model's device. Raises BodaError for one that cannot be asked."""
+    from jinja2.exceptions import TemplateError
+
     tokenizer = tokenizer_of(processor)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    options: dict[str, Any] = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
-    if is_vlm(processor):
-        inputs = processor.apply_chat_template(
-            [_plain(messages, keep_images=True) for messages in conversations], processor_kwargs={"padding": True}, **options
+    if not getattr(processor, "chat_template", None):
+        raise BodaError(
+            "the model has no chat template, so how to ask it is not known; train it, or set its tokenizer's chat_template"
         )
-    else:
+    sees = is_vlm(processor)
+    plain = [_plain(messages, keep_images=sees) for messages in conversations]
+    padding: dict[str, Any] = {"processor_kwargs": {"padding": True}} if sees else {"padding": True}
+    try:
         inputs = processor.apply_chat_template(
-            [_plain(messages, keep_images=False) for messages in conversations], padding=True, **options
+            plain, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True, **padding
         )
+    except TemplateError as error:
+        raise BodaError(f"the model's chat template refuses the conversation: {error}") from error
     inputs = {
         name: value.to(model.device)
         for name, value in inputs.items()
@@ -97,6 +104,8 @@ def _plain(messages: Sequence[dict], keep_images: bool) -> list[dict]:
         pictures = [part for part in parts if part["type"] != "text"]
         if pictures and not keep_images:
             raise BodaError("this is a language model without sight; ask it without pictures")
+        if keep_images and any(IMAGE_TOKEN in part.get("text", "") for part in parts):
+            raise BodaError(f"a text contains {IMAGE_TOKEN}, which stands for a picture; remove it, and give pictures as parts")
         joined = "".join(part.get("text", "") for part in parts)
         plain.append({"role": message["role"], "content": parts if keep_images else joined})
     return plain

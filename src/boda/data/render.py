@@ -182,6 +182,7 @@ class Renderer:
             ids += piece_ids
             trained += [first < stop for first, _ in offsets]
         input_ids, mask = np.array(ids, dtype=np.int32), np.array(trained, dtype=bool)
+        mask[:1] = False  # nothing stands before the first token that could predict it
         if self.num_image_tokens and int((input_ids == self.image_id).sum()) != len(sample.images):
             raise sample.bad(
                 "images",

@@ -256,18 +256,18 @@ def head_of(language_model) -> tuple[float, float | None]:
     Raises BodaError where the head does something else.
     """
     config = language_model.config.get_text_config()
-    head = language_model.get_output_embeddings()
-    if head is None or getattr(head, "bias", None) is not None:
-        raise BodaError(f"the head of '{config.model_type}' is no plain matrix, which a VLM needs")
     ids = torch.arange(1, 9)[None] % config.vocab_size
     was_training = language_model.training
     language_model.eval()
     hidden = language_model.base_model(input_ids=ids).last_hidden_state
-    other = language_model.base_model(input_ids=ids.index_fill(1, torch.tensor([7]), 9)).last_hidden_state
+    other = language_model.base_model(input_ids=ids.index_fill(1, torch.tensor([7]), 9 % config.vocab_size)).last_hidden_state
     if not torch.allclose(hidden[:, :7], other[:, :7], rtol=1e-2, atol=1e-3 * float(hidden.abs().max())):
         raise BodaError(
             f"model.language: a {config.model_type} model that reads ahead cannot answer; a causal language model is needed"
         )
+    head = language_model.get_output_embeddings()
+    if head is None or getattr(head, "bias", None) is not None:
+        raise BodaError(f"model.language: the head of '{config.model_type}' is no plain matrix, which a VLM needs")
     raw, true = head(hidden).float(), language_model(input_ids=ids).logits.float()
     language_model.train(was_training)
     scales = [1.0]

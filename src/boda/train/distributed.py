@@ -134,7 +134,8 @@ def run_processes(total: int, work: Callable, arguments: tuple) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that it ends the others when one stops is no news
+    # That it ends the other processes when one stops is no news.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     context = multiprocessing.get_context("spawn")
     errors = context.SimpleQueue()
     everyone = multiprocessing.start_processes(

@@ -293,7 +293,10 @@ def _note_bad_image(job: Job, sample: int, why: str) -> None:
     job.bad_images.add(sample)
     job.report_bad(sample, why)
     if len(job.bad_images) > job.max_bad_images:
-        raise BodaError(f"{len(job.bad_images)} pictures could not be read, more than max_bad_rows allows; the last: {why}")
+        raise BodaError(
+            f"stage '{job.stage.name}': {len(job.bad_images)} of {len(job.data)} samples have a picture that cannot be read, more than "
+            f"max_bad_rows allows; the last: {why}. Mend them or raise max_bad_rows"
+        )
 
 
 def _at_intervals(job: Job, optimizer, step: int, total: int, each: int) -> None:

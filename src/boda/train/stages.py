@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -173,7 +175,10 @@ def _tensorboard(out: Path) -> list[Logger]:
 def make_job(recipe, stage, built: Built, trained, data: PreparedData, folder, device, seed, bad_rows: BadRows) -> loop.Job:
     """Puts together what the loop needs."""
     if stage.gradient_checkpointing:
-        built.model.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        language = built.model.model.language_model
+        # transformers renamed it after 5.17
+        enable = getattr(language, "activation_checkpointing_enable", None) or language.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     built.model.model.language_model.set_attn_implementation(ATTENTION_NAME)
     train_indices = None
     if isinstance(stage.validation, float):
@@ -185,9 +190,15 @@ def make_job(recipe, stage, built: Built, trained, data: PreparedData, folder, d
     embeddings = embedding_names(built.model)
     autocast = built.frozen_dtype if built.frozen_dtype != torch.float32 else None
 
+    bad_images = folder / f"bad_images.{distributed.rank()}.jsonl"
+    listed = set(bad_images.read_text(encoding="utf-8").splitlines()) if bad_images.is_file() else set()
+
     def report_bad(sample: int, why: str) -> None:
-        with (folder / f"bad_images.{distributed.rank()}.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"where": data.name(sample), "why": why}, ensure_ascii=False) + "\n")
+        line = json.dumps({"where": data.name(sample), "why": why}, ensure_ascii=False)
+        if line not in listed:
+            with bad_images.open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+        warnings.warn(f"{data.name(sample)} is left out: {why}; listed in {bad_images}", stacklevel=2)
 
     return loop.Job(
         stage=stage,
@@ -302,18 +313,23 @@ def prepare_stage(
             show = lambda count: None if quiet else print(f"{stage.name}: {count:,} samples read", file=sys.stderr)  # noqa: E731
             every = _Every(show, 20_000)
             data = prepare(open_sources(blocks, recipe, data_dir, bad_rows), renderer, target, key, bad_rows.add, every)
-            if bad_rows.rows:
-                bad_rows.write(folder / "bad_rows.jsonl")
-            bad_rows.check(recipe.max_bad_rows)
             if data.truncated and not quiet:
                 print(
                     f"{stage.name}: {data.truncated} samples longer than max_length {stage.max_length} were cut",
                     file=sys.stderr,
                 )
         except BodaError as error:
-            if bad_rows.rows:
-                bad_rows.write(folder / "bad_rows.jsonl")
             problem = str(error)
+        if bad_rows.rows:
+            listed = bad_rows.write(folder / "bad_rows.jsonl")
+            try:
+                bad_rows.check(recipe.max_bad_rows, listed)
+                if not quiet:
+                    count = f"{len(bad_rows)} of {max(bad_rows.seen, len(bad_rows))}"
+                    print(f"{stage.name}: {count} rows cannot be used and are left out, see {listed}", file=sys.stderr)
+            except BodaError as error:  # says more than that nothing is left
+                problem = str(error)
+                shutil.rmtree(target, ignore_errors=True)  # or the next run would take it as good
     problem = distributed.broadcast_object(problem)
     if problem:
         raise BodaError(problem)

@@ -20,7 +20,7 @@ from boda.recipe import load_recipe
 from boda.train import stages
 from boda.train.build import PixelLoader, attach_stage, build, get_tokenizer, image_spec
 from boda.train.freeze import language_of
-from boda.train.stages import merge, train
+from boda.train.stages import merge, split, train
 from tests import tiny
 from tests.support import opened, records, step, tiny_model, tiny_recipe, trained_tensors
 
@@ -36,7 +36,14 @@ STAGES = [
         "packing": True,
     }
     | {"max_steps": 4, "row_length": 600, "weight_decay": 0.01, "learning_rate": 3e-3},
-    {"name": "again", "train": ["language.lora"], "lora": {"rank": 2, "alpha": 8.0}, "max_steps": 3},
+    {
+        "name": "again",
+        "train": ["language.lora"],
+        "lora": {"rank": 2, "alpha": 8.0},
+        "max_steps": 3,
+        "validation": 0.2,
+        "eval_steps": 2,
+    },
 ]
 MINUTES = 4
 
@@ -51,7 +58,13 @@ def run(recipe, tmp_path_factory):
     """The run that all others must equal: one process, rows that hold a few samples."""
     out = tmp_path_factory.mktemp("run") / "run"
     train(recipe, out, quiet=True)
+    assert [record["step"] for record in validations(out)] == [2, 3]
     return out
+
+
+def validations(run) -> list[dict]:
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if "validation_loss" in record]
 
 
 def assert_same_run(given, expected):
@@ -60,6 +73,9 @@ def assert_same_run(given, expected):
         assert ours["trained_tokens"] == theirs["trained_tokens"]
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+    for ours, theirs in zip(validations(given), validations(expected), strict=True):
+        assert ours["validation_loss"] == pytest.approx(theirs["validation_loss"], rel=1e-4)
+        assert ours["answers"] == theirs["answers"]
     tensors, wanted = trained_tensors(given), trained_tensors(expected)
     assert tensors.keys() == wanted.keys()
     for name, tensor in wanted.items():
@@ -130,8 +146,9 @@ def test_a_stage_starts_from_what_the_one_before_left(run):
     for number, stage in enumerate(loaded.stages[1:], start=1):
         built = built_before(run, number)
         data = PreparedData.open(run / "stages" / stage.name / "data")
-        plan = Plan(loaded.seed, stage.batch_size, np.asarray(data.sources), data.weights, np.asarray(data.groups))
-        rows = step_rows(data, plan.step(0, 0), 10_000, 1, True, True)[0]
+        seen = split(data, stage.validation, loaded.seed)[0] if stage.validation else np.arange(len(data))
+        plan = Plan(loaded.seed, stage.batch_size, data.sources[seen], data.weights, data.groups[seen])
+        rows = step_rows(data, seen[plan.step(0, 0)], 10_000, 1, True, True)[0]
         load = PixelLoader(image_spec(built, stage.image_fit))
         batches = [build_batch(data, row, load, (0, 0)) for row in rows]
         first = next(record for record in records(run) if record["stage"] == stage.name)

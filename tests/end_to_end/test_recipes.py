@@ -9,6 +9,7 @@ import pytest
 
 import boda
 from boda.data.drawn.shapes import draw
+from boda.errors import BodaError
 from boda.models.generate import generate
 from boda.recipe import load_recipe, recipe_names
 from tests import tiny
@@ -68,3 +69,12 @@ def test_recipe_runs(name: str, tmp_path: Path):
     ]
     assert isinstance(generate(model, processor, [question], max_new_tokens=4)[0], str)
     assert json.loads((folder / "boda.json").read_text(encoding="utf-8"))["generation"] == recipe.generation.model_dump()
+
+
+def test_new_tower_with_batch_normalisation_is_refused(tmp_path: Path):
+    changes = shrunk("demo", tmp_path)
+    changes["model.vision"] = {
+        "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"
+    }  # fmt: skip
+    with pytest.raises(BodaError, match="normalises by the batch"):
+        boda.train("demo", out=tmp_path / "run", overrides=changes, quiet=True)

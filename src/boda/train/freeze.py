@@ -53,6 +53,8 @@ def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str,
     model.requires_grad_(False)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     embeddings = embedding_names(model)
+    if "vision" in train:
+        _refuse_new_batch_norms(model.model.vision_tower)
     unused = _unused_of_tower(model) if "vision" in train else set()
     for name, parameter in model.named_parameters():
         part = part_of(name, embeddings)
@@ -125,9 +127,24 @@ def set_modes(model: nn.Module, trained: dict[str, nn.Parameter]) -> None:
             }[part].train()
     for module in language_of(model).modules():
         if getattr(module, "gradient_checkpointing", False):
-            module.training = (
-                True  # transformers computes twice only then; the modules inside, dropout among them, stay as they are
-            )
+            # transformers computes twice only then; the modules inside, dropout among them, stay as they are
+            module.training = True
+    for module in batch_norms(model):
+        module.eval()
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """Layers that normalise by the batch. They keep the statistics they came with: a row is no batch of independent pictures, and
+    statistics taken from rows would change with the packing."""
+    return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def _refuse_new_batch_norms(tower: nn.Module) -> None:
+    if any(int(module.num_batches_tracked or 0) == 0 for module in batch_norms(tower)):
+        raise BodaError(
+            "train: the vision tower is new and normalises by the batch, which does not go with packed rows; take a tower with "
+            "layer or group normalisation (convnext, vit, clip_vision_model, bit), or a trained one"
+        )
 
 
 def count_by_part(model: nn.Module) -> dict[str, tuple[int, int]]:

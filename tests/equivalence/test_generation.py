@@ -65,7 +65,7 @@ def test_batched_is_single(able, given):
     if not given:  # and token by token: letters that a model without training writes are few
         singly = [answer_ids(model, processor, [conversation])[0] for conversation in CONVERSATIONS]
         assert answer_ids(model, processor, CONVERSATIONS) == singly
-        assert len({tuple(ids) for ids in singly}) > 4
+        assert len({tuple(ids) for ids in singly}) > 2
 
 
 def answer_ids(model, processor, conversations) -> list[list[int]]:

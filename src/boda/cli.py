@@ -145,6 +145,9 @@ def inspect(
     count: Annotated[int, typer.Option(help="how many of them")] = 1,
 ) -> None:
     """Show what would be trained: coloured samples, token counts, memory, time, bad rows. Trains nothing."""
+    from boda.recipe import load_recipe
+
+    load_recipe(recipe, overrides or [])  # a mistake in it is said at once, before torch is imported
     from boda.train.inspect import inspect as look
 
     report = look(recipe, overrides or [], stage, data, samples, gpu, count)
@@ -164,6 +167,9 @@ def train(
     data: DataDir = None,
 ) -> None:
     """Train a recipe. The same command again goes on where it stopped."""
+    from boda.recipe import load_recipe
+
+    load_recipe(recipe, overrides or [])  # a mistake in it is said at once, before torch is imported
     from boda.train import stages
 
     quiet = settings["quiet"]

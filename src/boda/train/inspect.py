@@ -22,7 +22,7 @@ from boda.recipe import Recipe, Stage, TokenizerSpec, load_recipe
 from boda.train import estimate
 from boda.train.build import FALLBACK_TEMPLATE, build, get_tokenizer, renderer_for
 from boda.train.freeze import count_by_part, open_parts
-from boda.train.show import SHORT, Report, has_colour, print_facts, print_parts, sample_of, stop_tokens, terminal
+from boda.train.show import SHORT, Report, palette, print_facts, print_parts, sample_of, stop_tokens, terminal
 
 MAX_STEPS = 32  # of an epoch, spread over it, to measure rows on
 
@@ -107,7 +107,7 @@ def preview(built, recipe: Recipe, stage: Stage, data: PreparedData) -> None:
     print_parts(console, values)
     print_facts(console, values)
     console.print()
-    console.print(sample_of(data, tokenizer, 0).text(has_colour(console), SHORT))
+    console.print(sample_of(data, tokenizer, 0).text(palette(console), SHORT))
     console.print()
 
 

@@ -18,9 +18,26 @@ SHORT, LONG = 160, 900  # pieces of a sample that are shown
 
 WIDTH = 128  # columns where the output is no terminal
 
-TRAINED = ("bold #ffffff on #17643a", "bold #ffffff on #2b8a57")  # neighbours differ, so that tokens can be told apart
-PROMPT = ("#8a8a8a", "#707070")
-PICTURE = "bold #003040 on #5fd7e5"
+
+@dataclass(frozen=True)
+class Palette:
+    """Styles of trained tokens, of all others, and of pictures. Neighbours take turns, so that tokens can be told apart."""
+
+    trained: tuple[str, str]
+    other: tuple[str, str]
+    picture: str
+
+
+RICH = Palette(("bold #ffffff on #17643a", "bold #ffffff on #2b8a57"), ("#8a8a8a", "#707070"), "bold #003040 on #5fd7e5")
+# A terminal of 16 colours would make grey of these greens.
+PLAIN = Palette(("bold white on green", "bold black on bright_green"), ("bright_black", "bright_black"), "bold black on cyan")
+
+
+def palette(console) -> Palette | None:
+    """What the terminal can show; None where it has no colour."""
+    if console.color_system is None or console.no_color:
+        return None
+    return PLAIN if console.color_system in ("standard", "windows") else RICH
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ class Shown:
             words += f"[그림 ×{piece.tokens}]" if piece.picture else piece.text
         return words + ("⟧" if self.pieces and self.pieces[-1].trained else "")
 
-    def text(self, colour: bool, most: int):
+    def text(self, colours: Palette | None, most: int):
         """The sample as rich text: trained tokens on green, or between ⟦ and ⟧ where there is no colour."""
         from rich.text import Text
 
@@ -71,17 +88,18 @@ class Shown:
             pieces = [*pieces[:head], (-1, Piece("", 0, pieces[head][1].trained)), *pieces[head + left_out :]]
         inside = False
         for number, piece in pieces:
-            if piece.trained != inside and not colour:
+            if piece.trained != inside and not colours:
                 text.append("⟦" if piece.trained else "⟧")
             inside = piece.trained
             if number < 0:
                 hidden = sum(each.tokens for each in self.pieces[head : head + left_out])
                 text.append(f" … {hidden:,} tokens … ", style="italic yellow")
             elif piece.picture:
-                text.append(f"[그림 ×{piece.tokens}]", style=PICTURE)
+                text.append(f"[그림 ×{piece.tokens}]", style=colours.picture if colours else "")
             else:
-                text.append(visible(piece.text), style=(TRAINED if piece.trained else PROMPT)[number % 2])
-        if inside and not colour:
+                pair = (colours.trained if piece.trained else colours.other) if colours else ("", "")
+                text.append(visible(piece.text), style=pair[number % 2])
+        if inside and not colours:
             text.append("⟧")
         text.rstrip()
         return text
@@ -158,10 +176,6 @@ def terminal(stderr: bool = False):
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH)
 
 
-def has_colour(console) -> bool:
-    return console.color_system is not None and not console.no_color
-
-
 @dataclass
 class Report:
     """What `inspect` found: `values` for programs, `show()` for people."""
@@ -184,7 +198,7 @@ class Report:
             console.print(
                 f"[bold]{_short(sample.name)}[/bold]  {facts['tokens']:,} tokens, {facts['trained_tokens']:,} trained"
             )
-            console.print(sample.text(has_colour(console), LONG))
+            console.print(sample.text(palette(console), LONG))
 
 
 def print_parts(console, values: dict) -> None:

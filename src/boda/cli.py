@@ -174,6 +174,8 @@ def train(
 
     quiet = settings["quiet"]
     folder = stages.train(recipe, out, stage, processes or stages.default_processes(), overrides or [], data, quiet=quiet)
+    if not stages.distributed.is_main():  # torchrun runs this in every process
+        return
     summary = stages.summary(folder)
     result(summary, f"model: {folder}")
 

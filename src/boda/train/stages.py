@@ -76,11 +76,13 @@ def train(
     if stage is not None:
         recipe.stage(stage)
     out = Path(out) if out is not None else Path("runs") / name
-    claim(recipe, out)
     arguments = (recipe, out, stage, data_dir, loggers or [], quiet)
     under_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if under_torchrun:
         distributed.start_group(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    if distributed.is_main():
+        claim(recipe, out)
+    distributed.barrier()
     if processes > 1 and not under_torchrun:
         distributed.run_processes(processes, run_stages, arguments)
     else:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+import boda
 from boda.data.pack import step_rows
+from boda.errors import BodaError
+from boda.models.assemble import load_language
+from boda.models.attention import ATTENTION_NAME, keeps_segments_apart
 from boda.train.freeze import open_parts
+from tests import tiny
 from tests.support import (
     Pixels,
     ask,
@@ -23,6 +28,7 @@ from tests.support import (
     sample_inputs,
     step,
     tiny_model,
+    tiny_recipe,
 )
 
 WINDOW = 12  # shorter than most samples, so that it is felt inside a sample and across a shared picture
@@ -133,3 +139,54 @@ def test_pictures_of_one_row_stay_in_order(tmp_path):
     known = {seed: torch.from_numpy(pixels(picture(seed))) for seed in range(1, 7)}
     for segment, values in zip(batch["image_segment"].tolist(), batch["pixel_values"]):
         assert any(torch.equal(values, pixel) for pixel in known.values()), segment
+
+
+SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "intermediate_size": 96, "num_attention_heads": 4}
+FRESH = {  # as transformers initialises them: weak weights, so that what is seen shows little
+    "llama": ({**SMALL, "num_key_value_heads": 2}, True),
+    "opt": ({**SMALL, "ffn_dim": 96, "word_embed_proj_dim": 48, "max_position_embeddings": 64}, True),
+    "qwen3_moe": (
+        {
+            **SMALL,
+            "num_key_value_heads": 2,
+            "head_dim": 12,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+        },
+        True,
+    ),
+    "mistral": ({**SMALL, "num_key_value_heads": 2, "sliding_window": 3}, True),
+    "bloom": ({"hidden_size": 48, "n_layer": 2, "n_head": 4}, False),  # attention of its own
+    "lfm2": ({**SMALL, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}, False),  # looks back along the row
+    "mamba": ({"hidden_size": 48, "num_hidden_layers": 2}, False),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", FRESH)
+def test_models_whose_rows_leak_are_told(kind, dtype):
+    values, keeps = FRESH[kind]
+    language, _ = load_language({"model_type": kind, **values}, vocab_size=512)
+    language.base_model.set_attn_implementation(ATTENTION_NAME)
+    assert keeps_segments_apart(language.base_model.to(dtype)) == keeps
+
+
+def test_every_family_keeps_segments_apart(language_family):
+    language = tiny_model(language_family).model.model.language_model
+    language.set_attn_implementation(ATTENTION_NAME)
+    assert keeps_segments_apart(language)
+    language.set_attn_implementation("eager")  # knows no segments
+    assert not keeps_segments_apart(language)
+
+
+def test_a_model_whose_rows_leak_trains_unpacked_only(tmp_path):
+    stage = {"name": "align", "train": ["connector"], "max_steps": 1}
+    recipe = tiny_recipe(tmp_path, [stage], {"n": 4})
+    recipe["model"] |= {
+        "language": {"model_type": "bloom", **FRESH["bloom"][0]},
+        "tokenizer": str(tiny.language_folder("llama")),
+    }
+    with pytest.raises(BodaError, match=r"'bloom'.*packing: false"):
+        boda.train(recipe, tmp_path / "run", quiet=True)
+    boda.train(recipe, tmp_path / "other", quiet=True, overrides={"stages.align.packing": False})

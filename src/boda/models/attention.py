@@ -164,5 +164,42 @@ def boda_mask(batch_size, q_length, kv_length, *args, attention_mask=None, local
     return sdpa_mask(batch_size, q_length, kv_length, *args, attention_mask=attention_mask, local_size=local_size, **kwargs)
 
 
+@torch.no_grad()
+def keeps_segments_apart(language_model) -> bool:
+    """Whether segments of a packed row are separate in this model, tried out; leaves it in evaluation mode.
+
+    False where layers do not go through transformers' attention interface (Bloom) or carry a state along the row (Mamba, LFM2).
+    """
+    language_model.eval()
+    device, length = next(language_model.parameters()).device, 6
+    place = torch.arange(length, device=device)
+    packed = {  # a start, two that go on from it, and one for itself
+        "position_ids": torch.cat([place, place + length, place + length, place])[None],
+        "cu_seq_lens": torch.arange(0, 4 * length + 1, length, dtype=torch.int32, device=device),
+        "prefix": torch.tensor([-1, 0, 0, -1], dtype=torch.int32, device=device),
+    }
+    words = torch.arange(1, 4 * length + 1, device=device).view(4, length) % language_model.config.vocab_size
+
+    def states(words: torch.Tensor) -> torch.Tensor:
+        return language_model(input_ids=words.view(1, -1), use_cache=False, **packed).last_hidden_state.view(4, -1)
+
+    def change_by(segment: int) -> list[float]:
+        others = words.clone()
+        others[segment] = others[segment].flip(0)
+        return ((states(others) - before).abs().amax(dim=1) / before.abs().max()).tolist()
+
+    try:
+        before = states(words)
+    except TypeError:  # a forward pass that knows no segments
+        return False
+    # Experts take the tokens of all segments together, so in half precision words elsewhere may round a result anew.
+    has_experts = any(name.endswith("experts") for name, _ in language_model.named_modules())
+    rounding = 2e-2 if has_experts and before.dtype != torch.float32 else 1e-5
+    start, first, second, apart = change_by(0)
+    seen = min(start, first, second) > 0 and apart <= rounding
+    start, first, second, apart = change_by(1)
+    return seen and first > 0 and max(start, second, apart) <= rounding
+
+
 AttentionInterface.register(ATTENTION_NAME, boda_attention_forward)
 AttentionMaskInterface.register(ATTENTION_NAME, boda_mask)

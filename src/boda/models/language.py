@@ -19,6 +19,11 @@ ADAPTER = "default"
 def lora_targets(language_model: nn.Module, wanted: list[str] | None) -> list[str]:
     """Names of the layers to adapt: every linear layer of the language model (its head is not part of it), or those asked for."""
     linear = [name for name, module in language_model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        kind = language_model.config.model_type
+        raise BodaError(
+            f"language.lora: a '{kind}' model has no linear layer that an adapter could sit on; train language instead"
+        )
     if wanted is None:
         return linear
     chosen = [name for name in linear if name.rsplit(".", 1)[-1] in wanted or name in wanted]
@@ -38,7 +43,10 @@ def add_lora(language_model: nn.Module, rank: int, alpha: float, dropout: float,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, language_model, adapter_name=ADAPTER)
+        try:
+            inject_adapter_in_model(config, language_model, adapter_name=ADAPTER)
+        except ValueError as error:  # PEFT knows layers that an adapter must not sit on
+            raise BodaError(f"lora.targets: {error}") from error
 
 
 def lora_layers(model: nn.Module) -> dict[str, nn.Module]:

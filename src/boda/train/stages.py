@@ -22,7 +22,7 @@ from boda.data.prepared import PreparedData, fingerprint, prepare
 from boda.data.sample import Sample
 from boda.data.sources import BadRows, read, resolve_data
 from boda.errors import BodaError
-from boda.models.attention import ATTENTION_NAME
+from boda.models.attention import ATTENTION_NAME, keeps_segments_apart
 from boda.recipe import Data, Recipe, Stage, load_recipe, recipe_difference, template_text
 from boda.train import distributed, loop
 from boda.train.build import (
@@ -191,6 +191,13 @@ def make_job(recipe, stage, built: Built, trained, data: PreparedData, folder, d
     plan = Plan(recipe.seed, stage.batch_size, np.asarray(sources), data.weights, shared)
     embeddings = embedding_names(built.model)
     autocast = built.frozen_dtype if built.frozen_dtype != torch.float32 else None
+    if stage.packing:
+        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            if not keeps_segments_apart(built.model.model.language_model):
+                kind = built.model.config.text_config.model_type
+                raise BodaError(
+                    f"stages.{stage.name}: samples in one row would see each other in a '{kind}' model; say packing: false"
+                )
 
     bad_images = folder / f"bad_images.{distributed.rank()}.jsonl"
     listed = set(bad_images.read_text(encoding="utf-8").splitlines()) if bad_images.is_file() else set()

@@ -86,21 +86,23 @@ def contact_sheet(
 
 
 def _spread(records: list[dict], number: int, rng: random.Random) -> list[dict]:
-    """Records drawn in turn from each kind of question, so that no kind fills the sheet."""
-    kinds: dict[tuple, list[dict]] = {}
+    """As many records of each task, and within a task as many of each kind of question, so that none fills the sheet."""
+    tasks: dict[str, dict[tuple, list[dict]]] = {}
     for record in records:
-        kinds.setdefault((record["task"], *sorted(record.get("tags", {}).items())), []).append(record)
-    if len(kinds) > len(records) // 2:  # tags that tell single rows apart are no kinds
-        kinds = {}
-        for record in records:
-            kinds.setdefault((record["task"],), []).append(record)
-    piles = [rng.sample(pile, len(pile)) for _, pile in sorted(kinds.items())]
-    chosen: list[tuple[int, dict]] = []
-    while len(chosen) < min(number, len(records)):
-        for index, pile in enumerate(piles):
-            if pile and len(chosen) < number:
-                chosen.append((index, pile.pop()))
-    return [record for _, record in sorted(chosen, key=lambda pair: pair[0])]
+        tasks.setdefault(record["task"], {}).setdefault(tuple(sorted(record.get("tags", {}).items())), []).append(record)
+    in_turn = []
+    for kinds in tasks.values():
+        if len(kinds) > sum(map(len, kinds.values())) // 2:  # tags that tell single rows apart are no kinds
+            kinds = {(): [record for pile in kinds.values() for record in pile]}
+        in_turn.append(_in_turn([rng.sample(pile, len(pile)) for _, pile in sorted(kinds.items())]))
+    chosen = _in_turn(in_turn)[:number]
+    return sorted(chosen, key=lambda record: (list(tasks).index(record["task"]), sorted(record.get("tags", {}).items())))
+
+
+def _in_turn(piles: list[list[dict]]) -> list[dict]:
+    """One of each pile, then the next of each, until all are empty."""
+    longest = max(map(len, piles))
+    return [pile[place] for place in range(longest) for pile in piles if place < len(pile)]
 
 
 def _cell(record: dict, font, width: int):
@@ -296,13 +298,15 @@ def curve(run_folder: str | Path, out_png: str | Path) -> Path:
     axes = figure.add_subplot()
     steps, losses = zip(*series["loss"])
     axes.plot(steps, losses, color="#9db7d5", linewidth=0.7, label="loss of a step")
-    axes.plot(steps, _smoothed(losses), color="#1f4e8c", linewidth=1.8, label="loss, smoothed")
+    smoothed = _smoothed(losses)
+    axes.plot(steps, smoothed, color="#1f4e8c", linewidth=1.8, label="loss, smoothed")
     for name, points in series.items():
         if name != "loss" and name not in accuracies:
             axes.plot(*zip(*points), color="#c0561a", marker="o", markersize=3, linewidth=1.2, label=name.replace("_", " "))
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per trained token)")
-    axes.set_ylim(bottom=0)
+    # Steep at first: what happens later would be a flat line if the first steps set the scale.
+    axes.set_ylim(0, 1.15 * max(smoothed[len(smoothed) // 50 :]))
     axes.grid(alpha=0.25)
     handles = list(axes.get_legend_handles_labels())
     if accuracies:

@@ -200,7 +200,10 @@ def show(results: dict[str, dict], title: str = "") -> None:
                 continue
             for value, group in groups.items():
                 add(f"  {tag}={value}", group)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a file has room for the names
+    console.print(table)
 
 
 def _read_json(path: Path) -> dict:

@@ -16,7 +16,6 @@ import os
 import random
 import shutil
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -55,21 +54,18 @@ def convert(data: Path, out: Path) -> None:
     mark.write_text(json.dumps(made), encoding="utf-8")
 
 
-def train(work: Path, overrides: list[str]) -> tuple[Path, float]:
-    """(the finished model, seconds of training over all starts)."""
+def train(work: Path, overrides: list[str]) -> Path:
+    """The finished model."""
     import boda
 
-    record = work / "seconds.json"
-    seconds = json.loads(record.read_text()) if record.is_file() and (work / "run").is_dir() else []
-    finished = (work / "run/model/boda.json").is_file()
-    began = time.monotonic()
-    try:
-        model = boda.train(RECIPE, out=work / "run", data_dir=work / "data", overrides=overrides)
-    finally:
-        if not finished:
-            seconds.append(time.monotonic() - began)
-            record.write_text(json.dumps(seconds))
-    return model, sum(seconds)
+    return boda.train(RECIPE, out=work / "run", data_dir=work / "data", overrides=overrides)
+
+
+def steps_and_minutes(log: Path) -> tuple[int, float]:
+    """Steps of a run and the minutes they took, without preparation and validation; stops and new starts do not count."""
+    records = [json.loads(text) for text in log.read_text(encoding="utf-8").splitlines()]
+    steps = [record for record in records if "loss" in record]
+    return len(steps), sum(record["tokens"] / record["tokens_per_second"] for record in steps) / 60
 
 
 def evaluate(model: Path, work: Path, limit: int | None) -> dict[str, dict[str, dict]]:
@@ -142,14 +138,14 @@ def fifty(work: Path) -> list[str]:
     return lines
 
 
-def report(work: Path, results: dict, seconds: float, command: str, out: Path) -> Path:
+def report(work: Path, results: dict, command: str, out: Path) -> Path:
     """`real.md`, `real-curve.png` and `real-answers.png` in `out`."""
     from boda.evaluate.report import contact_sheet, curve
 
     curve(work / "run", out / "real-curve.png")
     contact_sheet(work / "eval-seeing", out / "real-answers.png", columns=6, rows=6)
     parts = parameters(work / "run/model")
-    steps = sum("loss" in json.loads(text) for text in (work / "run/log.jsonl").read_text(encoding="utf-8").splitlines())
+    steps, minutes = steps_and_minutes(work / "run/log.jsonl")
     facts = machine()
     path = out / "real.md"
     old = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -161,7 +157,7 @@ def report(work: Path, results: dict, seconds: float, command: str, out: Path) -
         f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gib']} GiB; "
         + ", ".join(f"{name} {version}" for name, version in versions().items()) + ".", "",
         f"{sum(parts.values()):,} parameters ({', '.join(f'{name} {count:,}' for name, count in parts.items())}), {steps:,} steps, "
-        f"{seconds / 60:.0f} minutes of training. Recipe: [mini-vlm-real.yaml](recipes/mini-vlm-real.yaml); how the questions are made: "
+        f"{minutes:.0f} minutes in them. Recipe: [mini-vlm-real.yaml](recipes/mini-vlm-real.yaml); how the questions are made: "
         "[real_data.py](real_data.py).", "",
         "## Held-out questions", "", *tables(results), "",
         "## Training", "", "![loss over steps](real-curve.png)", "",
@@ -204,10 +200,10 @@ def main() -> None:
     data = real_data.data_folder(chosen.data)
     os.environ["BODA_DATA"] = str(data)  # CIFAR-10's files are read where they are
     convert(data, chosen.work / "data")
-    model, seconds = train(chosen.work, chosen.overrides)
+    model = train(chosen.work, chosen.overrides)
     results = evaluate(model, chosen.work, chosen.limit)
     command = " ".join(["python benchmarks/real.py", *chosen.overrides, *([f"--limit {chosen.limit}"] if chosen.limit else [])])
-    print(report(chosen.work, results, seconds, command, chosen.out))
+    print(report(chosen.work, results, command, chosen.out))
 
 
 if __name__ == "__main__":

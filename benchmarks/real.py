@@ -156,8 +156,8 @@ def report(work: Path, results: dict, command: str, out: Path) -> Path:
         f"{date}, commit `{commit()}`, `{command}`", "",
         f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gib']} GiB; "
         + ", ".join(f"{name} {version}" for name, version in versions().items()) + ".", "",
-        f"{sum(parts.values()):,} parameters ({', '.join(f'{name} {count:,}' for name, count in parts.items())}), {steps:,} steps, "
-        f"{minutes:.0f} minutes in them. Recipe: [mini-vlm-real.yaml](recipes/mini-vlm-real.yaml); how the questions are made: "
+        f"{sum(parts.values()):,} parameters ({', '.join(f'{name} {count:,}' for name, count in parts.items())}), {steps:,} steps "
+        f"that took {minutes:.0f} minutes. Recipe: [mini-vlm-real.yaml](recipes/mini-vlm-real.yaml); how the questions are made: "
         "[real_data.py](real_data.py).", "",
         "## Held-out questions", "", *tables(results), "",
         "## Training", "", "![loss over steps](real-curve.png)", "",

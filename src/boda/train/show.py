@@ -316,7 +316,9 @@ def _time_line(values: dict) -> str:
     needs = values["memory"]
     many = f"{needs['devices']} x {needs['gpu']}" if needs["devices"] > 1 else needs["gpu"]
     long = duration(time["seconds"]) if time["seconds"] >= 1 else "a second"
-    return f"about {long} on {many} at {time['utilisation']:.0%} of its peak, an estimate; {work}"
+    # Launching kernels, not computing, is what takes the time of a small model.
+    small = ", which so small a model does not reach" if sum(c["parameters"] for c in values["parts"].values()) < 1e8 else ""
+    return f"about {long} on {many} at {time['utilisation']:.0%} of its peak{small}, an estimate; {work}"
 
 
 def _stop_line(values: dict):

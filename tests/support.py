@@ -55,7 +55,9 @@ def renderer_for(assembled: Assembled, **rest) -> Renderer:
 
 def answering(assembled: Assembled, template: str | None = None) -> tuple:
     """(model, processor) that answer, without a folder between: what `boda.load` gives of a finished run."""
-    renderer = renderer_for(assembled) if template is None else Renderer(assembled.tokenizer, template, assembled.num_image_tokens)
+    renderer = (
+        renderer_for(assembled) if template is None else Renderer(assembled.tokenizer, template, assembled.num_image_tokens)
+    )
     tokenizer = assembled.tokenizer
     text = template or template_for(tokenizer)
     processor = build_processor(assembled, Pixels(assembled).spec.to_processor(), processor_template(text))

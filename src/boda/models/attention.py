@@ -141,18 +141,17 @@ def boda_attention_forward(
     if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         raise ValueError(f"a packed forward takes one row without a cache; got {query.shape[0]} rows, {key.shape[2]} keys")
     layout = Layout.of(cu_seq_lens, prefix)
-    pieces = [
-        _attend(
-            query[:, :, block.start : block.end],
-            key[:, :, block.context : block.end],
-            value[:, :, block.context : block.end],
-            block.mask,
-            scaling,
-            dropout,
-            softcap,
-        )
-        for block in layout.blocks_for(kwargs.get("sliding_window"))
-    ]
+    blocks = layout.blocks_for(kwargs.get("sliding_window"))
+    sizes = [block.end - block.start for block in blocks]
+    # Split once: going back that is one concatenation, where every slice would fill a whole row with zeros.
+    queries, keys, values = (tensor.split(sizes, dim=2) for tensor in (query, key, value))
+    pieces = []
+    for number, block in enumerate(blocks):
+        key, value = keys[number], values[number]
+        if block.context < block.start:  # the prefix is the block before
+            assert block.context == blocks[number - 1].start
+            key, value = torch.cat([keys[number - 1], key], dim=2), torch.cat([values[number - 1], value], dim=2)
+        pieces.append(_attend(queries[number], key, value, block.mask, scaling, dropout, softcap))
     return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from boda.errors import BodaError
 from boda.recipe import Stage
-from boda.train.freeze import count_by_part
+from boda.train.freeze import count_by_part, picture_size
 from boda.train.objectives import MAX_LOGITS
 
 UTILISATION = 0.4  # share of a device's matrix peak that training is taken to reach
@@ -61,35 +61,60 @@ class Load:
     row_pictures: int
 
 
+@dataclass(frozen=True)
+class Tower:
+    """What a vision tower computes for one picture: vectors that each of its layers works on, by name, and those it gives."""
+
+    positions: dict[str, int]
+    features: int
+
+
+def tower_of(model) -> Tower:
+    """Found by running the tower's shapes without its numbers."""
+    real = model.model.vision_tower
+    size = picture_size(model)
+    positions: dict[str, int] = {}
+
+    def note(name: str):
+        def hook(module, inputs, output):
+            positions[name] = output.numel() // module.weight.shape[0]
+
+        return hook
+
+    with torch.device("meta"), torch.no_grad():
+        shapes = type(real)(real.config).eval()
+        for name, part in shapes.named_modules():
+            if isinstance(part, (nn.Linear, nn.Conv2d)):
+                part.register_forward_hook(note(name))
+        states = shapes(torch.zeros(1, 3, size, size, dtype=shapes.dtype), output_hidden_states=True, return_dict=True)
+        layer = states.hidden_states[model.config.vision_feature_layer]
+    return Tower(positions, layer.shape[2] * layer.shape[3] if layer.ndim == 4 else layer.shape[1])
+
+
 def memory(model, stage: Stage, load: Load, frozen: torch.dtype, devices: int = 1) -> dict[str, float]:
     """GiB on each device by what takes it; an estimate, within a fifth or so of what a step takes on a GPU."""
     counts = count_by_part(model).values()
     every, trained = sum(count[0] for count in counts), sum(count[1] for count in counts)
     width = frozen.itemsize
-    language = _activations(model.model.language_model, width)
-    layers = max(1, model.config.text_config.num_hidden_layers)
+    language = _kept(model.model.language_model, width)
     if stage.gradient_checkpointing:
+        layers = max(1, model.config.text_config.num_hidden_layers)
         language = language / layers + layers * width * model.config.text_config.hidden_size
-    tower = _activations(model.model.vision_tower, width)
-    if not any(parameter.requires_grad for parameter in model.model.vision_tower.parameters()):
-        depth = getattr(model.config.vision_config, "num_hidden_layers", 1)
-        tower = 2 * tower / max(1, depth)  # one layer's at a time
-    vocabulary = model.lm_head.weight.shape[0]
-    logits = min(load.row_labels * vocabulary, MAX_LOGITS)
+    logits = min(load.row_labels * model.lm_head.weight.shape[0], MAX_LOGITS)
     parts = {
         "frozen weights": (every - trained) * width,
         "trained weights": trained * 4,
         "gradients": trained * 4 * (2 if devices > 1 else 1),  # summed over devices in one flat copy
         "optimizer": trained * 8,
-        "activations": load.row_tokens * language + load.row_pictures * _patches(model) * tower,
+        "activations": load.row_tokens * language + load.row_pictures * _tower_kept(model, width),
         "logits": logits * (width + 4 + 4),
     }
     found = {name: number / GIB for name, number in parts.items()}
     return {**found, "total": sum(found.values())}
 
 
-def _activations(module: nn.Module, width: int) -> float:
-    """Bytes a token that autograd keeps for a backward pass through the module's matrices.
+def _kept(module: nn.Module, width: int, positions: dict[str, int] | None = None) -> float:
+    """Bytes that autograd keeps for a backward pass through the module, for a token, or for `positions` vectors in each layer.
 
     Outputs feed the next operation and are kept; inputs are kept where a matrix or its adapter is trained (factors measured with
     `saved_tensors_hooks` on Llama, Qwen3 and GPT-NeoX); RMS norms keep an fp32 copy, a gated MLP its product too.
@@ -98,44 +123,47 @@ def _activations(module: nn.Module, width: int) -> float:
 
     total = 0.0
     for name, part in module.named_modules():
+        here = 1 if positions is None else positions.get(name, 0)
         if isinstance(part, LoraLayer):
             total += part.in_features * (4.2 if width == 2 else 8)
-        elif isinstance(part, nn.Linear) and ".lora_" not in name:
-            total += part.out_features * width
+        elif isinstance(part, (nn.Linear, nn.Conv2d)) and ".lora_" not in name:
+            outputs, inputs = part.weight.shape[0], part.weight.shape[1]
+            total += here * outputs * width
             if part.weight.requires_grad:
-                total += part.in_features * (5.7 if width == 2 else 4)
+                total += here * inputs * (5.7 if width == 2 else 4)
             if "gate" in name.removesuffix(".base_layer").rsplit(".", 1)[-1]:
-                total += part.out_features * width
-        elif "RMSNorm" in type(part).__name__:
+                total += here * outputs * width
+        elif positions is None and "RMSNorm" in type(part).__name__:
             total += part.weight.numel() * 4
-        elif isinstance(part, nn.LayerNorm):
+        elif positions is None and isinstance(part, nn.LayerNorm):
             total += part.weight.numel() * width
     return total
 
 
-def _patches(model) -> int:
-    """Vectors that the tower computes for one picture."""
-    config = model.config.vision_config
-    size = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
-    patch = getattr(config, "patch_size", None) or 16
-    patch = patch if isinstance(patch, int) else patch[0]
-    return (size // patch) ** 2 + 1
+def _tower_kept(model, width: int) -> float:
+    """Bytes for each picture of a row: all layers' where the tower is trained, else the largest layer's while it runs."""
+    tower, found = model.model.vision_tower, tower_of(model)
+    if any(parameter.requires_grad for parameter in tower.parameters()):
+        return _kept(tower, width, found.positions)
+    matrices = dict(tower.named_modules())
+    return max(count * sum(matrices[name].weight.shape[:2]) * width for name, count in found.positions.items())
 
 
 def operations(model, stage: Stage, load: Load) -> float:
-    """Floating-point operations of one step: 2 a weight and token forwards, 2 back to the input, 2 to the weight if trained."""
-    language, tower = model.model.language_model, model.model.vision_tower
+    """Floating-point operations of one step: 2 a weight and token forwards, 2 back to the input, 2 to the weight if trained.
+
+    Attention's own products are left out: they are few at the lengths of a sample.
+    """
+    language, tower, found = model.model.language_model, model.model.vision_tower, tower_of(model)
     again = 2 if stage.gradient_checkpointing else 0
     through = _matrices(language) * (4 + again) + 2 * _matrices(language, trained=True)
-    sees = any(parameter.requires_grad for parameter in tower.parameters())
-    picture = _matrices(tower) * (4 if sees else 2) + 2 * _matrices(tower, trained=True)
+    is_trained = any(parameter.requires_grad for parameter in tower.parameters())
+    picture = 6.0 * _matrices(model.model.multi_modal_projector) * found.features
+    for name, part in tower.named_modules():
+        if name in found.positions:
+            picture += found.positions[name] * part.weight.numel() * ((4 if is_trained else 2) + 2 * part.weight.requires_grad)
     head = model.lm_head.weight.numel() * (4 + 2 * model.lm_head.weight.requires_grad)
-    return load.tokens * through + load.labels * head + load.pictures * (_patches(model) * picture + _connector(model))
-
-
-def _connector(model) -> float:
-    """Operations of the connector for one picture."""
-    return 6.0 * _matrices(model.model.multi_modal_projector) * _patches(model)
+    return load.tokens * through + load.labels * head + load.pictures * picture
 
 
 def _matrices(module: nn.Module, trained: bool = False) -> int:

@@ -86,7 +86,7 @@ def _unused_of_tower(model: nn.Module) -> set[str]:
     named = dict(tower.named_parameters(prefix="model.vision_tower"))
     before = {name: parameter.requires_grad for name, parameter in named.items()}
     tower.requires_grad_(True)
-    size = _picture_size(model)
+    size = picture_size(model)
     device, dtype = next(tower.parameters()).device, next(tower.parameters()).dtype
     with torch.enable_grad():
         states = tower(torch.zeros(1, 3, size, size, device=device, dtype=dtype), output_hidden_states=True, return_dict=True)
@@ -97,7 +97,8 @@ def _unused_of_tower(model: nn.Module) -> set[str]:
     return {name for name, gradient in zip(named, gradients) if gradient is None}
 
 
-def _picture_size(model: nn.Module) -> int:
+def picture_size(model: nn.Module) -> int:
+    """Side of the pictures that the model's tower was made for."""
     config = model.config.vision_config
     return config.image_size if isinstance(config.image_size, int) else config.image_size[0]
 

@@ -92,7 +92,7 @@ def preview(built, recipe: Recipe, stage: Stage, data: PreparedData) -> None:
     """The short form, on stderr, for the moment before step 1: parts, memory, the first sample, how answers end."""
     job_rows = step_rows(data, np.arange(min(len(data), stage.batch_size)), stage.row_length or stage.max_length, 1, stage.packing,
                          stage.share_pictures)[0]  # fmt: skip
-    load = _load([job_rows], data)
+    load = load_of([job_rows], data)
     tokenizer = built.assembled.tokenizer
     needs = {"devices": 1, "gpu": None, **estimate.memory(built.model, stage, load, built.frozen_dtype)}
     values = {
@@ -246,7 +246,7 @@ def _rows(job, count: int) -> tuple[dict[str, float], estimate.Load]:
         padded += int(lengths.max()) * len(samples)
         hands = step_rows(data, samples, job.row_length, count, stage.packing, stage.share_pictures)
         steps.append([row for hand in hands for row in hand if row.units])
-    load = _load(steps, data)
+    load = load_of(steps, data)
     rows = sum(len(step) for step in steps)
     tokens = load.tokens * len(steps)
     return {
@@ -261,7 +261,7 @@ def _rows(job, count: int) -> tuple[dict[str, float], estimate.Load]:
     }, load
 
 
-def _load(steps: list[list], data: PreparedData) -> estimate.Load:
+def load_of(steps: list[list], data: PreparedData) -> estimate.Load:
     """What steps (lists of rows) amount to."""
     rows = [row for step in steps for row in step]
     images = np.diff(np.asarray(data.image_starts))

@@ -92,7 +92,7 @@ def tower_of(model) -> Tower:
 
 
 def memory(model, stage: Stage, load: Load, frozen: torch.dtype, devices: int = 1) -> dict[str, float]:
-    """GiB on each device by what takes it; an estimate, within a fifth or so of what a step takes on a GPU."""
+    """GiB on each device by what takes it; an estimate, good to a third."""
     counts = count_by_part(model).values()
     every, trained = sum(count[0] for count in counts), sum(count[1] for count in counts)
     width = frozen.itemsize
@@ -125,7 +125,8 @@ def _kept(module: nn.Module, width: int, positions: dict[str, int] | None = None
     for name, part in module.named_modules():
         here = 1 if positions is None else positions.get(name, 0)
         if isinstance(part, LoraLayer):
-            total += part.in_features * (4.2 if width == 2 else 8)
+            drops = any(isinstance(dropout, nn.Dropout) and dropout.p for dropout in part.lora_dropout.values())
+            total += part.in_features * width * ((2.1 if width == 2 else 2) if drops else 1)
         elif isinstance(part, (nn.Linear, nn.Conv2d)) and ".lora_" not in name:
             outputs, inputs = part.weight.shape[0], part.weight.shape[1]
             total += here * outputs * width

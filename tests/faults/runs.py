@@ -123,6 +123,19 @@ def _run(arguments: list[str], folder: Path, before: Callable[[], None] | None) 
     app(arguments)
 
 
+def slowly() -> None:
+    """At least 40 ms a step, so that a busy machine still hits a process in the middle of its run."""
+    from boda.train import loop
+
+    real = loop.learning_rate_at
+
+    def late(*arguments):
+        time.sleep(0.04)
+        return real(*arguments)
+
+    loop.learning_rate_at = late
+
+
 def records(out: Path) -> list[dict]:
     """The whole lines of a run's log."""
     path = out / "log.jsonl"

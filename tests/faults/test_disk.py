@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from boda.errors import BodaError
-from tests.faults.runs import assert_same_run, start, steps_done
+from tests.faults.runs import assert_same_run, slowly, start, steps_done
 
 KIB = 1024
 
@@ -31,7 +31,7 @@ def test_disk_full_at_a_checkpoint(baseline, tmp_path: Path):
     recipe, whole = baseline
     out = tmp_path / "run"
     arguments = ["train", str(recipe), "--out", str(out), "--quiet"]
-    run = start(arguments, tmp_path)
+    run = start(arguments, tmp_path, slowly)
     assert run.until(lambda: (out / "stages/align/checkpoints/step-3").is_dir() and steps_done(out) < 6), run.stderr
     # From here on the optimizer's 40 KiB do not fit.
     resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (24 * KIB, resource.RLIM_INFINITY))

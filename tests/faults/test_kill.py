@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import STEPS, assert_same_run, records, start, steps_done
+from tests.faults.runs import STEPS, assert_same_run, records, slowly, start, steps_done
 
 TOTAL = sum(STEPS.values())
 
@@ -35,9 +35,9 @@ def test_killed_three_times_at_random_moments(baseline, tmp_path: Path):
     chance = random.Random(20)
     moments = [chance.randint(1, 6), chance.randint(7, 11), chance.randint(12, TOTAL - 1)]
     for moment in moments:
-        run = train(recipe, out)
+        run = train(recipe, out, slowly)
         assert run.until(lambda moment=moment: steps_done(out) >= moment), run.stderr
-        time.sleep(chance.random() * 0.02)
+        time.sleep(chance.random() * 0.05)
         os.kill(run.pid, signal.SIGKILL)
         assert run.wait() == -signal.SIGKILL
     finish(recipe, out)
@@ -121,7 +121,7 @@ def test_ctrl_c_says_how_to_go_on(baseline, tmp_path: Path):
     recipe, whole = baseline
     out = tmp_path / "run"
     for moment in (2, 11):
-        run = train(recipe, out)
+        run = train(recipe, out, slowly)
         assert run.until(lambda moment=moment: steps_done(out) >= moment), run.stderr
         os.kill(run.pid, signal.SIGINT)
         assert run.wait() == 1

@@ -120,6 +120,20 @@ def test_another_recipe_in_the_same_folder(baseline):
     assert sorted(path for path in whole.rglob("*")) == before
 
 
+def test_a_recipe_may_be_mended_before_anything_is_trained(tmp_path: Path):
+    recipe = write_recipe(tmp_path)
+    arguments = ["train", str(recipe), "--quiet", "--out", str(tmp_path / "run"), "--stage", "align"]
+    refused([*arguments, f"model.language={tmp_path}"])
+    short = ["stages.align.max_steps=2", "stages.align.eval_steps=2"]
+    result = CliRunner().invoke(app, [*arguments, *short])
+    assert result.exit_code == 0, result.stderr
+    # From now on only what leaves the weights alone may change.
+    result = CliRunner().invoke(app, [*arguments, *short, "max_bad_rows=0.5", "stages.*.workers=0", "stages.*.save_steps=7"])
+    assert result.exit_code == 0, result.stderr
+    assert "max_bad_rows: 0.5" in (tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8")
+    assert "holds a run of another recipe" in refused([*arguments, "stages.align.max_steps=3", "stages.align.eval_steps=2"])
+
+
 def test_missing_data_lists_the_places(tmp_path: Path, monkeypatch):
     recipe = write_recipe(tmp_path)
     monkeypatch.setenv("BODA_DATA", str(tmp_path / "elsewhere"))

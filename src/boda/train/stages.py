@@ -91,16 +91,24 @@ def train(
 
 
 def claim(recipe: Recipe, out: Path) -> None:
-    """Writes the recipe into the run's folder, or checks that the one there is the same. Raises BodaError with the difference."""
+    """Writes the recipe into the run's folder, or checks that it goes with the one there. Raises BodaError with the difference.
+
+    Another recipe is let in where nothing has been trained yet, or where only knobs differ that do not touch the weights.
+    """
     path = out / "recipe.yaml"
     if path.is_file():
-        difference = recipe_difference(load_recipe(path), recipe)
-        if difference:
+        there = load_recipe(path)
+        if not recipe_difference(there, recipe):
+            return
+        difference = recipe_difference(_weights_of(there), _weights_of(recipe))
+        is_begun = any(out.glob("stages/*/checkpoints/step-*")) or any(out.glob("stages/*/model"))
+        if difference and is_begun:
             raise BodaError(
                 f"{out} holds a run of another recipe; choose another --out or give the same recipe. The difference:\n  "
                 + "\n  ".join(difference)
             )
-        return
+        if difference:
+            shutil.rmtree(out / "tokenizer", ignore_errors=True)  # it was made from the other recipe's text
     try:
         out.mkdir(parents=True, exist_ok=True)
         _keep_templates(recipe, out)
@@ -109,6 +117,13 @@ def claim(recipe: Recipe, out: Path) -> None:
         text.replace(path)
     except OSError as error:
         raise BodaError(f"cannot write to {out}: {error.strerror}") from error
+
+
+def _weights_of(recipe: Recipe) -> Recipe:
+    """The recipe with the knobs evened out that a run's weights do not depend on."""
+    same = {"save_steps": 1, "eval_steps": 1, "workers": 0}
+    stages = [stage.model_copy(update=same) for stage in recipe.stages]
+    return recipe.model_copy(update={"max_bad_rows": 0.0, "stages": stages})
 
 
 def _keep_templates(recipe: Recipe, out: Path) -> None:

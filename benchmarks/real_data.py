@@ -266,7 +266,7 @@ def nlvr(data: Path, out: Path, copies: int = 9, per_type: int = 5000, per_type_
     test_scenes = real_nlvr.scenes(data / "nlvr_synthetic/test")
     test_pixels = {real_nlvr.pixels_of(scene["picture"]).tobytes() for scene in test_scenes}
     (out / "nlvr/pictures").mkdir(parents=True, exist_ok=True)
-    train = []
+    train, described = [], []
     for number, scene in enumerate(real_nlvr.scenes(data / "nlvr_synthetic/dev")):
         pixels = real_nlvr.pixels_of(scene["picture"])
         versions = [(scene["boxes"], pixels)] + [real_nlvr.changed(scene["boxes"], pixels, rng) for _ in range(copies)]
@@ -276,9 +276,10 @@ def nlvr(data: Path, out: Path, copies: int = 9, per_type: int = 5000, per_type_
             assert real_nlvr.agrees(boxes, changed), f"{scene['picture']}: picture and scene graph differ"
             picture = out / f"nlvr/pictures/{number:04d}-{copy}.png"
             Image.fromarray(changed).save(picture)
-            train += [
-                row(str(picture.resolve()), *asked[1:], source="nlvr", type=asked[0]) for asked in real_nlvr.questions(boxes)
-            ]
+            where = str(picture.resolve())
+            train += [row(where, *asked[1:], source="nlvr", type=asked[0]) for asked in real_nlvr.questions(boxes)]
+            words = real_nlvr.description(boxes)
+            described.append(row(where, "그림을 자세히 설명해 주세요.", words, source="nlvr", type="description"))
     test = []
     for scene in test_scenes:
         assert real_nlvr.agrees(scene["boxes"], real_nlvr.pixels_of(scene["picture"])), (
@@ -286,7 +287,7 @@ def nlvr(data: Path, out: Path, copies: int = 9, per_type: int = 5000, per_type_
         )
         where = str(scene["picture"].resolve())
         test += [row(where, *asked[1:], source="nlvr", type=asked[0]) for asked in real_nlvr.questions(scene["boxes"])]
-    write(out / "nlvr/train.jsonl", at_most(balanced(train, rng), per_type, rng))
+    write(out / "nlvr/train.jsonl", at_most(balanced(train, rng), per_type, rng) + described)
     write(out / "nlvr/test.jsonl", at_most(balanced(test, rng), per_type_test, rng))
 
 

@@ -94,6 +94,20 @@ def questions(boxes: list[list[dict]]) -> list[tuple[str, str, str]]:
     return asked
 
 
+def description(boxes: list[list[dict]]) -> str:
+    """What is in each box, kind by kind: for training, where every word of it teaches something about the picture."""
+    sentences = []
+    for where, box in zip(BOXES, boxes):
+        found = [
+            f"{colour} {shape} {COUNTS[number]} 개"
+            for colour in COLOURS.values()
+            for shape in SHAPES.values()
+            if 1 <= (number := sum(_is(item, colour, shape) for item in box)) < len(COUNTS)
+        ]
+        sentences.append(f"{where} 칸에는 {', '.join(found)}가 있습니다." if found else f"{where} 칸은 비어 있습니다.")
+    return " ".join(sentences)
+
+
 def _is(item: dict, colour: str, shape: str) -> bool:
     return item["colour"] == colour and item["shape"] == shape
 

@@ -170,13 +170,13 @@ def train(
     from boda.recipe import load_recipe
 
     load_recipe(recipe, overrides or [])  # a mistake in it is said at once, before torch is imported
-    from boda.train import stages
+    from boda.train import finished, stages
 
     quiet = settings["quiet"]
     folder = stages.train(recipe, out, stage, processes or stages.default_processes(), overrides or [], data, quiet=quiet)
     if not stages.distributed.is_main():  # torchrun runs this in every process
         return
-    summary = stages.summary(folder)
+    summary = finished.summary(folder)
     result(summary, f"model: {folder}")
 
 
@@ -254,7 +254,7 @@ def merge(
     stage: Annotated[str | None, typer.Option(help="up to this stage; the last finished one unless given")] = None,
 ) -> None:
     """Write a run's trained stages as one complete model folder, and check that merging changed nothing."""
-    from boda.train.stages import merge as merge_run
+    from boda.train.finished import merge as merge_run
 
     folder, difference = merge_run(run, out, stage)
     result(

@@ -9,7 +9,7 @@ import pytest
 
 import boda
 from boda.errors import BodaError
-from boda.train import stages
+from boda.train.finished import summary
 from tests import tiny
 from tests.support import tiny_recipe
 
@@ -115,7 +115,7 @@ def test_the_folder_says_where_it_comes_from(run):
 def test_the_summary(run):
     last = [record for record in lines(run["out"]) if "loss" in record][-1]
     expected = {"model": str(run["model"]), "stages": ["align", "instruct"], "steps": 7, "loss": last["loss"]}
-    assert stages.summary(run["model"]) == expected
+    assert summary(run["model"]) == expected
 
 
 def test_a_second_call_changes_nothing(run):
@@ -129,7 +129,7 @@ def test_one_stage_then_the_rest(run, tmp_path: Path):
     folder = boda.train(run["recipe"], out=tmp_path / "run", stage="align", overrides=run["overrides"], quiet=True)
     assert folder == tmp_path / "run" / "stages" / "align" / "model"
     assert not (tmp_path / "run" / "model").exists() and not (tmp_path / "run" / "stages" / "instruct").exists()
-    assert stages.summary(folder)["stages"] == ["align"]
+    assert summary(folder)["stages"] == ["align"]
     whole = boda.train(run["recipe"], out=tmp_path / "run", overrides=run["overrides"], quiet=True)
     assert (whole / "model.safetensors").read_bytes() == (run["model"] / "model.safetensors").read_bytes()
     with pytest.raises(BodaError, match="no stage is called 'aling'"):

@@ -19,8 +19,10 @@ from boda.models.language import ADAPTER, lora_layers, merge_lora
 from boda.recipe import load_recipe
 from boda.train import stages
 from boda.train.build import PixelLoader, attach_stage, build, get_tokenizer, image_spec
+from boda.train.finished import merge
 from boda.train.freeze import language_of
-from boda.train.stages import merge, split, train
+from boda.train.preparation import split
+from boda.train.stages import train
 from tests import tiny
 from tests.support import opened, records, step, tiny_model, tiny_recipe, trained_tensors
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from boda.data.pack import build_batch, step_rows
 from boda.data.sources import BadRows
 from boda.recipe import load_recipe
-from boda.train import estimate, stages
+from boda.train import estimate, preparation, stages
 from boda.train.build import build, get_tokenizer, opened
 from boda.train.inspect import load_of
 from boda.train.objectives import language_loss
@@ -38,7 +38,7 @@ def test_operations_and_memory_of_a_step(vision: str, language: str, train: list
     stage = recipe.stages[0]
     built = build(recipe, get_tokenizer(recipe, None, iter(())), None, [], torch.device("cpu"))
     trained = opened(built, stage, seed=0)
-    data = stages.prepare_stage(recipe, stage, built, tmp_path / "stage", None, BadRows(), True)
+    data = preparation.prepare_stage(recipe, stage, built, tmp_path / "stage", None, BadRows(), True)
     job = stages.make_job(recipe, stage, built, trained, data, tmp_path, torch.device("cpu"), 0, BadRows())
     job.set_modes()
     rows = step_rows(data, job.samples(0, 0), job.row_length, 1, True, True)[0]

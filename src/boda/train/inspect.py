@@ -44,7 +44,7 @@ def inspect(
     Raises:
         BodaError: the recipe, a part or a path is not as it must be, or no row can be used.
     """
-    from boda.train import stages
+    from boda.train import preparation, stages
 
     name = str(recipe) if isinstance(recipe, (str, Path)) else "recipe"
     recipe = load_recipe(recipe, overrides or ())
@@ -56,7 +56,7 @@ def inspect(
     chosen = recipe.stage(stage) if stage else recipe.stages[0]
     with tempfile.TemporaryDirectory(prefix="boda-inspect-") as temporary:
         folder = Path(temporary)
-        tokenizer = get_tokenizer(recipe, folder, stages.texts_of(recipe, data_dir))
+        tokenizer = get_tokenizer(recipe, folder, preparation.texts_of(recipe, data_dir))
         frozen = _frozen_dtype(recipe, device)
         plain = recipe.model_copy(update={"precision": "fp32"})  # the wanted type may be one that this machine does not have
         built = build(plain, tokenizer, None, [], torch.device("cpu"))
@@ -139,7 +139,7 @@ class _Counting:
 
 def _prepare(recipe: Recipe, stage: Stage, renderer: Renderer, folder: Path, data_dir) -> tuple[PreparedData, list[dict]]:
     """Renders the stage's data; for each source its name and what was wrong with it."""
-    from boda.train.stages import open_sources
+    from boda.train.preparation import open_sources
 
     current = [0]
     bad = [BadRows() for _ in stage.data]

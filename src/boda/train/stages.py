@@ -4,42 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import boda
 from boda.data.plan import Plan, generator
-from boda.data.prepared import PreparedData, fingerprint, prepare
-from boda.data.sample import Sample
-from boda.data.sources import BadRows, read, resolve_data
+from boda.data.prepared import PreparedData
+from boda.data.sources import BadRows
 from boda.errors import BodaError
 from boda.models.attention import ATTENTION_NAME, keeps_segments_apart
-from boda.recipe import Data, Recipe, Stage, load_recipe, recipe_difference, template_text
+from boda.recipe import Recipe, load_recipe, recipe_difference, template_text
 from boda.train import distributed, loop
-from boda.train.build import (
-    Built,
-    PixelLoader,
-    attach_stage,
-    build,
-    finish,
-    get_tokenizer,
-    image_spec,
-    opened,
-    renderer_for,
-    save_stage,
-)
+from boda.train.build import Built, PixelLoader, build, get_tokenizer, image_spec, opened, save_stage
+from boda.train.finished import finish_run
 from boda.train.freeze import embedding_names, part_of, set_modes
 from boda.train.inspect import preview
 from boda.train.log import JsonLines, Logger, TensorBoard
+from boda.train.preparation import prepare_stage, split, texts_of
 from boda.train.validate import Validator
 
 
@@ -245,19 +231,6 @@ def make_job(recipe, stage, built: Built, trained, data: PreparedData, folder, d
     )
 
 
-def split(data: PreparedData, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(training, validation) sample numbers; samples of one picture stay on one side."""
-    groups = np.asarray(data.groups)
-    keys = np.where(groups >= 0, groups, -1 - np.arange(len(groups)))
-    unique, inverse = np.unique(keys, return_inverse=True)
-    held = max(1, round(share * len(unique)))
-    if held >= len(unique):
-        raise BodaError(f"validation: {share} of {len(unique)} pictures or texts leaves nothing to train on")
-    chosen = generator(seed, "validation").permutation(len(unique))[:held]
-    mask = np.isin(inverse, chosen)
-    return np.flatnonzero(~mask), np.flatnonzero(mask)
-
-
 def make_validator(recipe, stage, built: Built, job: loop.Job, folder: Path, device, data_dir) -> Callable[[], dict]:
     if isinstance(stage.validation, float):
         _, indices = split(job.data, stage.validation, recipe.seed)
@@ -269,212 +242,6 @@ def make_validator(recipe, stage, built: Built, job: loop.Job, folder: Path, dev
     return Validator(job, data, indices, built, recipe.generation.max_new_tokens)
 
 
-def open_sources(
-    blocks: list[Data], recipe: Recipe, data_dir, bad_rows: BadRows | None, probe: bool = True
-) -> list[tuple[Callable[[], Iterator[Sample]], float]]:
-    """Data blocks of a recipe -> for each a function that starts reading it, and its weight. Raises BodaError on a missing path."""
-    opened_sources: list[tuple[Callable[[], Iterator[Sample]], float]] = []
-    for block in blocks:
-        path = resolve_data(block.path, data_dir, recipe.directory)
-        images = resolve_data(block.images, data_dir, recipe.directory) if block.images else None
-        start = partial(
-            read,
-            path,
-            block.source,
-            images=images,
-            columns=block.columns or None,
-            where=block.where or None,
-            question=block.question,
-            answer=block.answer,
-            limit=block.limit,
-            licence=block.licence,
-            bad_rows=bad_rows,
-            probe=probe,
-        )
-        opened_sources.append((start, block.weight))
-    return opened_sources
-
-
-def texts_of(recipe: Recipe, data_dir) -> Iterator[str]:
-    """All words of the recipe's data, for training a tokenizer."""
-    seen = set()
-    for stage in recipe.stages:
-        for block in stage.data:
-            key = block.model_dump_json(exclude={"weight"})
-            if key in seen:
-                continue
-            seen.add(key)
-            for start, _ in open_sources([block], recipe, data_dir, BadRows(), probe=False):
-                for sample in start():
-                    yield from (message.text for message in sample.messages)
-
-
-def prepare_stage(
-    recipe: Recipe,
-    stage: Stage,
-    built: Built,
-    folder: Path,
-    data_dir,
-    bad_rows: BadRows,
-    quiet: bool,
-    blocks: list[Data] | None = None,
-) -> PreparedData:
-    """Renders a stage's data once (by the main process) and opens it. Bad rows are listed in `bad_rows.jsonl` beside it."""
-    blocks = blocks if blocks is not None else stage.data
-    renderer = renderer_for(recipe, stage, built)
-    renderer_for(recipe, None, built).end_ids()  # a template that cannot end an answer is refused now, not after training
-    target = folder / "data"
-    problem = None
-    if distributed.is_main():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            places = [resolve_data(block.path, data_dir, recipe.directory) for block in blocks]
-            facts = [_facts(place) for place in places]
-            key = fingerprint(
-                [block.model_dump() for block in blocks], facts, renderer.template, renderer.system, renderer.max_length,
-                renderer.num_image_tokens, fingerprint(sorted(renderer.tokenizer.get_vocab().items())),
-            )  # fmt: skip
-            show = lambda count: None if quiet else print(f"{stage.name}: {count:,} samples read", file=sys.stderr)  # noqa: E731
-            every = _Every(show, 20_000)
-            data = prepare(open_sources(blocks, recipe, data_dir, bad_rows), renderer, target, key, bad_rows.add, every)
-            if data.truncated and not quiet:
-                print(
-                    f"{stage.name}: {data.truncated} samples longer than max_length {stage.max_length} were cut",
-                    file=sys.stderr,
-                )
-        except BodaError as error:
-            problem = str(error)
-        if bad_rows.rows:
-            listed = bad_rows.write(folder / "bad_rows.jsonl")
-            try:
-                bad_rows.check(recipe.max_bad_rows, listed)
-                if not quiet:
-                    count = f"{len(bad_rows)} of {max(bad_rows.seen, len(bad_rows))}"
-                    print(f"{stage.name}: {count} rows cannot be used and are left out, see {listed}", file=sys.stderr)
-            except BodaError as error:  # says more than that nothing is left
-                problem = str(error)
-                shutil.rmtree(target, ignore_errors=True)  # or the next run would take it as good
-    problem = distributed.broadcast_object(problem)
-    if problem:
-        raise BodaError(problem)
-    return PreparedData.open(target)
-
-
-class _Every:
-    """Calls through when a count passes another multiple of `step`."""
-
-    def __init__(self, show: Callable[[int], None], step: int):
-        self.show, self.step, self.next = show, step, step
-
-    def __call__(self, count: int) -> None:
-        if count >= self.next:
-            self.show(count)
-            self.next += self.step
-
-
-def _facts(path: Path) -> list:
-    """Size and time of a data file, or of what a folder holds at its top."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files[:1000]]
-
-
-def finish_run(recipe: Recipe, out: Path, device) -> Path:
-    """Writes `out`/model from the trained stages."""
-    tokenizer = get_tokenizer(recipe, out, iter(()))
-    built = build(recipe, tokenizer, out, recipe.stages[:-1], device)
-    last = recipe.stages[-1]
-    attach_stage(built, last, out / "stages" / last.name / "model")
-    return finish(built, recipe, out / "model", run_info(recipe, out))
-
-
-def run_info(recipe: Recipe, out: Path) -> dict:
-    """What `boda.json` says of a run: recipe, versions, commit, data with counts, last losses."""
-    import transformers
-
-    data = []
-    for stage in recipe.stages:
-        folder = out / "stages" / stage.name / "data"
-        if not folder.is_dir():
-            continue
-        counts = np.bincount(PreparedData.open(folder).sources, minlength=len(stage.data))
-        for block, count in zip(stage.data, counts):
-            data.append({"stage": stage.name, "path": block.path, "rows": int(count), "licence": block.licence or "not stated"})
-    last: dict[str, dict] = {}
-    log = out / "log.jsonl"
-    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
-        record = json.loads(line)
-        if "loss" in record:
-            last[record["stage"]] = {"steps": record["step"], "loss": record["loss"]}
-    return {
-        "kind": recipe.model.kind,
-        "recipe": json.loads(recipe.model_dump_json()),
-        "versions": {
-            "boda": boda.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
-        "commit": _commit(),
-        "data": data,
-        "stages": last,
-    }
-
-
-def _commit() -> str | None:
-    """The commit of Boda's own source, where it runs from a checkout."""
-    try:
-        command = ["git", "-C", str(Path(boda.__file__).parent), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def default_processes() -> int:
     """All visible GPUs, or one process."""
     return max(1, torch.cuda.device_count())
-
-
-def summary(folder: Path) -> dict:
-    """What `boda train --json` says of a finished folder: {model, stages, steps, loss}."""
-    run = folder.parents[2] if folder.parent.parent.name == "stages" else folder.parent
-    last: dict[str, dict] = {}
-    for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        if "loss" in record:
-            last[record["stage"]] = record
-    final = list(last.values())[-1] if last else {}
-    return {
-        "model": str(folder),
-        "stages": list(last),
-        "steps": sum(record["step"] for record in last.values()),
-        "loss": final.get("loss"),
-    }
-
-
-def merge(run: str | Path, out: str | Path, stage: str | None = None) -> tuple[Path, float]:
-    """Writes a run's stages, up to `stage`, as one complete model folder.
-
-    The last stage's adapter is put on unmerged first, so that merging is seen to change nothing: returns the folder and the
-    largest relative difference of the logits.
-
-    Raises:
-        BodaError: no run there, a stage that is not finished, or a merge that changed the model.
-    """
-    run = Path(run)
-    if not (run / "recipe.yaml").is_file():
-        raise BodaError(f"{run} is no run of `boda train`: it has no recipe.yaml")
-    recipe = load_recipe(run / "recipe.yaml")
-    done = [s for s in recipe.stages if (run / "stages" / s.name / "model" / "stage.json").is_file()]
-    if stage is not None:
-        recipe.stage(stage)
-        if stage not in [s.name for s in done]:
-            raise BodaError(f"stage '{stage}' of {run} is not finished; `boda train` with the same --out goes on with it")
-        done = done[: [s.name for s in done].index(stage) + 1]
-    if not done:
-        raise BodaError(f"no stage of {run} is finished yet")
-    built = build(recipe, get_tokenizer(recipe, run, iter(())), run, done[:-1], torch.device("cpu"))
-    attach_stage(built, done[-1], run / "stages" / done[-1].name / "model")
-    folder = finish(built, recipe, Path(out), run_info(recipe, run))
-    return folder, json.loads((folder / "boda.json").read_text(encoding="utf-8")).get("merge", {}).get(
-        "largest_relative_difference", 0.0
-    )

@@ -44,6 +44,6 @@ def test_links_lead_somewhere(path: Path):
 
 
 def test_both_languages_show_the_same_commands():
-    code = [re.findall(r"```\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL) for path in READMES]
+    code = [re.findall(r"^```\w*\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE) for path in READMES]
     without_comments = [[re.sub(r"\s+#.*", "", block) for block in blocks] for blocks in code]
     assert without_comments[0] == without_comments[1]

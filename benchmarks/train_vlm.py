@@ -1,6 +1,6 @@
 """Trained tokens a second and peak memory of a vision-language training step: Boda, Boda without each of its levers, and TRL.
 
-    python benchmarks/run.py train_vlm [steps=4] [batch=16] [levers=true] [sets=instruction,questions]
+    python benchmarks/run.py train_vlm [steps=4] [batch=16] [levers=true] [sets=instruction,questions] [micro=1,2,4]
 
 The same model folder (CLIP ViT/14 at 336 pixels, MLP connector, Llama with 32,064 vocabulary rows), the same rows, the same parts
 trained (the connector, LoRA on every linear layer of the language model), frozen weights in bf16 on both sides. TRL first tries its
@@ -56,8 +56,8 @@ def measure(run: Run, name: str, folder: Path, steps: int, warmup: int, batch: i
     theirs = [ROOT / "benchmarks/peers/trl_vlm.py", *arguments, "--workers", 0]
 
     tried = {}
-    for micro in (1, 2, 4, 8):
-        side = run.peer([*theirs, "--steps", 2, "--micro-batch", micro])
+    for micro in map(int, run.option("micro", "1,2,4").split(",")):
+        side = run.peer([*theirs, "--steps", 1, "--micro-batch", micro])
         tried[micro] = side["trained_tokens_per_second"]
         run.say(f"{name}: TRL with micro-batches of {micro}: {tried[micro]:.1f} trained tokens/s")
     micro = max(tried, key=tried.__getitem__)

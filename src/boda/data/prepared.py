@@ -17,7 +17,8 @@ import numpy as np
 
 from boda.data.render import Rendered, Renderer
 from boda.data.sample import ImageRef, Sample
-from boda.errors import BadRow, BodaError, write_problem
+from boda.errors import BadRow, BodaError
+from boda.files import whole_folder
 
 ARRAYS = ("ids", "trained", "starts", "lengths", "targets", "prefix", "groups", "sources", "image_starts")
 
@@ -103,18 +104,8 @@ def prepare(
         if json.loads((folder / "header.json").read_text(encoding="utf-8"))["key"] == key:
             return PreparedData.open(folder)
         shutil.rmtree(folder)
-    partial = folder.with_name(f".{folder.name}.partial")  # a killed process's leftover has the same name and goes first
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with whole_folder(folder, f"prepared data to {folder}", "free some space or choose another --out") as partial:
         _write(sources, renderer, partial, key, report, progress)
-        partial.rename(folder)
-    except OSError as error:
-        raise BodaError(
-            f"could not write prepared data to {folder}: {write_problem(error)}; free some space or choose another --out"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return PreparedData.open(folder)
 
 

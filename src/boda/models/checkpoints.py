@@ -19,7 +19,8 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_torchvision_available
 
-from boda.errors import BodaError, write_problem
+from boda.errors import BodaError
+from boda.files import whole_folder
 from boda.models.assemble import LOADING_ERRORS, load_whole, quiet_loading, why_not_loaded
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration
 
@@ -83,10 +84,7 @@ def save_folder(model, processor, folder: Path, info: dict) -> Path:
         BodaError: the disk is full or the folder cannot be written; what was there before is still there.
     """
     folder = Path(folder)
-    partial = folder.with_name(f".{folder.name}.partial")  # a killed process's leftover has the same name and goes first
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with whole_folder(folder, f"the model to {folder}") as partial:
         if isinstance(model, BodaForConditionalGeneration):
             model.config.auto_map = {
                 "AutoConfig": "vlm.BodaConfig",
@@ -98,17 +96,6 @@ def save_folder(model, processor, folder: Path, info: dict) -> Path:
             model.save_pretrained(partial)
             processor.save_pretrained(partial)
         (partial / "boda.json").write_text(json.dumps(info, ensure_ascii=False, indent=2), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except Exception as error:
-        why = write_problem(error)
-        if why is None:
-            raise
-        raise BodaError(
-            f"could not write the model to {folder}: {why}; free some space and run the same command again"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 

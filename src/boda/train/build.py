@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ import torch
 from boda.data.images import ImageSpec, fit_image, load_image
 from boda.data.render import Renderer, processor_template
 from boda.data.sample import ImageRef
-from boda.errors import BodaError, write_problem
+from boda.errors import BodaError
+from boda.files import whole_folder
 from boda.models.assemble import Assembled, assemble, build_processor, load_tokenizer
 from boda.models.checkpoints import best_dtype, generation_config, save_folder
 from boda.models.language import ADAPTER, apply_adapter, lora_layers, merge_lora, save_adapter
@@ -70,17 +70,8 @@ def get_tokenizer(recipe: Recipe, out: Path | None, texts: Iterator[str]):
     tokenizer = train_tokenizer(texts, spec.vocab_size)
     tokenizer.chat_template = template_text("chatml")
     if folder:
-        partial = folder.with_name(".tokenizer.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
+        with whole_folder(folder) as partial:
             tokenizer.save_pretrained(partial)
-            partial.rename(folder)
-        except Exception as error:
-            why = write_problem(error)
-            shutil.rmtree(partial, ignore_errors=True)
-            if why is None:
-                raise
-            raise BodaError(f"could not write {folder}: {why}; free some space and run the same command again") from error
         return load_tokenizer(str(folder))
     return tokenizer
 
@@ -146,10 +137,7 @@ def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, to
     """Writes what a stage trained: `trained.safetensors` and `adapter/` with the base named, under a temporary name first."""
     from safetensors.torch import save_file
 
-    partial = folder.with_name(".model.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with whole_folder(folder) as partial:
         whole = {name: p.detach().float().cpu().contiguous() for name, p in trained.items() if ".lora_" not in name}
         if whole:
             save_file(whole, partial / "trained.safetensors", metadata={"format": "pt"})
@@ -162,14 +150,6 @@ def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, to
             "revisions": built.assembled.revisions,
         }
         (partial / "stage.json").write_text(json.dumps(facts, ensure_ascii=False, indent=2), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    except Exception as error:
-        why = write_problem(error)
-        shutil.rmtree(partial, ignore_errors=True)
-        if why is None:
-            raise
-        raise BodaError(f"could not write {folder}: {why}; free some space and run the same command again to go on") from error
 
 
 def image_spec(built: Built, fit: str) -> ImageSpec:

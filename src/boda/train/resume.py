@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from boda.errors import BodaError, write_problem
+from boda.files import whole_folder
 
 KEPT = 2
 
@@ -40,10 +40,7 @@ def save(folder: Path, state: State) -> Path:
     from safetensors.torch import save_file
 
     final = folder / f"step-{state.step}"
-    partial = folder / f".step-{state.step}.{os.getpid()}.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with whole_folder(final, f"the checkpoint of step {state.step} to {folder}", lambda: _what_is_left(folder)) as partial:
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()},
             partial / "trained.safetensors",
@@ -56,22 +53,15 @@ def save(folder: Path, state: State) -> Path:
         for path in partial.iterdir():
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-    except Exception as error:
-        why = write_problem(error)
-        shutil.rmtree(partial, ignore_errors=True)
-        if why is None:
-            raise
-        last = max((number for number, path in found(folder) if problem(path) is None), default=None)
-        kept = f"the checkpoint of step {last} is whole" if last is not None else "there is no earlier checkpoint of this stage"
-        raise BodaError(
-            f"could not write the checkpoint of step {state.step} to {folder}: {why}; {kept}. Free some space and run the same "
-            "command again to go on"
-        ) from error
     for _, path in sorted(found(folder))[:-KEPT]:
         shutil.rmtree(path, ignore_errors=True)
     return final
+
+
+def _what_is_left(folder: Path) -> str:
+    last = max((number for number, path in found(folder) if problem(path) is None), default=None)
+    kept = f"the checkpoint of step {last} is whole" if last is not None else "there is no earlier checkpoint of this stage"
+    return f"{kept}. Free some space and run the same command again to go on"
 
 
 def digest(path: Path) -> str:

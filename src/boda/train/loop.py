@@ -24,7 +24,7 @@ from boda.errors import BodaError
 from boda.models.language import lora_layers
 from boda.recipe import Stage
 from boda.train import distributed, resume
-from boda.train.log import Progress
+from boda.train.log import Progress, peak_memory
 from boda.train.objectives import OBJECTIVES
 
 
@@ -250,7 +250,7 @@ def run(job: Job) -> dict:
                 "tokens": int(tokens),
                 "trained_tokens": int(done),
                 "tokens_per_second": tokens / max(seconds, 1e-9),
-                "memory": _memory(job.device),
+                "memory": peak_memory(job.device),
             }
             if distributed.is_main():
                 job.log(record)
@@ -339,14 +339,3 @@ def _restore(job: Job, optimizer, state: resume.State) -> None:
         for name, parameter in job.trained.items():
             parameter.copy_(state.tensors[name])
     optimizer.load_state_dict(state.optimizer)
-
-
-def _memory(device: torch.device) -> int:
-    """Peak memory in MiB: the device's, or this process's on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) >> 20
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak >> 20 if sys.platform == "darwin" else peak >> 10

@@ -70,11 +70,12 @@ class Plan:
         samples = samples[generator(self.seed, "order", epoch).permutation(len(samples))]
         if self.groups is None:
             return samples
-        # A group stands where its first member fell, so groups are shuffled as single samples are.
+        # Groups are shuffled as one, single samples as groups of one. (Where its first member fell would put large groups first.)
         keys = self.groups[samples]
         keys = np.where(keys < 0, -1 - np.arange(len(keys)), keys)
-        _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-        return samples[np.argsort(first[inverse], kind="stable")]
+        unique, inverse = np.unique(keys, return_inverse=True)
+        place = generator(self.seed, "groups", epoch).permutation(len(unique))
+        return samples[np.argsort(place[inverse], kind="stable")]
 
     def step(self, epoch: int, step: int) -> np.ndarray:
         """Samples of step `step` of an epoch, both counted from 0; the last step of an epoch may be smaller."""

@@ -133,6 +133,14 @@ def test_plan_shuffles_groups_as_it_shuffles_samples():
     assert min(firsts) == 0 and max(firsts) >= 2
 
 
+def test_large_groups_do_not_come_first():
+    """Every part of an epoch has the same mix of single rows and pictures with many questions."""
+    groups = np.concatenate([np.repeat(np.arange(1000), 10), np.full(5000, -1)])
+    order = Plan(0, 128, np.zeros(len(groups), int), [1.0], groups).order(0)
+    shares = [(groups[part] < 0).mean() for part in np.array_split(order, 5)]
+    assert all(0.28 < share < 0.39 for share in shares)  # a third of the rows are single
+
+
 @st.composite
 def segments(draw):
     """Lengths and parents of a row: roots, each with or without children that follow it directly."""

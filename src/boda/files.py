@@ -32,7 +32,6 @@ def whole_folder(
         partial.rename(folder)
     except Exception as error:
         why = write_problem(error)
-        shutil.rmtree(partial, ignore_errors=True)
         if why is None:
             raise
         help_text = advice if isinstance(advice, str) else advice()

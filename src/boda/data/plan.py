@@ -52,7 +52,9 @@ class Plan:
     def order(self, epoch: int) -> np.ndarray:
         """Sample numbers of one epoch, in order: (epoch_size,)."""
         if epoch not in self._cache:
-            self._cache = {epoch: self._order(epoch)}
+            # Two are kept: around an epoch's end the loader already asks for the next while the loop is still in this one.
+            self._cache = {known: order for known, order in self._cache.items() if known == epoch - 1}
+            self._cache[epoch] = self._order(epoch)
         return self._cache[epoch]
 
     def _order(self, epoch: int) -> np.ndarray:

@@ -7,6 +7,7 @@ becomes its full number of tokens when rows are built (`boda.data.pack`).
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass, replace
 
@@ -239,16 +240,11 @@ class Renderer:
                     else "without an end token"
                 )
                 raise BodaError(f"the chat template closes an answer {why}; choose a chat_template made for this tokenizer")
-        rendered = replace_limit(self).render(probe)
+        unlimited = copy.copy(self)
+        unlimited.max_length = None
+        rendered = unlimited.render(probe)
         following = np.append(rendered.trained[1:], False)
         return sorted({int(token) for token in rendered.input_ids[rendered.trained & ~following]})
-
-
-def replace_limit(renderer: Renderer) -> Renderer:
-    """The same renderer without a length limit."""
-    other = object.__new__(Renderer)
-    other.__dict__ = {**renderer.__dict__, "max_length": None}
-    return other
 
 
 def _added_specials(tokenizer) -> set[str]:

@@ -32,6 +32,7 @@ class ImageRef:
         member: its name inside a zip or tar.
         row: its row inside a Parquet file, with `column` naming the image column (`images[1]`: the second of a list).
         data: the bytes themselves, for pictures that come from a request rather than a file.
+        drawn: the name of a picture that Boda draws itself, anew each time (`boda.data.drawn.samples.picture`).
     """
 
     path: str = ""
@@ -39,12 +40,15 @@ class ImageRef:
     row: int = -1
     column: str = ""
     data: bytes | None = field(default=None, repr=False)
+    drawn: str = ""
 
     def read(self) -> bytes:
         """The encoded picture. Raises BodaError naming the place if it is not there."""
         try:
             if self.data is not None:
                 return self.data
+            if self.drawn:
+                return _encoded(self.picture())
             if self.row >= 0:
                 return read_cell(self.path, self.row, self.column)
             if self.member:
@@ -53,6 +57,12 @@ class ImageRef:
         except (OSError, KeyError, IndexError) as error:
             reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
             raise BodaError(f"no picture at {self}{reason}") from error
+
+    def picture(self):
+        """The PIL image of a drawn picture, without a way through bytes."""
+        from boda.data.drawn.samples import picture
+
+        return picture(self.drawn)
 
     @property
     def key(self) -> str:
@@ -63,7 +73,7 @@ class ImageRef:
 
     def to_json(self) -> str:
         """One line that `from_json` turns back; a picture held in memory is written out whole."""
-        values = {"path": self.path, "member": self.member, "column": self.column}
+        values = {"path": self.path, "member": self.member, "column": self.column, "drawn": self.drawn}
         kept: dict[str, str | int] = {name: value for name, value in values.items() if value}
         if self.row >= 0:
             kept["row"] = self.row
@@ -81,6 +91,8 @@ class ImageRef:
     def __str__(self) -> str:
         if self.data is not None:
             return f"{len(self.data)} bytes in memory"
+        if self.drawn:
+            return f"drawn {self.drawn}"
         if self.row >= 0:
             return f"{self.path}[{self.row}].{self.column}"
         return f"{self.path}!{self.member}" if self.member else self.path
@@ -171,6 +183,11 @@ class Sample:
         """The error that names this sample."""
         return BadRow(self.source.dataset, self.source.row, field_name, why)
 
+    @property
+    def is_document(self) -> bool:
+        """Whether it is a text for itself, no answer to anything: one message, the assistant's."""
+        return len(self.messages) == 1 and self.messages[0].role == "assistant"
+
     def check_trainable(self) -> Sample:
         """The sample itself if its last turn is an assistant's that says something; else BadRow."""
         roles = [message.role for message in self.messages]
@@ -179,7 +196,7 @@ class Sample:
         if roles[-1] != "assistant":
             raise self.bad("messages", f"the conversation ends on the {roles[-1]}; the last turn must be the assistant's")
         turns = [role for role in roles if role != "system"]
-        if turns[0] != "user" or any(first == second for first, second in zip(turns, turns[1:])):
+        if not self.is_document and (turns[0] != "user" or any(first == second for first, second in zip(turns, turns[1:]))):
             raise self.bad("messages", f"turns must alternate user, assistant, ...; they are {', '.join(turns)}")
         for message in self.messages:
             if message.role == "assistant" and message.num_images:
@@ -227,9 +244,13 @@ def split_marks(text: str) -> tuple[Part, ...]:
 
 def image_from_pil(image) -> ImageRef:
     """An ImageRef that holds a PIL image in memory (as PNG)."""
+    return ImageRef(data=_encoded(image))
+
+
+def _encoded(image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    return ImageRef(data=buffer.getvalue())
+    return buffer.getvalue()
 
 
 def image_from_uri(uri: str) -> ImageRef:

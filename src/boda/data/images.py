@@ -38,6 +38,8 @@ def load_image(ref: Picture) -> Image.Image:
     Raises:
         BodaError: not there, not a picture, cut off, or out of bounds; says which picture and what would work.
     """
+    if isinstance(ref, ImageRef) and ref.drawn:
+        return ref.picture()
     with _opened(ref) as (image, name):
         with _decoding(name):
             image.load()

@@ -103,11 +103,11 @@ class ModelSpec(Knobs):
 class Data(Knobs):
     """One data set of a stage."""
 
-    source: Literal["llava", "messages", "captions", "parquet", "csv"] | None = None
-    """The format of the rows. Unset: told from the file."""
+    source: Literal["llava", "messages", "captions", "parquet", "csv", "drawn"] | None = None
+    """The format of the rows. Unset: told from the file. `drawn`: pictures and words that Boda draws itself, no file at all."""
     path: str
     """File with the rows, a pattern such as `data/train-*.parquet`, or a folder, zip or tar that holds it. A relative path is
-    looked up in `--data`, then in `BODA_DATA`, then beside the recipe."""
+    looked up in `--data`, then in `BODA_DATA`, then beside the recipe. Of drawn data: the name of the collection."""
     images: str | None = None
     """Folder, zip or tar that the rows' picture names start from, looked up as `path` is. Unset: beside the rows."""
     weight: Positive = 1.0
@@ -122,9 +122,19 @@ class Data(Knobs):
     answer: str | Texts | None = None
     """What is answered, written as `question` is. Unset: the caption, or the column `answer`."""
     limit: Count | None = None
-    """Use only this many rows, the first. Unset: all."""
+    """Use only this many rows, the first. Unset: all. Of drawn data, which has no end: how many pictures."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of drawn data: another seed, other pictures."""
     licence: str = ""
     """Licence of the data, recorded with the model."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Data:
+        if self.source == "drawn" and self.limit is None:
+            raise At("limit", "drawn data has no end: say how many pictures, e.g. limit: 20000")
+        if self.source != "drawn" and self.seed:
+            raise At("seed", "only source: drawn takes one; remove it")
+        return self
 
 
 class Lora(Knobs):

@@ -1,0 +1,239 @@
+"""Drawn pictures and what is said about them as Samples: endless collections, each a pure function of (seed, number)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from PIL import Image
+
+from boda.data.drawn.canvas import Dice, paint
+from boda.data.drawn.fonts import FONTS, SEEN
+from boda.data.drawn.scenes import LAYOUTS, scene
+from boda.data.drawn.sentences import (
+    KINDS,
+    STYLES,
+    WORDINGS,
+    Said,
+    ask,
+    description,
+    is_a,
+    question,
+)
+from boda.data.drawn.words import WORDS, paint_word, word_facts
+from boda.data.korean import with_particle
+from boda.data.plan import generator
+from boda.data.sample import IMAGE_MARK, ImageRef, Sample, Source, conversation
+from boda.errors import BodaError
+
+LICENCE = "Apache-2.0 (drawn by Boda)"
+MAX_SEED = 2**32 - 1
+QUESTIONS_A_PICTURE = 6
+CHOICES: dict[str, tuple[str, ...]] = {
+    "layout": tuple(LAYOUTS),
+    "kind": (*KINDS, "description", "word"),
+    "style": STYLES,
+    "font": tuple(FONTS),
+    "pair": ("seen", "unseen"),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a collection is narrowed to.
+
+    Args:
+        layout, kind, style, font: of the pictures and questions, all of CHOICES unless said; fonts: those seen in training.
+        pair: `seen`: no held-out pair of colour and shape is drawn or named; `unseen`: every question is about one.
+        words: the words that are written.
+    """
+
+    layout: tuple[str, ...] = CHOICES["layout"]
+    kind: tuple[str, ...] = CHOICES["kind"]
+    style: tuple[str, ...] = STYLES
+    font: tuple[str, ...] = SEEN
+    pair: tuple[str, ...] = ("seen",)
+    words: Sequence[str] = field(default=WORDS, repr=False)
+
+    @classmethod
+    def of(cls, where: Mapping[str, str | Sequence[str]] | None) -> Choice:
+        """From the `where` of a recipe. Raises BodaError on what there is none of."""
+        given: dict = {}
+        for name, values in (where or {}).items():
+            if name not in CHOICES:
+                raise BodaError(f"where: drawn data has no '{name}'; it can be narrowed by {', '.join(CHOICES)}")
+            given[name] = (values,) if isinstance(values, str) else tuple(values)
+            for value in given[name]:
+                if value not in CHOICES[name]:
+                    raise BodaError(f"where: {name} '{value}' is not drawn; there are {', '.join(CHOICES[name])}")
+        return cls(**given)
+
+
+def scene_facts(layout: str, pair: str, seed: int, number: int) -> dict:
+    return scene(Dice("scene", layout, pair, seed, number), layout, unseen=pair == "unseen")
+
+
+def written_facts(font: str, words: Sequence[str], seed: int, number: int) -> dict:
+    return word_facts(generator(seed, "word", font, number), words, (font,))
+
+
+def picture(name: str) -> Image.Image:
+    """The picture of a name that a sample's ImageRef bears, drawn anew: `scene/few/seen/0/17`, `word/gothic/나무/0/5`."""
+    kind, *where, seed, number = name.split("/")
+    if kind == "scene" and len(where) == 2:
+        return paint(scene_facts(where[0], where[1], int(seed), int(number)))
+    if kind == "word" and len(where) == 2:
+        return paint_word(written_facts(where[0], where[1:], int(seed), int(number)))
+    raise BodaError(f"no drawn picture is called '{name}'")
+
+
+def _scene_of(choice: Choice, seed: int, number: int) -> tuple[dict, ImageRef, Dice, bool]:
+    """A scene, its picture, the dice for what is said about it, and whether it is about a held-out pair."""
+    dice = Dice("said", seed, number)
+    layout, pair = dice.pick(choice.layout), dice.pick(choice.pair)
+    return (
+        scene_facts(layout, pair, seed, number),
+        ImageRef(drawn=f"scene/{layout}/{pair}/{seed}/{number}"),
+        dice,
+        pair == "unseen",
+    )
+
+
+def _sample(said: Said, picture: ImageRef, number: int, *before: Said, **tags: str) -> Sample:
+    """A conversation about one picture that ends with `said`."""
+    turns: list[tuple] = []
+    for each in (*before, said):
+        turns += [("user", each.question), ("assistant", each.answer)]
+    turns[0] = ("user", IMAGE_MARK + turns[0][1])
+    labels = {"type": said.kind, "style": said.style, "pair": "unseen" if said.unseen else "seen", **tags}
+    return conversation(
+        *turns,
+        images=(picture,),
+        rejected=said.rejected or None,
+        tags=tuple(labels.items()),
+        source=Source("drawn", number, LICENCE),
+    )
+
+
+def _descriptions(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
+    """One description of a scene."""
+    facts, image, dice, _ = _scene_of(choice, seed, number)
+    yield _sample(description(facts, dice, dice.pick(choice.style)), image, number)
+
+
+def _asked(choice: Choice, seed: int, number: int, most: int) -> tuple[list[Said], ImageRef]:
+    facts, image, dice, unseen = _scene_of(choice, seed, number)
+    kinds = [kind for kind in choice.kind if kind in KINDS]
+    found = (question(facts, kind, dice, dice.pick(choice.style), unseen) for kind in dice.some(kinds, len(kinds)))
+    asked = [said for said in found if said is not None][:most]
+    if "description" in choice.kind:
+        asked.insert(0, description(facts, dice, dice.pick(choice.style)))
+    return asked, image
+
+
+def _questions(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
+    """A description and questions of different kinds about one scene, each a sample of its own."""
+    asked, image = _asked(choice, seed, number, QUESTIONS_A_PICTURE)
+    for said in asked:
+        yield _sample(said, image, number)
+
+
+def _conversations(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
+    """Two to four questions on one scene in one conversation."""
+    asked, image = _asked(choice, seed, number, 2 + number % 3)
+    if asked:
+        yield _sample(asked[-1], image, number, *asked[:-1])
+
+
+def _preferences(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
+    """A right answer and one in which something is wrong."""
+    asked, image = _asked(choice, seed, number, 1)
+    yield from (_sample(said, image, number) for said in asked if said.rejected)
+
+
+READ_WORD = {
+    "formal": ("무엇이라고 쓰여 있습니까?", "그림의 글자를 읽어 주십시오."),
+    "polite": ("뭐라고 쓰여 있나요?", "그림의 글자를 읽어 주세요."),
+    "plain": ("무엇이라고 쓰여 있는가?", "그림의 글자를 읽어라."),
+    "short": ("그림의 낱말만 쓰세요.", "글자를 그대로 옮겨 쓰세요."),
+}
+
+
+def _words(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
+    """A Hangul word to be read, and the colour it is written in."""
+    dice = Dice("read", seed, number)
+    font, style, word = dice.pick(choice.font), dice.pick(choice.style), dice.pick(choice.words)
+    ref = ImageRef(drawn=f"word/{font}/{word}/{seed}/{number}")
+    tags = {"font": "seen" if font in SEEN else "held out"}
+    if "word" in choice.kind:
+        wrong = dice.pick([each for each in choice.words if each != word] or [word[::-1]])
+        say = lambda text: text if style == "short" else is_a(f"'{text}'", style)  # noqa: E731
+        yield _sample(Said("word", style, dice.pick(READ_WORD[style]), say(word), say(wrong)), ref, number, **tags)
+    if "colour" in choice.kind:
+        colour = written_facts(font, (word,), seed, number)["colour"]
+        yield _sample(Said("colour", style, ask("colour", style, "글자", dice), is_a(colour, style)), ref, number, **tags)
+
+
+def _text(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
+    """Text alone: a scene told in words and a question on it, words and how they are spelled."""
+    dice = Dice("text", seed, number)
+    source = Source("drawn", number, LICENCE)
+    if dice.chance(0.7):
+        facts = scene_facts(dice.pick(choice.layout), "seen", seed, number)
+        told = description(facts, dice, dice.pick(STYLES[:3])).answer
+        yield conversation(("assistant", told), source=source)
+        asked = [question(facts, kind, dice) for kind in dice.some(list(KINDS), 3)]
+        for said in asked:
+            if said is not None:
+                yield conversation(("user", f"{told}\n{said.question}"), ("assistant", said.answer), source=source)
+        return
+    word, other, style = dice.pick(choice.words), dice.pick(choice.words), dice.pick(STYLES[:3])
+    yield conversation(("assistant", " ".join(dice.some(choice.words, min(4, len(choice.words))))), source=source)
+    yield conversation(
+        ("user", f"'{word}'의 글자를 하나씩 말해 주세요."), ("assistant", ", ".join(word) + "입니다."), source=source
+    )
+    joined = f"{with_particle(word, '과와')} {with_particle(other, '은는')}"
+    same = "같은" if word == other else "다른"
+    yield conversation(("assistant", f"{joined} {is_a(f'{same} 낱말', style)}"), source=source)
+
+
+COLLECTIONS: dict[str, Callable[[Choice, int, int], Iterator[Sample]]] = {
+    "descriptions": _descriptions,
+    "questions": _questions,
+    "words": _words,
+    "conversations": _conversations,
+    "preferences": _preferences,
+    "text": _text,
+}
+assert set(KINDS) < set(WORDINGS)
+
+
+def read(
+    collection: str, limit: int, seed: int = 0, where: Mapping[str, str | Sequence[str]] | None = None, start: int = 0
+) -> Iterator[Sample]:
+    """Samples of a collection: of the pictures `start` to `start + limit`, lazily.
+
+    Args:
+        collection: a key of COLLECTIONS.
+        limit: number of pictures (of texts).
+        seed: 0 to 2**32 - 1; another seed, other pictures.
+        where: narrows it, e.g. {"layout": "one", "kind": ["colour", "shape"]}; see CHOICES.
+
+    Raises:
+        BodaError: no such collection, a seed out of range, or nothing of what `where` asks for.
+    """
+    if collection not in COLLECTIONS:
+        raise BodaError(f"nothing drawn is called '{collection}'; there are {', '.join(COLLECTIONS)}")
+    check_seed(seed)
+    return _read(partial(COLLECTIONS[collection], Choice.of(where), seed), range(start, start + limit))
+
+
+def _read(make: Callable[[int], Iterator[Sample]], numbers: range) -> Iterator[Sample]:
+    for number in numbers:
+        yield from make(number)
+
+
+def check_seed(seed: int) -> None:
+    if not 0 <= seed <= MAX_SEED:
+        raise BodaError(f"seed {seed} is out of range: 0 to {MAX_SEED}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from boda.data.drawn import samples as drawn
 from boda.data.plan import generator
 from boda.data.prepared import PreparedData, fingerprint, prepare
 from boda.data.sample import Sample
@@ -39,6 +40,10 @@ def open_sources(
     """Data blocks of a recipe -> for each a function that starts reading it, and its weight. Raises BodaError on a missing path."""
     opened_sources: list[tuple[Callable[[], Iterator[Sample]], float]] = []
     for block in blocks:
+        if block.source == "drawn":
+            assert block.limit is not None
+            opened_sources.append((partial(drawn.read, block.path, block.limit, block.seed, block.where), block.weight))
+            continue
         path = resolve_data(block.path, data_dir, recipe.directory)
         images = resolve_data(block.images, data_dir, recipe.directory) if block.images else None
         start = partial(
@@ -92,7 +97,7 @@ def prepare_stage(
     if distributed.is_main():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            places = [resolve_data(block.path, data_dir, recipe.directory) for block in blocks]
+            places = [resolve_data(block.path, data_dir, recipe.directory) for block in blocks if block.source != "drawn"]
             facts = [_facts(place) for place in places]
             key = fingerprint(
                 [block.model_dump() for block in blocks], facts, renderer.template, renderer.system, renderer.max_length,

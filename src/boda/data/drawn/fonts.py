@@ -1,0 +1,56 @@
+"""The Korean fonts that Boda ships: which there are, which one training never sees, and what they can write."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import ImageFont
+
+from boda.errors import BodaError
+
+FONTS = {
+    name: Path(__file__).parent / "fonts" / f"{name}.ttf" for name in ("gothic", "serif", "hand", "display", "sign", "round")
+}
+HELD_OUT = "round"
+SEEN = tuple(name for name in FONTS if name != HELD_OUT)
+
+# The rows of KS X 1001 that hold its 2,350 syllables.
+SYLLABLES = "".join(bytes([row, cell]).decode("euc_kr") for row in range(0xB0, 0xC9) for cell in range(0xA1, 0xFF))
+CHARACTERS = frozenset(SYLLABLES + "".join(map(chr, range(0x20, 0x7F))) + "‘’“”…·、。「」『』〈〉《》—₩※℃")
+
+
+@lru_cache(maxsize=512)
+def load_font(name: str, pixels: int) -> ImageFont.FreeTypeFont:
+    """A font at a size; laid out by Pillow alone, so that an installed Raqm changes nothing.
+
+    Raises:
+        BodaError: there is no such font.
+    """
+    return ImageFont.truetype(str(FONTS[check_font(name)]), pixels, layout_engine=ImageFont.Layout.BASIC)
+
+
+def check_font(name: str) -> str:
+    """The name, if Boda ships that font.
+
+    Raises:
+        BodaError: it does not; lists the fonts.
+    """
+    if name not in FONTS:
+        raise BodaError(f"no font '{name}'; the fonts are {', '.join(FONTS)}")
+    return name
+
+
+def check_text(text: str) -> str:
+    """The text, if the fonts have all its characters.
+
+    Raises:
+        BodaError: some are missing; names them.
+    """
+    if missing := [character for character in dict.fromkeys(text) if character not in CHARACTERS]:
+        named = ", ".join(f"'{character}'" if character.isprintable() else repr(character) for character in missing[:10])
+        raise BodaError(
+            f"the fonts have no {named} in '{text[:40]}'; they have the {len(SYLLABLES):,} syllables of KS X 1001 (composed, NFC), "
+            "ASCII and common Korean punctuation: use another word or spelling"
+        )
+    return text

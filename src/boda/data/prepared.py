@@ -162,7 +162,10 @@ def _rendered(sources, renderer: Renderer, report, progress) -> Iterator[tuple[i
             if count % 500 == 0:
                 progress(count)
             try:
-                yield number, sample, renderer.render(sample)
+                every = renderer.render_all(sample)
             except BadRow as bad:
                 report(bad)
+                continue
+            for rendered in every:
+                yield number, sample, rendered
     progress(count)

@@ -39,9 +39,13 @@ _MARK = re.compile(r"\{%(-?|\+?)\s*(end)?generation\s*(-?|\+?)%\}")
 
 def processor_template(template: str) -> str:
     """The chat template to store in a model folder: takes pictures, and has no generation marks (other tools reject them)."""
+    return FLATTEN + without_marks(template)
+
+
+def without_marks(template: str) -> str:
+    """The chat template without generation marks, writing the same text: what a tokenizer's folder stores."""
     # `if true` keeps the white-space control of the mark it replaces.
-    unmarked = _MARK.sub(lambda m: f"{{%{m[1]} {'endif' if m[2] else 'if true'} {m[3]}%}}", template)
-    return FLATTEN + unmarked
+    return _MARK.sub(lambda m: f"{{%{m[1]} {'endif' if m[2] else 'if true'} {m[3]}%}}", template)
 
 
 @dataclass(frozen=True)
@@ -162,8 +166,35 @@ class Renderer:
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return encoding.input_ids, encoding.offset_mapping
 
+    def render_all(self, sample: Sample) -> list[Rendered]:
+        """Sample -> one Rendered, or for a document longer than max_length as many as hold all of it.
+
+        Each begins with the last token of the one before, so that every token but the document's first is trained once.
+        """
+        if not sample.is_document:
+            return [self.render(sample)]
+        ids = self._document_ids(sample)
+        most = self.max_length or len(ids)
+        if most < 2:
+            raise sample.bad(
+                "messages", f"max_length is {most}, and a text is learnt from two tokens at least; raise max_length"
+            )
+        pieces = [ids[start : start + most] for start in range(0, len(ids) - 1, most - 1)]
+        return [Rendered(piece, np.arange(len(piece)) > 0, ()) for piece in pieces]
+
+    def _document_ids(self, sample: Sample) -> np.ndarray:
+        """A document as it is, whatever the chat template: what the tokenizer puts first, the text, the end of text."""
+        sample.check_trainable()
+        if self.tokenizer.eos_token_id is None:
+            raise BodaError("the tokenizer has no end-of-text token (eos_token), which closes a text; take another tokenizer")
+        text = sample.messages[0].text
+        return np.array([*self._start(text), *self._encode(text)[0], self.tokenizer.eos_token_id], dtype=np.int32)
+
     def render(self, sample: Sample) -> Rendered:
-        """Sample -> Rendered. Raises BadRow where nothing can be trained on or a picture would be cut."""
+        """Sample -> Rendered, cut to max_length. Raises BadRow where nothing can be trained on or a picture would be cut."""
+        if sample.is_document:
+            first, *more = self.render_all(sample)
+            return replace(first, truncated=bool(more))
         sample.check_trainable()
         if sample.images and not self.num_image_tokens:
             raise sample.bad("images", "the row has a picture and the model takes none")

@@ -53,14 +53,14 @@ class Tower:
 class Assembled:
     """A model, its processor parts, and what a recipe must remember of where they came from."""
 
-    model: LlavaForConditionalGeneration
+    model: Any
     tokenizer: Any
-    image_processor: Any | None
-    image_size: int
-    num_image_tokens: int
-    patch_size: int
-    connector: str
     revisions: dict[str, str | None]
+    image_processor: Any | None = None
+    image_size: int = 0  # 0: a language model, which takes no pictures
+    num_image_tokens: int = 0
+    patch_size: int = 0
+    connector: str = ""
 
 
 @contextmanager
@@ -297,26 +297,31 @@ def assemble(spec, tokenizer, seed: int = 0, revisions: dict[str, str | None] | 
         BodaError: a part is missing or two do not go together.
     """
     revisions = revisions or {}
-    tower = load_tower(spec.vision, spec.vision_layer, spec.image_size, seed, revisions.get("vision"))
+    tower = None
+    if spec.kind != "language":
+        tower = load_tower(spec.vision, spec.vision_layer, spec.image_size, seed, revisions.get("vision"))
     language, language_revision = load_language(spec.language, seed, len(tokenizer), revisions.get("language"))
-    image_id = add_token(tokenizer, IMAGE_TOKEN)
+    image_id = add_token(tokenizer, IMAGE_TOKEN) if tower is not None else -1
     if tokenizer.pad_token_id is None:
         add_token(tokenizer, PAD_TOKEN)
         tokenizer.pad_token = PAD_TOKEN
     # A pad token that ends answers gives way to one of its own when the chat template is known: there is a row for it.
     resize_embeddings(language, tokenizer, spare=int(tokenizer.pad_token != PAD_TOKEN))
-    connector = CONNECTORS[spec.connector]
-    num_image_tokens = connector.num_tokens(tower.grid)
+    scale, softcap = head_of(language)
+    if tower is None:
+        language.head_change = (scale, softcap)
+        language.config.pad_token_id = tokenizer.pad_token_id
+        return Assembled(language.eval(), tokenizer, {"language": language_revision})
+    num_image_tokens = CONNECTORS[spec.connector].num_tokens(tower.grid)
     side = int(num_image_tokens**0.5)
     patch_size = tower.image_size // side
     if side * side != num_image_tokens or tower.image_size // patch_size != side:
         raise BodaError(f"{num_image_tokens} image tokens from a picture of {tower.image_size} pixels are no square grid")
-    scale, softcap = head_of(language)
     module = join(tower, language, spec.connector, image_id, num_image_tokens, scale, softcap, seed)
     module.config.pad_token_id = tokenizer.pad_token_id
     found = {"vision": tower.revision, "language": language_revision}
     return Assembled(
-        module, tokenizer, tower.image_processor, tower.image_size, num_image_tokens, patch_size, spec.connector, found
+        module, tokenizer, found, tower.image_processor, tower.image_size, num_image_tokens, patch_size, spec.connector
     )
 
 

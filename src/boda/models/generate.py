@@ -243,7 +243,7 @@ def generate_ids(
     model, prompt: np.ndarray, pixels: list[np.ndarray], num_image_tokens: int, end_ids: list[int], max_new_tokens: int
 ) -> list[int]:
     """Greedy ids after a rendered prompt with one image token a picture: used while a model is being trained."""
-    image_id = model.config.image_token_index
+    image_id = getattr(model.config, "image_token_index", -1)
     repeats = np.where(prompt == image_id, num_image_tokens, 1)
     ids = torch.from_numpy(np.repeat(prompt, repeats).astype(np.int64))[None].to(model.device)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -33,6 +33,13 @@ class BodaConfig(LlavaConfig):
     logits_softcap: float | None = None
 
 
+def head_change(logits: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:
+    """What some language models do to their logits: multiplied, then kept within +-softcap."""
+    if scale != 1.0:
+        logits = logits * scale
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+
 class LanguageHead(nn.Linear):
     """The language model's output matrix with its scale and cap (Cohere, Granite, HyperCLOVAX, Gemma)."""
 
@@ -41,12 +48,7 @@ class LanguageHead(nn.Linear):
         self.scale, self.softcap = scale, softcap
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = super().forward(hidden)
-        if self.scale != 1.0:
-            logits = logits * self.scale
-        if self.softcap is not None:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
-        return logits
+        return head_change(super().forward(hidden), self.scale, self.softcap)
 
 
 def feature_size(vision_config, layer: int = -1) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from boda.data.images import ImageSpec, fit_image, load_image
-from boda.data.render import Renderer, processor_template
+from boda.data.render import Renderer, processor_template, without_marks
 from boda.data.sample import ImageRef
 from boda.errors import BodaError
 from boda.files import whole_folder
@@ -19,10 +19,18 @@ from boda.models.checkpoints import best_dtype, generation_config, save_folder
 from boda.models.language import ADAPTER, apply_adapter, lora_layers, merge_lora, save_adapter
 from boda.models.vocabulary import IMAGE_TOKEN, add_token, train_tokenizer
 from boda.recipe import Recipe, Stage, template_text
-from boda.train.freeze import cast, language_of, open_parts
+from boda.train.freeze import cast, language_of, language_prefix, open_parts
 
 FALLBACK_TEMPLATE = "question-answer"
-LANGUAGE_PREFIX = "model.language_model."
+TRAINED = ("vlm", "language")
+
+
+def check_kind(recipe: Recipe) -> None:
+    """Raises BodaError for a kind of model that cannot be trained yet."""
+    if recipe.model.kind not in TRAINED:
+        raise BodaError(
+            f"model.kind: {recipe.model.kind} models are not trained by this version; it trains {' and '.join(TRAINED)}"
+        )
 
 
 @dataclass
@@ -40,10 +48,11 @@ class Built:
 class PixelLoader:
     """Picture -> normalised pixels (3, H, W) for one stage; goes to loader processes as it is."""
 
-    def __init__(self, spec: ImageSpec):
+    def __init__(self, spec: ImageSpec | None):
         self.spec = spec
 
     def __call__(self, ref: ImageRef):
+        assert self.spec is not None  # a language model is given no picture
         return fit_image(load_image(ref), self.spec)
 
 
@@ -114,9 +123,10 @@ def attach_stage(built: Built, stage: Stage, folder: Path) -> None:
         opened(built, stage, seed=0)
         built.model.requires_grad_(False)
         tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
+        prefix = language_prefix(built.model)
         for name, layer in lora_layers(language_of(built.model)).items():
             for side in ("lora_A", "lora_B"):
-                getattr(layer, side)[ADAPTER].weight.copy_(tensors[f"base_model.model.{LANGUAGE_PREFIX}{name}.{side}.weight"])
+                getattr(layer, side)[ADAPTER].weight.copy_(tensors[f"base_model.model.{prefix}{name}.{side}.weight"])
     if (folder / "trained.safetensors").is_file():
         apply_trained(built.model, folder / "trained.safetensors")
 
@@ -143,7 +153,7 @@ def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, to
             save_file(whole, partial / "trained.safetensors", metadata={"format": "pt"})
         if lora_layers(built.model):
             base = recipe.model.language if isinstance(recipe.model.language, str) else "from the recipe's config"
-            save_adapter(language_of(built.model), LANGUAGE_PREFIX, partial / "adapter", base)
+            save_adapter(language_of(built.model), language_prefix(built.model), partial / "adapter", base)
         facts = {
             "stage": stage.name,
             "base": {"vision": recipe.model.vision, "language": recipe.model.language, "connector": recipe.model.connector},
@@ -152,10 +162,12 @@ def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, to
         (partial / "stage.json").write_text(json.dumps(facts, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
-def image_spec(built: Built, fit: str) -> ImageSpec:
-    """How pictures are made to fit this model's tower."""
+def image_spec(built: Built, fit: str) -> ImageSpec | None:
+    """How pictures are made to fit this model's tower; None where it has none."""
     processor = built.assembled.image_processor
     size = built.assembled.image_size
+    if not size:
+        return None
     if processor is None:
         return ImageSpec(size=size, fit=fit)
     return ImageSpec.from_processor(processor).refit(size, fit)
@@ -184,6 +196,9 @@ def finish(built: Built, recipe: Recipe, folder: Path, info: dict) -> Path:
         if not difference <= limit:
             raise BodaError(f"merging the adapter changed the logits by {difference:.2g} of their size; nothing was written")
     end_ids = renderer_for(recipe, None, built).end_ids()
+    spec = image_spec(built, recipe.stages[-1].image_fit)
+    if spec is None and tokenizer.eos_token_id is not None:  # what ends a text that answers nothing
+        end_ids = sorted({*end_ids, tokenizer.eos_token_id})
     if tokenizer.pad_token_id in end_ids:
         add_token(tokenizer, "<pad>")
         tokenizer.pad_token = "<pad>"
@@ -192,20 +207,23 @@ def finish(built: Built, recipe: Recipe, folder: Path, info: dict) -> Path:
     model.config.dtype = dtype
     settings = recipe.generation.model_dump()
     model.generation_config = generation_config(settings, end_ids, tokenizer.pad_token_id)
+    info = info | {"generation": settings}
+    if spec is None:
+        tokenizer.chat_template = without_marks(template)
+        return save_folder(model, tokenizer, folder, info)
     tokenizer.chat_template = None  # the processor's is the one; two would be read by different tools
-    spec = image_spec(built, recipe.stages[-1].image_fit)
     processor = build_processor(built.assembled, spec.to_processor(), processor_template(template))
     assert tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) == model.config.image_token_index
-    return save_folder(model, processor, folder, info | {"generation": settings, "connector": built.assembled.connector})
+    return save_folder(model, processor, folder, info | {"connector": built.assembled.connector})
 
 
 @torch.no_grad()
 def probe_logits(model) -> torch.Tensor:
     """Logits (8, V) of a few fixed tokens: equal numbers mean an equal language model."""
     model.eval()
-    first = model.config.text_config.vocab_size // 2
-    ids = torch.arange(first, first + 8)[None] % model.config.text_config.vocab_size
-    ids = torch.where(ids == model.config.image_token_index, 1, ids)
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.arange(vocabulary // 2, vocabulary // 2 + 8)[None] % vocabulary
+    ids = torch.where(ids == getattr(model.config, "image_token_index", -1), 1, ids)
     with torch.autocast("cpu", enabled=False):
         return model(input_ids=ids).logits[0].float()
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from boda.errors import BodaError
 from boda.recipe import Stage
-from boda.train.freeze import count_by_part, picture_size
+from boda.train.freeze import count_by_part, language_of, picture_size, vision_of
 from boda.train.objectives import MAX_LOGITS
 
 UTILISATION = 0.4  # share of a device's matrix peak that training is taken to reach
@@ -96,11 +96,12 @@ def memory(model, stage: Stage, load: Load, frozen: torch.dtype, devices: int = 
     counts = count_by_part(model).values()
     every, trained = sum(count[0] for count in counts), sum(count[1] for count in counts)
     width = frozen.itemsize
-    language = _kept(model.model.language_model, width)
+    language = _kept(language_of(model), width)
     if stage.gradient_checkpointing:
-        layers = max(1, model.config.text_config.num_hidden_layers)
-        language = language / layers + layers * width * model.config.text_config.hidden_size
-    logits = min(load.row_labels * model.lm_head.weight.shape[0], MAX_LOGITS)
+        text = model.config.get_text_config()
+        layers = max(1, text.num_hidden_layers)
+        language = language / layers + layers * width * text.hidden_size
+    logits = min(load.row_labels * model.get_output_embeddings().weight.shape[0], MAX_LOGITS)
     parts = {
         "frozen weights": (every - trained) * width,
         "trained weights": trained * 4,
@@ -143,7 +144,10 @@ def _kept(module: nn.Module, width: int, positions: dict[str, int] | None = None
 
 def _tower_kept(model, width: int) -> float:
     """Bytes for each picture of a row: all layers' where the tower is trained, else the largest layer's while it runs."""
-    tower, found = model.model.vision_tower, tower_of(model)
+    tower = vision_of(model)
+    if tower is None:
+        return 0.0
+    found = tower_of(model)
     if any(parameter.requires_grad for parameter in tower.parameters()):
         return _kept(tower, width, found.positions)
     matrices = dict(tower.named_modules())
@@ -155,16 +159,22 @@ def operations(model, stage: Stage, load: Load) -> float:
 
     Attention's own products are left out: they are few at the lengths of a sample.
     """
-    language, tower, found = model.model.language_model, model.model.vision_tower, tower_of(model)
+    language, head = language_of(model), model.get_output_embeddings().weight
     again = 2 if stage.gradient_checkpointing else 0
     through = _matrices(language) * (4 + again) + 2 * _matrices(language, trained=True)
+    words = load.tokens * through + load.labels * head.numel() * (4 + 2 * head.requires_grad)
+    return words + load.pictures * _picture_operations(model) if load.pictures else words
+
+
+def _picture_operations(model) -> float:
+    """Of one picture's way through the tower and the connector."""
+    tower, found = model.model.vision_tower, tower_of(model)
     is_trained = any(parameter.requires_grad for parameter in tower.parameters())
     picture = 6.0 * _matrices(model.model.multi_modal_projector) * found.features
     for name, part in tower.named_modules():
         if name in found.positions:
             picture += found.positions[name] * part.weight.numel() * ((4 if is_trained else 2) + 2 * part.weight.requires_grad)
-    head = model.lm_head.weight.numel() * (4 + 2 * model.lm_head.weight.requires_grad)
-    return load.tokens * through + load.labels * head + load.pictures * picture
+    return picture
 
 
 def _matrices(module: nn.Module, trained: bool = False) -> int:

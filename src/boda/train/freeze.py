@@ -8,17 +8,24 @@ from torch import nn
 from boda.errors import BodaError
 from boda.models.language import add_lora, lora_layers
 
-# Where each part's parameters live in the model, by name.
-PARTS = {
-    "vision": ("model.vision_tower.",),
-    "connector": ("model.multi_modal_projector.",),
-    "language": ("model.language_model.", "lm_head."),
-}
+# Where each part's parameters live in the model, by name; the language model has all others.
+PARTS = {"vision": "model.vision_tower.", "connector": "model.multi_modal_projector.", "language": ""}
+
+
+def vision_of(model: nn.Module) -> nn.Module | None:
+    """The vision tower; None in a language model."""
+    return getattr(getattr(model, "model", None), "vision_tower", None)
 
 
 def language_of(model: nn.Module) -> nn.Module:
-    """The language model without its head."""
-    return model.model.language_model
+    """The language model without its head: a part of a VLM, or the body of a model that is nothing else."""
+    return model.base_model if vision_of(model) is None else model.model.language_model
+
+
+def language_prefix(model: nn.Module) -> str:
+    """What the names of the language model's parameters begin with in the whole model."""
+    body = language_of(model)
+    return next(name for name, module in model.named_modules() if module is body) + "."
 
 
 def part_of(name: str, embedding_names: set[str]) -> str:
@@ -27,10 +34,7 @@ def part_of(name: str, embedding_names: set[str]) -> str:
         return "language.lora"
     if name in embedding_names:
         return "language.embeddings"
-    for part, prefixes in PARTS.items():
-        if name.startswith(prefixes):
-            return part
-    raise AssertionError(f"parameter {name} belongs to no part")
+    return next(part for part, prefix in PARTS.items() if name.startswith(prefix))
 
 
 def embedding_names(model: nn.Module) -> set[str]:
@@ -53,9 +57,10 @@ def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str,
     model.requires_grad_(False)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     embeddings = embedding_names(model)
-    if "vision" in train:
+    unused = set()
+    if "vision" in train and vision_of(model) is not None:
         _refuse_new_batch_norms(model.model.vision_tower)
-    unused = _unused_of_tower(model) if "vision" in train else set()
+        unused = _unused_of_tower(model)
     for name, parameter in model.named_parameters():
         part = part_of(name, embeddings)
         # A model's tables are part of `language`; `language.embeddings` opens them alone.
@@ -66,9 +71,8 @@ def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str,
     for part in train:
         has = any(part_of(name, embeddings) == part or (part == "language" and name in embeddings) for name in trained)
         if not has:
-            raise BodaError(
-                f"train: the model has no part '{part}'; it has {', '.join([*PARTS, 'language.lora', 'language.embeddings'])}"
-            )
+            there = [*count_by_part(model), "language.lora"]
+            raise BodaError(f"train: the model has no part '{part}'; it has {', '.join(sorted(set(there)))}")
     return trained
 
 
@@ -105,7 +109,8 @@ def picture_size(model: nn.Module) -> int:
 
 def cast(model: nn.Module, frozen: torch.dtype) -> None:
     """Frozen floating parameters and buffers take the given type, trained ones fp32."""
-    tower = list(model.model.vision_tower.parameters())
+    vision = vision_of(model)
+    tower = [] if vision is None else list(vision.parameters())
     # What a trained tower computes beside the chosen layer (its last norm) sees fp32 features, and runs in no other type.
     beside = {id(parameter) for parameter in tower} if any(parameter.requires_grad for parameter in tower) else set()
     for parameter in model.parameters():
@@ -118,14 +123,8 @@ def set_modes(model: nn.Module, trained: dict[str, nn.Parameter]) -> None:
     model.eval()
     for layer in lora_layers(model).values():
         layer.train()
-    names = [name for name in trained if ".lora_" not in name]
-    for part, prefixes in PARTS.items():
-        if any(name.startswith(prefixes) for name in names):
-            {
-                "vision": model.model.vision_tower,
-                "connector": model.model.multi_modal_projector,
-                "language": language_of(model),
-            }[part].train()
+    for part in {part_of(name, set()) for name in trained if ".lora_" not in name}:
+        (language_of(model) if part == "language" else model.get_submodule(PARTS[part].rstrip("."))).train()
     for module in language_of(model).modules():
         if getattr(module, "gradient_checkpointing", False):
             # transformers computes twice only then; the modules inside, dropout among them, stay as they are

@@ -20,7 +20,7 @@ from boda.errors import BadRow, BodaError
 from boda.models.checkpoints import best_device, best_dtype
 from boda.recipe import Recipe, Stage, TokenizerSpec, load_recipe
 from boda.train import estimate
-from boda.train.build import FALLBACK_TEMPLATE, build, get_tokenizer, renderer_for
+from boda.train.build import FALLBACK_TEMPLATE, build, check_kind, get_tokenizer, renderer_for
 from boda.train.freeze import count_by_part, open_parts
 from boda.train.show import SHORT, Report, palette, print_facts, print_parts, sample_of, stop_tokens, terminal
 
@@ -51,8 +51,7 @@ def inspect(
     device = estimate.find_gpu(gpu) if gpu else None
     if count < 1:
         raise BodaError(f"--count is {count}; it must be 1 or more")
-    if recipe.model.kind != "vlm":
-        raise BodaError(f"model.kind '{recipe.model.kind}': this version trains vlm")
+    check_kind(recipe)
     chosen = recipe.stage(stage) if stage else recipe.stages[0]
     with tempfile.TemporaryDirectory(prefix="boda-inspect-") as temporary:
         folder = Path(temporary)
@@ -131,10 +130,10 @@ class _Counting:
     def __getattr__(self, name: str):
         return getattr(self.renderer, name)
 
-    def render(self, sample) -> Rendered:
-        rendered = self.renderer.render(sample)
-        self.sources[self.current[0]]["truncated"] += rendered.truncated
-        return rendered
+    def render_all(self, sample) -> list[Rendered]:
+        every = self.renderer.render_all(sample)
+        self.sources[self.current[0]]["truncated"] += sum(rendered.truncated for rendered in every)
+        return every
 
 
 def _prepare(recipe: Recipe, stage: Stage, renderer: Renderer, folder: Path, data_dir) -> tuple[PreparedData, list[dict]]:

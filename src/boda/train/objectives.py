@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from boda.models.vlm import head_change
+
 # Logits of this many numbers at most are held at a time, so that a long row with a large vocabulary fits in memory.
 MAX_LOGITS = 2**27
 
@@ -17,27 +19,31 @@ def language_loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
 
     A row without labels gives a zero that still depends on the model's input, so that every process takes part.
     """
-    hidden = model.model(
+    pictures = {"pixel_values": batch["pixel_values"]} if "pixel_values" in batch else {}
+    hidden = model.base_model(
         input_ids=batch["input_ids"],
-        pixel_values=batch.get("pixel_values"),
         position_ids=batch["position_ids"],
         cu_seq_lens=batch["cu_seq_lens"],
         prefix=batch["prefix"],
         use_cache=False,
+        **pictures,
     ).last_hidden_state[0]  # (L, D)
     hidden = hidden[batch["label_positions"]]  # (K, D)
-    rows = max(1, MAX_LOGITS // model.lm_head.weight.shape[0])
+    rows = max(1, MAX_LOGITS // model.get_output_embeddings().weight.shape[0])
     if hidden.shape[0] <= rows:
-        return _head_loss(model.lm_head, hidden, batch["labels"])
+        return _head_loss(model, hidden, batch["labels"])
     losses = [
-        checkpoint(_head_loss, model.lm_head, part, labels, use_reentrant=False)
+        checkpoint(_head_loss, model, part, labels, use_reentrant=False)
         for part, labels in zip(hidden.split(rows), batch["labels"].split(rows))
     ]
     return torch.stack(losses).sum()
 
 
-def _head_loss(head: torch.nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
+def _head_loss(model: torch.nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    logits = model.get_output_embeddings()(hidden)
+    # A language model scales and caps its logits in its own forward pass, a VLM in its head.
+    logits = head_change(logits, *getattr(model, "head_change", (1.0, None)))
+    return F.cross_entropy(logits.float(), labels, reduction="sum")
 
 
 OBJECTIVES: dict[str, Callable[[torch.nn.Module, dict], torch.Tensor]] = {"language": language_loss}

@@ -151,13 +151,15 @@ def stop_tokens(data: PreparedData, tokenizer) -> list[dict]:
     An answer that was cut short ends on an ordinary token.
     """
     ends: Counter[int] = Counter()
+    special = set(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     chosen = range(0, len(data), max(1, len(data) // MAX_SPANS))
     for index in chosen:
         start, end = int(data.starts[index]), int(data.starts[index + 1])
         trained = np.asarray(data.trained[start:end])
         last = trained & ~np.append(trained[1:], False)
-        ends.update(np.asarray(data.ids[start:end])[last].tolist())
-    special = set(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        found = np.asarray(data.ids[start:end])[last].tolist()
+        if not trained[1] or special.issuperset(found):  # a piece of a longer text ends anywhere
+            ends.update(found)
     every = sum(ends.values())
     return [
         {"id": int(token), "token": tokenizer.decode([token]), "share": number / every, "special": token in special}

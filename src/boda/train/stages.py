@@ -20,9 +20,9 @@ from boda.errors import BodaError
 from boda.models.attention import ATTENTION_NAME, keeps_segments_apart
 from boda.recipe import Recipe, load_recipe, recipe_difference, template_text
 from boda.train import distributed, loop
-from boda.train.build import Built, PixelLoader, build, get_tokenizer, image_spec, opened, save_stage
+from boda.train.build import Built, PixelLoader, build, check_kind, get_tokenizer, image_spec, opened, save_stage
 from boda.train.finished import finish_run
-from boda.train.freeze import embedding_names, part_of, set_modes
+from boda.train.freeze import embedding_names, language_of, part_of, set_modes
 from boda.train.inspect import preview
 from boda.train.log import JsonLines, Logger, TensorBoard
 from boda.train.preparation import prepare_stage, split, texts_of
@@ -57,8 +57,7 @@ def train(
     """
     name = Path(recipe).stem if isinstance(recipe, (str, Path)) else "recipe"
     recipe = load_recipe(recipe, overrides or ())
-    if recipe.model.kind != "vlm":
-        raise BodaError(f"model.kind '{recipe.model.kind}': this version trains vlm")
+    check_kind(recipe)
     if stage is not None:
         recipe.stage(stage)
     out = Path(out) if out is not None else Path("runs") / name
@@ -177,12 +176,12 @@ def _tensorboard(out: Path) -> list[Logger]:
 
 def make_job(recipe, stage, built: Built, trained, data: PreparedData, folder, device, seed, bad_rows: BadRows) -> loop.Job:
     """Puts together what the loop needs."""
+    language = language_of(built.model)
     if stage.gradient_checkpointing:
-        language = built.model.model.language_model
         # transformers renamed it after 5.17
         enable = getattr(language, "activation_checkpointing_enable", None) or language.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    built.model.model.language_model.set_attn_implementation(ATTENTION_NAME)
+    language.set_attn_implementation(ATTENTION_NAME)
     train_indices = None
     if isinstance(stage.validation, float):
         train_indices, _ = split(data, stage.validation, recipe.seed)
@@ -194,8 +193,8 @@ def make_job(recipe, stage, built: Built, trained, data: PreparedData, folder, d
     autocast = built.frozen_dtype if built.frozen_dtype != torch.float32 else None
     if stage.packing:
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            if not keeps_segments_apart(built.model.model.language_model):
-                kind = built.model.config.text_config.model_type
+            if not keeps_segments_apart(language):
+                kind = language.config.model_type
                 raise BodaError(
                     f"stages.{stage.name}: samples in one row would see each other in a '{kind}' model; say packing: false"
                 )

@@ -79,9 +79,10 @@ class Validator:
 
 
 def _last_answer(trained) -> tuple[int, int]:
-    """(start, end) of the last trained run."""
+    """(start, end) of the last trained run, or of a document's second half."""
     end = int(len(trained) - trained[::-1].argmax())
     start = end
     while start > 0 and trained[start - 1]:
         start -= 1
-    return start, end
+    # A document answers nothing: its second half is what should follow the first.
+    return (start, end) if start > 1 else ((start + end) // 2, end)

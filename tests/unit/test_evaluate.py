@@ -444,22 +444,19 @@ def test_contact_sheet_without_pictures_or_answers(tmp_path: Path, evaluated: Pa
         contact_sheet(lost, tmp_path / "sheet.png", only="right")
 
 
-def test_fonts_without_hangul_are_refused(tmp_path: Path, monkeypatch):
-    assert fonts.has_hangul(fonts.korean_font())
-    fonts.korean_font.cache_clear()
+def test_fonts_without_hangul_are_refused(monkeypatch):
     import matplotlib
 
+    monkeypatch.delenv("BODA_FONT", raising=False)
+    shipped = fonts.korean_font()
     latin = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
-    assert not fonts.has_hangul(latin)
+    assert fonts.has_hangul(shipped) and Path(boda.evaluate.__file__).parents[1] in Path(shipped).parents
+    assert not fonts.has_hangul(latin) and not fonts.has_hangul("/no/such/font.ttf")
     monkeypatch.setenv("BODA_FONT", latin)
     with pytest.raises(BodaError, match="no font file with Hangul"):
         fonts.korean_font()
-    monkeypatch.delenv("BODA_FONT")
-    monkeypatch.setattr(fonts, "_folders", lambda: [tmp_path])
-    monkeypatch.setattr(fonts, "_fontconfig", lambda: [latin, str(tmp_path / "gone.ttf")])
-    with pytest.raises(BodaError, match="fonts-nanum"):
-        fonts.korean_font()
-    fonts.korean_font.cache_clear()
+    monkeypatch.setenv("BODA_FONT", shipped)
+    assert fonts.korean_font() == shipped
 
 
 @given(st.text(alphabet="가나다 라마abcXYZ0123456789입니다", max_size=80), st.integers(40, 200), st.integers(1, 4))

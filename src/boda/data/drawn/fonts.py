@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-
-from PIL import ImageFont
+from typing import TYPE_CHECKING
 
 from boda.errors import BodaError
+
+if TYPE_CHECKING:
+    from PIL import ImageFont
 
 FONTS = {
     name: Path(__file__).parent / "fonts" / f"{name}.ttf" for name in ("gothic", "serif", "hand", "display", "sign", "round")
@@ -15,9 +17,9 @@ FONTS = {
 HELD_OUT = "round"
 SEEN = tuple(name for name in FONTS if name != HELD_OUT)
 
-# The rows of KS X 1001 that hold its 2,350 syllables.
+# The rows of KS X 1001 that hold its 2,350 syllables; what follows them all fonts have (some have more punctuation).
 SYLLABLES = "".join(bytes([row, cell]).decode("euc_kr") for row in range(0xB0, 0xC9) for cell in range(0xA1, 0xFF))
-CHARACTERS = frozenset(SYLLABLES + "".join(map(chr, range(0x20, 0x7F))) + "‘’“”…·、。「」『』〈〉《》—₩※℃")
+CHARACTERS = frozenset(SYLLABLES + "".join(map(chr, range(0x20, 0x7F))) + "‘’“”…₩")
 
 
 @lru_cache(maxsize=512)
@@ -27,6 +29,8 @@ def load_font(name: str, pixels: int) -> ImageFont.FreeTypeFont:
     Raises:
         BodaError: there is no such font.
     """
+    from PIL import ImageFont
+
     return ImageFont.truetype(str(FONTS[check_font(name)]), pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
@@ -51,6 +55,6 @@ def check_text(text: str) -> str:
         named = ", ".join(f"'{character}'" if character.isprintable() else repr(character) for character in missing[:10])
         raise BodaError(
             f"the fonts have no {named} in '{text[:40]}'; they have the {len(SYLLABLES):,} syllables of KS X 1001 (composed, NFC), "
-            "ASCII and common Korean punctuation: use another word or spelling"
+            "ASCII, curly quotes, … and ₩: use another word or spelling"
         )
     return text

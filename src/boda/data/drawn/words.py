@@ -67,19 +67,12 @@ def paint_word(facts: dict) -> Image.Image:
     # What is behind a word differs from the ground only away from the ink, so that contrast never falls.
     far = 255 if _light(ground) > _light(ink) else 0
     if extra == "plate":
-        corners = (
-            max(0, left - 3),
-            max(0, top - 3),
-            left + mask.width + 2,
-            top + mask.height + 2,
-        )  # Pillow clips the other end
-        ImageDraw.Draw(image).rectangle(corners, fill=tuple((value + far) // 2 for value in ground), outline=ink)
+        start, end = (max(0, left - 3), max(0, top - 3)), (left + mask.width + 2, top + mask.height + 2)
+        ImageDraw.Draw(image).rectangle((*start, *end), fill=tuple((value + far) // 2 for value in ground), outline=ink)
     elif extra == "fade":
         slope = np.linspace(0, 0.5, SIZE)[:: 1 if facts["seed"] % 2 else -1, None, None]
-        pixels = np.asarray(image) * (1 - slope) + far * slope
-        image = Image.fromarray(
-            pixels.astype(np.uint8) if facts["seed"] % 4 < 2 else pixels.transpose(1, 0, 2).astype(np.uint8)
-        )
+        pixels = (np.asarray(image) * (1 - slope) + far * slope).astype(np.uint8)
+        image = Image.fromarray(pixels if facts["seed"] % 4 < 2 else pixels.transpose(1, 0, 2))
     image.paste(ink, (left, top), mask)
     if extra == "grain":
         noise = np.random.Generator(np.random.PCG64(facts["seed"])).integers(-14, 15, (SIZE, SIZE, 1), dtype=np.int16)

@@ -15,6 +15,7 @@ from tests.tiny_language import (
     TEXT_FAMILIES,
     TIED_FAMILIES,
     language_folder,
+    llama2_tokenizer,
     text_folder,
 )
 from tests.tiny_vision import VISION_FAMILIES, VISION_SHAPES, vision_folder
@@ -29,6 +30,7 @@ __all__ = [
     "VISION_SHAPES",
     "korean_lines",
     "language_folder",
+    "llama2_tokenizer",
     "llava_file",
     "llava_rows",
     "random_picture",

@@ -40,6 +40,20 @@ def _polyglot_tokenizer():
     return fast(tokenizer, None, bos_token=end, eos_token=end, pad_token=end, unk_token=end)
 
 
+def llama2_tokenizer():
+    """Llama 2's kind: pieces with their space in front ("▁말"), bytes for what is in no piece, a space put before every text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import LlamaTokenizer
+
+    specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    trained = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()  # no piece goes beyond a word
+    trainer = trainers.BpeTrainer(vocab_size=720, special_tokens=specials, limit_alphabet=300, show_progress=False)
+    trained.train_from_iterator(korean_lines(), trainer)
+    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
+    return LlamaTokenizer(vocab=trained.get_vocab(), merges=merges, pad_token="<unk>")
+
+
 def _qwen3_tokenizer():
     specials = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
     tokenizer = byte_level(516, specials)
@@ -134,6 +148,22 @@ def _llama3(folder: Path) -> None:
         eos_token_id=end_of_text,
     )
     _write_language(LlamaForCausalLM(config), tokenizer, folder, stop=[end_of_text, eot])
+
+
+def _llama2(folder: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = llama2_tokenizer()
+    config = LlamaConfig(
+        **_SMALL,
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=False,
+        rope_parameters=_rope(1e4),
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    _write_language(LlamaForCausalLM(config), tokenizer, folder)
 
 
 def _gpt_neox(folder: Path, tied: bool = False) -> None:
@@ -268,14 +298,15 @@ _LANGUAGES: dict[str, Callable[[Path], None]] = {
     "granite": _granite,
 }
 LANGUAGE_FAMILIES = tuple(_LANGUAGES)
+_MORE_LANGUAGES = {"llama2": _llama2}  # for single tests; not among the families that every test goes through
 TIED_FAMILIES = ("llama", "gpt_neox_tied", "exaone4", "qwen3", "gemma2", "granite")
 SCALED_HEAD_FAMILIES = ("hyperclovax", "gemma2", "granite")  # the head does more than a matrix product
 CHAT_FAMILIES = tuple(family for family in LANGUAGE_FAMILIES if not family.startswith("gpt_neox"))
 
 
 def language_folder(family: str) -> Path:
-    """A causal language model with its tokenizer; `family` is one of LANGUAGE_FAMILIES."""
-    return built(family, _LANGUAGES[family])
+    """A causal language model with its tokenizer; `family` is one of LANGUAGE_FAMILIES, or llama2."""
+    return built(family, {**_LANGUAGES, **_MORE_LANGUAGES}[family])
 
 
 def _roberta(folder: Path) -> None:

@@ -113,22 +113,22 @@ def list_rows(stream: TextIO, where: str, buffer: str = "", chunk: int = _CHUNK)
 
 def line_rows(stream: TextIO, where: str, head: str = "") -> Rows:
     """Rows of a file with one JSON object a line; `head` is what has been read of it. Empty lines count, but are no rows."""
-    lines = _lines(stream, where, head)
-    first = next((line for line in lines if line[1].strip()), None)
+    numbered = lines(stream, where, head)
+    first = next((line for line in numbered if line[1].strip()), None)
     if first is None:
         return
     try:
         json.loads(first[1])
     except ValueError as error:
-        second = next(lines, (1, ""))
+        second = next(numbered, (1, ""))
         if _is_incomplete(error, len(first[1].rstrip())) and not second[1].lstrip().startswith("{"):
             raise BodaError(
                 f"{where} holds one JSON value over several lines, not rows: write one object a line, or a list of them"
             ) from error
-        lines = itertools.chain([second], lines) if second[1] else lines
+        numbered = itertools.chain([second], numbered) if second[1] else numbered
     except RecursionError:
         pass
-    for number, line in itertools.chain([first], lines):
+    for number, line in itertools.chain([first], numbered):
         if not line.strip():
             continue
         try:
@@ -220,7 +220,7 @@ def _likely_first_keys(buffer: str, position: int) -> set[str]:
     return {key for key, _ in lengths.most_common(1)}
 
 
-def _lines(stream: TextIO, where: str, head: str) -> Iterator[tuple[int, str]]:
+def lines(stream: TextIO, where: str, head: str) -> Iterator[tuple[int, str]]:
     """(number, line), lines ending in line feeds only: Korean text has other separators inside."""
     number = 0
     while True:
@@ -231,7 +231,7 @@ def _lines(stream: TextIO, where: str, head: str) -> Iterator[tuple[int, str]]:
             return
         if len(line) > MAX_ROW:
             raise BodaError(
-                f"{where}, line {number + 1} is longer than {MAX_ROW >> 20} million characters; this is no JSON lines file"
+                f"{where}, line {number + 1} is longer than {MAX_ROW >> 20} million characters; this is no file of lines"
             )
         yield number, line
         number += 1

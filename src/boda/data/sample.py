@@ -178,6 +178,8 @@ class Sample:
                     raise self.bad("messages", f"the text itself contains {IMAGE_MARK}, which stands for a picture; remove it")
                 if not _is_unicode(part.text):
                     raise self.bad("messages", f"bytes that are no UTF-8, or half a character, in: {printable(part.text)}")
+        if self.rejected is not None and (IMAGE_MARK in self.rejected or not _is_unicode(self.rejected)):
+            raise self.bad("rejected", f"{IMAGE_MARK}, or bytes that are no UTF-8, in: {printable(self.rejected)}")
 
     def bad(self, field_name: str, why: str) -> BadRow:
         """The error that names this sample."""
@@ -189,7 +191,7 @@ class Sample:
         return len(self.messages) == 1 and self.messages[0].role == "assistant"
 
     def check_trainable(self) -> Sample:
-        """The sample itself if its last turn is an assistant's that says something; else BadRow."""
+        """The sample itself if its last turn is an assistant's that says something, or it is a document; else BadRow."""
         roles = [message.role for message in self.messages]
         if "assistant" not in roles:
             raise self.bad("messages", "no assistant turn, so nothing to learn; add an answer or drop the row")
@@ -205,6 +207,10 @@ class Sample:
                 raise self.bad("messages", "an assistant turn is empty")
             if message.role == "user" and not message.text.strip() and not message.num_images:
                 raise self.bad("messages", "a user turn is empty: it has neither text nor picture")
+        if self.rejected is not None and not self.rejected.strip():
+            raise self.bad("rejected", "the rejected answer is empty")
+        if self.rejected is not None and self.rejected.strip() == self.messages[-1].text.strip():
+            raise self.bad("rejected", "chosen and rejected are one answer, so there is nothing to prefer; drop the row")
         return self
 
 

@@ -12,22 +12,40 @@ from typing import Any
 from boda.data.files import Place
 from boda.data.rows import Rows
 from boda.data.sample import Sample
-from boda.data.sources import captions, csv, llava, messages, parquet
+from boda.data.sources import alpaca, captions, csv, llava, messages, parquet, preference, sharegpt, text
 from boda.data.sources.bad_rows import BadRows
 from boda.data.sources.common import PICTURES, Format, Options, Row
 from boda.data.templates import Template, as_text
 from boda.errors import BadRow, BodaError
 
+# In the order they are asked whether a row is theirs: the first that says so reads it.
 FORMATS: dict[str, Format] = {
+    "preference": preference.FORMAT,
     "llava": llava.FORMAT,
+    "sharegpt": sharegpt.FORMAT,
     "messages": messages.FORMAT,
+    "alpaca": alpaca.FORMAT,
     "captions": captions.FORMAT,
-    "parquet": parquet.FORMAT,
     "csv": csv.FORMAT,
+    "text": text.FORMAT,
+    "parquet": parquet.FORMAT,
+}
+# What other data sets call the fields of a format; the words in front are looked for first.
+_ALIASES: dict[str, dict[str, str]] = {
+    "preference": {
+        "chosen": "chosen accepted preferred winner better 선택",
+        "rejected": "rejected dispreferred loser worse 거절",
+        "prompt": "prompt question instruction query input 질문",
+    },
+    "alpaca": {
+        "instruction": "instruction prompt query question problem q input user 명령어 지시 질문 문제",
+        "output": "output response answer completion reply solution target a assistant 응답 답변 정답 답",
+    },
+    "text": {"text": "text content document body passage article sentence review 본문 내용 글 문장"},
 }
 DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 
-__all__ = ["DATA_SUFFIXES", "FORMATS", "BadRows", "read", "resolve_data"]
+__all__ = ["DATA_SUFFIXES", "FORMATS", "BadRows", "guess", "read", "resolve_data"]
 
 
 def read(
@@ -87,12 +105,17 @@ def _read(
     others: dict[str, None] = {}  # values of rows that `where` leaves out, for the message if it leaves out all
     for place in places:
         options = Options(place=place, **given)
-        kind = FORMATS[format or tell_format(options)]
+        name = format or tell_format(options)
+        kind = FORMATS[name]
+        if bad_rows is not None:
+            bad_rows.formats[name] = None
         for number, cells in _guarded(parquet.rows if place.suffix == ".parquet" else kind.rows, options):
             seen += 1
             try:
                 if isinstance(cells, BadRow):
                     raise cells
+                if bad_rows is not None:
+                    bad_rows.example = bad_rows.example or cells
                 row = Row(number, cells, options)
                 if not row.is_kept():
                     if len(others) < 8:
@@ -150,49 +173,84 @@ def _data_files(path: Path, format: str | None) -> list[Place]:
     depth = str(place).count("/") + 1
     found = [file for file in place.files() if file.suffix in DATA_SUFFIXES and str(file).count("/") == depth]
     tables = [file for file in found if file.suffix == ".parquet"]
-    if format in (None, "parquet") and tables and len(tables) == len(found):
+    if format != "captions" and tables and len(tables) == len(found):
         return tables
     if format in (None, "captions") and (format or len(found) != 1) and _has_keys(place):
         return [place]
     if len(found) == 1:
         return found
+    if not found and (format == "text" or (format is None and _first_picture(place) is None)):
+        found = [file for file in place.files() if file.suffix == ".txt"]
+        if found:
+            return found
     names = ", ".join(str(file) for file in found[:9])
     raise BodaError(f"{path} holds {f'several data files ({names}); name one of them' if found else 'no data file'}")
 
 
 def _has_keys(place: Place) -> bool:
     """Whether a folder holds KEY.jpg with KEY.txt; one look at the first picture tells."""
-    first = next((file for file in place.files() if file.suffix in PICTURES), None)
+    first = _first_picture(place)
     return first is not None and captions.text_beside(first).is_file
+
+
+def _first_picture(place: Place) -> Place | None:
+    return next((file for file in place.files() if file.suffix in PICTURES), None)
 
 
 def tell_format(options: Options) -> str:
     """The format of a data set by its first good row. Raises BodaError that shows the formats there are."""
     place = options.place
-    if place.suffix == ".parquet":
-        return "parquet"
+    templates = {name for name in ("question", "answer") if getattr(options, name)}
     if place.is_folder:
         return "captions"
-    first_bad, row = "", None
+    if place.suffix == ".txt":
+        return "text"
+    row = dict.fromkeys(parquet.column_names(options)) if place.suffix == ".parquet" else _first_row(options)
+    if len(templates) == 2:
+        return "csv"
+    found = _told({*row, *options.columns, *templates}, place.suffix == ".parquet")
+    if found:
+        return found
+    why = f"is in no format that can be told by its columns ({', '.join(map(str, row))}){guess(row)}"
+    raise BodaError(f"{place} {why}; formats are:\n{describe_formats()}")
+
+
+def _first_row(options: Options) -> dict[str, Any]:
+    first_bad = ""
     for _, row in _guarded(FORMATS["csv"].rows, options):
         if isinstance(row, dict):
-            break
+            return row
         first_bad = first_bad or f"; the first: {row.why}"
-    if not isinstance(row, dict):
-        raise BodaError(f"{place}: there is no row in it that can be read{first_bad}")
-    if options.question and options.answer:
-        return "csv"
-    names = {*row, *options.columns}
-    for name, kind in FORMATS.items():
-        if kind.recognises(names):
-            return name
-    columns = ", ".join(map(str, row))
-    raise BodaError(f"{place} is in no format that can be told by its columns ({columns}); formats are:\n{describe_formats()}")
+    raise BodaError(f"{options.place}: there is no row in it that can be read{first_bad}")
+
+
+def _told(names: set[str], packed: bool = False) -> str | None:
+    """The format of rows with these columns; captions in Parquet are asked for by name."""
+    known = ((name, kind) for name, kind in FORMATS.items() if not (packed and name == "captions"))
+    return next((name for name, kind in known if kind.recognises(names)), None)
+
+
+def guess(row: Mapping[str, Any], format: str | None = None) -> str:
+    """What a row may be that nothing recognised, or that is not of the format given: "; it may be ...", or nothing."""
+    if (told := _told(set(row))) not in (None, format):
+        return f"; it looks like format '{told}'"
+    for name, value in row.items():
+        first = value[0] if isinstance(value, list) and value and isinstance(value[0], dict) else {}
+        for ours, keys in (("conversations", {"from", "value"}), ("messages", {"role", "content"})):
+            if keys <= set(first) and name != ours:
+                return f"; it may be '{'sharegpt' if 'from' in keys else ours}' with columns {ours}={name}"
+    names = {str(name).lower(): str(name) for name in row}
+    for kind, fields in _ALIASES.items():
+        found = {ours: next((names[word] for word in words.split() if word in names), None) for ours, words in fields.items()}
+        if all(found.values()) and len(set(found.values())) == len(found) and kind != format:
+            mapped = ", ".join(f"{ours}={theirs}" for ours, theirs in found.items() if ours != theirs)
+            return f"; it may be '{kind}'" + (f" with columns {mapped}" if mapped else "")
+    return ""
 
 
 def describe_formats() -> str:
     """One line for each format: its name and what a row looks like."""
-    return "\n".join(f"  {name:<9} {kind.looks_like}" for name, kind in FORMATS.items())
+    return "\n".join(f"  {name:<10} {kind.looks_like}" for name, kind in FORMATS.items())
 
 
 def resolve_data(path: str | Path, data_dir: str | Path | None = None, beside: str | Path | None = None) -> Path:

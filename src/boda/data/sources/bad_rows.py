@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from boda.errors import BadRow, BodaError
 
@@ -11,12 +12,15 @@ from boda.errors import BadRow, BodaError
 class BadRows:
     """Collects rows that cannot be used while a data set is read.
 
-    Attributes: rows, the bad ones; seen, how many rows were read, good and bad.
+    Attributes: rows, the bad ones; seen, how many rows were read, good and bad; formats, the formats they were read as; example,
+    the first row as it was read.
     """
 
     def __init__(self) -> None:
         self.rows: list[BadRow] = []
         self.seen = 0
+        self.formats: dict[str, None] = {}
+        self.example: dict[str, Any] = {}
 
     def add(self, row: BadRow) -> None:
         self.rows.append(row)

@@ -18,7 +18,8 @@ from boda.data.templates import EmptyCell, Template, as_text, is_empty
 from boda.errors import BadRow, BodaError
 
 _template = lru_cache(Template)
-SPEAKERS: dict[str, Role] = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+SPEAKERS: dict[str, Role] = {"human": "user", "user": "user", "system": "system"}
+SPEAKERS |= dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "gemini", "claude", "model"), "assistant")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
@@ -166,7 +167,7 @@ class Row:
     def text(self, value: Any, field_name: str) -> str:
         """`value` if it is text; else BadRow."""
         if not isinstance(value, str):
-            raise self.bad(field_name, f"text is needed; this is {_kind(value)}: {printable(str(value))}")
+            raise self.bad(field_name, f"text is needed; this is {kind_of(value)}: {printable(str(value))}")
         return value
 
     def picture(self, value: Any, field_name: str = "image") -> ImageRef:
@@ -186,7 +187,7 @@ class Row:
             raise
         except BodaError as error:
             raise self.bad(field_name, str(error)) from error
-        raise self.bad(field_name, f"a picture's path is needed; this is {_kind(value)}")
+        raise self.bad(field_name, f"a picture's path is needed; this is {kind_of(value)}")
 
     def pictures(self, name: str = "image", *others: str) -> list[ImageRef]:
         """The pictures of a cell that holds none, one or a list."""
@@ -194,35 +195,53 @@ class Row:
         values = [] if value is None else value if isinstance(value, list) else [value]
         return [self.picture(item, name if len(values) == 1 else f"{name}[{index}]") for index, item in enumerate(values)]
 
-    def sample(self, messages: Iterable[Message], images: Iterable[ImageRef] = ()) -> Sample:
+    def sample(self, messages: Iterable[Message], images: Iterable[ImageRef] = (), rejected: str | None = None) -> Sample:
         """The finished sample. Raises BadRow if turns and pictures make no conversation to learn from."""
         tags = self.cells.get("tags")
         if not (tags is None or isinstance(tags, dict)):
-            raise self.bad("tags", f"an object of labels is needed; this is {_kind(tags)}")
+            raise self.bad("tags", f"an object of labels is needed; this is {kind_of(tags)}")
         source = Source(self.options.name, self.number, self.options.licence)
         labels = tuple((str(key), as_text(value)) for key, value in (tags or {}).items())
-        made = Sample(tuple(messages), tuple(images), source=source, tags=labels)
+        made = Sample(tuple(messages), tuple(images), rejected=rejected, source=source, tags=labels)
         return made.check_trainable() if self.options.trainable else made
 
-    def conversation(self, name: str, images: list[ImageRef]) -> Sample:
-        """The turns in column `name`: {from, value} or {role, content}, content being text or parts.
+    def system(self) -> list[Message]:
+        """The system message that stands beside the turns, if there is one."""
+        text = self.get("system")
+        return [] if text is None else [Message("system", split_marks(self.text(text, "system")))]
+
+    def conversation(
+        self, name: str, images: list[ImageRef], tidy: Callable[[list[Message]], list[Message]] | None = None
+    ) -> Sample:
+        """The turns in column `name` as a sample.
 
         Args:
             images: what <image> marks and parts that name no picture of their own stand for, in order.
+            tidy: what the format does to the turns first.
         """
-        turns = self.need(name)
+        waiting = list(images)
+        messages, used = self.turns(self.need(name), name, waiting)
+        if not any(message.role == "user" for message in messages):
+            raise self.bad(name, "no user turn, so nothing is asked; a text that nobody asks for is format 'text'")
+        messages = self.system() + messages
+        return self.sample(tidy(messages) if tidy else messages, [*used, *waiting])
+
+    def turns(self, turns: Any, name: str, waiting: list[ImageRef]) -> tuple[list[Message], list[ImageRef]]:
+        """Turns {from, value} or {role, content}, content being text or parts -> messages and their pictures.
+
+        Args:
+            waiting: pictures for marks without one of their own; those that are used are taken out.
+        """
         if not isinstance(turns, list):
-            raise self.bad(name, f"a list of turns is needed; this is {_kind(turns)}")
-        system = self.get("system")
-        messages = [] if system is None else [Message("system", split_marks(self.text(system, "system")))]
-        waiting, used = list(images), []
+            raise self.bad(name, f"a list of turns is needed; this is {kind_of(turns)}")
+        messages, used = [], []
         for index, turn in enumerate(turns):
             place = f"{name}[{index}]"
             if not isinstance(turn, dict) or not ({"from", "value"} <= set(turn) or {"role", "content"} <= set(turn)):
-                has = f"has {', '.join(map(str, turn))}" if isinstance(turn, dict) else f"is {_kind(turn)}"
+                has = f"has {', '.join(map(str, turn))}" if isinstance(turn, dict) else f"is {kind_of(turn)}"
                 raise self.bad(place, f"a turn has `from` and `value`, or `role` and `content`; this {has}")
             speaker, content = (turn["from"], turn["value"]) if "from" in turn else (turn["role"], turn["content"])
-            if speaker not in SPEAKERS:
+            if not isinstance(speaker, str) or speaker not in SPEAKERS:
                 raise self.bad(place, f"unknown speaker {speaker!r}; speakers are {', '.join(SPEAKERS)}")
             parts: list[Part] = []
             for piece in self._pieces(content, place):
@@ -232,7 +251,7 @@ class Row:
                     if part.type == "image" and (own or waiting):
                         used.append(own or waiting.pop(0))
             messages.append(Message(SPEAKERS[speaker], tuple(parts)))
-        return self.sample(messages, [*used, *waiting])
+        return messages, used
 
     def _pieces(self, content: Any, place: str) -> Iterable[str | ImageRef | None]:
         """A message's content as texts, pictures of its own, and None for the next of the row's pictures."""
@@ -243,7 +262,7 @@ class Row:
             yield content
             return
         if not isinstance(content, list):
-            raise self.bad(place, f"text or a list of parts is needed; this is {_kind(content)}")
+            raise self.bad(place, f"text or a list of parts is needed; this is {kind_of(content)}")
         for part in content:
             kind = part.get("type") if isinstance(part, dict) else None
             if kind == "text":
@@ -256,14 +275,19 @@ class Row:
 
     def asked(self, question: str, answer: str | None, images: list[ImageRef]) -> Sample:
         """One question and its answer; pictures come first unless the question says where with <image>."""
-        marks = [Part("image")] * len(images) if IMAGE_MARK not in question else []
-        turns = [Message("user", (*marks, *split_marks(question)))]
+        turns = [Message("user", marked(images, question))]
         if answer is not None:
             turns.append(Message("assistant", split_marks(answer)))
         return self.sample(turns, images)
 
 
-def _kind(value: Any) -> str:
+def marked(images: list[ImageRef], *texts: str) -> tuple[Part, ...]:
+    """A text part for each text; pictures come first unless a text says where with <image>."""
+    marks = [] if any(IMAGE_MARK in text for text in texts) else [Part("image")] * len(images)
+    return (*marks, *(part for text in texts for part in split_marks(text)))
+
+
+def kind_of(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}
     return "empty" if is_empty(value) else names.get(type(value), type(value).__name__)
 

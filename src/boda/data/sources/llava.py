@@ -15,6 +15,6 @@ def samples(row: Row) -> Iterable[Sample]:
 
 FORMAT = Format(
     looks_like='{"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\n뭐죠?"}, {"from": "gpt", ...}]}',
-    recognises=lambda names: "conversations" in names,
+    recognises=lambda names: "conversations" in names and bool(names & {"image", "images"}),
     samples=samples,
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from boda.data.parquet import class_names, holds_pictures
@@ -14,36 +15,38 @@ from boda.errors import BadRow, BodaError
 
 # Columns that are read without being asked for.
 FIELDS = {
-    "image",
-    "images",
-    "question",
-    "answer",
-    "messages",
-    "conversations",
-    "system",
-    "tags",
-    "id",
+    *("image", "images", "system", "tags", "id", "question", "answer", "text"),
+    *("conversations", "messages", "instruction", "input", "output", "history"),
+    *("prompt", "chosen", "rejected", "rejected_response"),
     *captions.CAPTIONS,
     *captions.IMAGES,
 }
 
 
-def rows(options: Options) -> Rows:
-    """Rows a few at a time, only the columns in use; pictures become references into the file."""
+@contextlib.contextmanager
+def _opened(options: Options) -> Iterator[Any]:
+    """The file. Raises BodaError if it cannot be read."""
     import pyarrow
-
-    try:
-        yield from _rows(options)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise BodaError(f"{options.name} is no Parquet file that can be read ({error}); fetch it again") from error
-
-
-def _rows(options: Options) -> Rows:
     import pyarrow.parquet
 
     if options.place.member:
         raise BodaError(f"{options.name}: Parquet is read in place and holds its own compression; unpack the archive")
-    with pyarrow.parquet.ParquetFile(options.place.path) as file:
+    try:
+        with pyarrow.parquet.ParquetFile(options.place.path) as file:
+            yield file
+    except (pyarrow.ArrowException, OSError) as error:
+        raise BodaError(f"{options.name} is no Parquet file that can be read ({error}); fetch it again") from error
+
+
+def column_names(options: Options) -> list[str]:
+    """The names of all its columns."""
+    with _opened(options) as file:
+        return list(file.schema_arrow.names)
+
+
+def rows(options: Options) -> Rows:
+    """Rows a few at a time, only the columns in use; pictures become references into the file."""
+    with _opened(options) as file:
         schema = file.schema_arrow
         pictures = [name for name in schema.names if holds_pictures(schema.field(name).type)]
         if len(pictures) == 1 and not {"image", "images"} & {*options.columns, *schema.names}:

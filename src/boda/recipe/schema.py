@@ -103,7 +103,9 @@ class ModelSpec(Knobs):
 class Data(Knobs):
     """One data set of a stage."""
 
-    source: Literal["llava", "messages", "captions", "parquet", "csv", "drawn"] | None = None
+    source: (
+        Literal["llava", "sharegpt", "messages", "alpaca", "preference", "captions", "text", "parquet", "csv", "drawn"] | None
+    ) = None
     """The format of the rows. Unset: told from the file. `drawn`: pictures and words that Boda draws itself, no file at all."""
     path: str
     """File with the rows, a pattern such as `data/train-*.parquet`, or a folder, zip or tar that holds it. A relative path is

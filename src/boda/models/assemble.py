@@ -301,6 +301,13 @@ def assemble(spec, tokenizer, seed: int = 0, revisions: dict[str, str | None] | 
     if spec.kind != "language":
         tower = load_tower(spec.vision, spec.vision_layer, spec.image_size, seed, revisions.get("vision"))
     language, language_revision = load_language(spec.language, seed, len(tokenizer), revisions.get("language"))
+    return put_together(tower, language, tokenizer, spec.connector, seed, language_revision)
+
+
+def put_together(
+    tower: Tower | None, language, tokenizer, connector: str, seed: int = 0, language_revision: str | None = None
+) -> Assembled:
+    """Loaded parts -> one model with a new connector; without a tower, the language model alone. Raises BodaError."""
     image_id = add_token(tokenizer, IMAGE_TOKEN) if tower is not None else -1
     if tokenizer.pad_token_id is None:
         add_token(tokenizer, PAD_TOKEN)
@@ -312,17 +319,15 @@ def assemble(spec, tokenizer, seed: int = 0, revisions: dict[str, str | None] | 
         language.head_change = (scale, softcap)
         language.config.pad_token_id = tokenizer.pad_token_id
         return Assembled(language.eval(), tokenizer, {"language": language_revision})
-    num_image_tokens = CONNECTORS[spec.connector].num_tokens(tower.grid)
+    num_image_tokens = CONNECTORS[connector].num_tokens(tower.grid)
     side = int(num_image_tokens**0.5)
     patch_size = tower.image_size // side
     if side * side != num_image_tokens or tower.image_size // patch_size != side:
         raise BodaError(f"{num_image_tokens} image tokens from a picture of {tower.image_size} pixels are no square grid")
-    module = join(tower, language, spec.connector, image_id, num_image_tokens, scale, softcap, seed)
+    module = join(tower, language, connector, image_id, num_image_tokens, scale, softcap, seed)
     module.config.pad_token_id = tokenizer.pad_token_id
     found = {"vision": tower.revision, "language": language_revision}
-    return Assembled(
-        module, tokenizer, found, tower.image_processor, tower.image_size, num_image_tokens, patch_size, spec.connector
-    )
+    return Assembled(module, tokenizer, found, tower.image_processor, tower.image_size, num_image_tokens, patch_size, connector)
 
 
 def join(tower: Tower, language, connector: str, image_id: int, num_image_tokens: int, scale: float, softcap, seed: int):

@@ -217,6 +217,28 @@ def tiny_recipe(
     return {"precision": "fp32", "model": model, "stages": [first | stages[0], *stages[1:]], "generation": generation} | rest
 
 
+def language_recipe(folder: Path, **rest) -> dict:
+    """A recipe of a tiny language model alone: documents (long ones too) and questions, read in full, then with an adapter."""
+    lines = tiny.korean_lines()
+    texts = [{"text": " ".join(lines[n : n + 1 + n % 7])} for n in range(24)]
+    asked = [
+        {"messages": [{"role": "user", "content": f"{n}번 문장은?"}, {"role": "assistant", "content": lines[n % 3]}]}
+        for n in range(16)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    data = [{"path": str(folder / f"{name}.jsonl"), "source": name} for name in ("text", "messages")]
+    for block, rows in zip(data, (texts, asked)):
+        Path(block["path"]).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    config = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}
+    read = {"name": "read", "train": ["language"], "data": data, "batch_size": 8, "learning_rate": 1e-2}
+    read |= {"max_length": 64, "max_steps": 24, "workers": 0}
+    talk = {"name": "talk", "train": ["language.lora"], "lora": {"rank": 2, "alpha": 4}, "max_steps": 2, "learning_rate": 1e-3}
+    model = {"kind": "language", "language": config, "tokenizer": {"vocab_size": 400}}
+    recipe = {"precision": "fp32", "model": model, "stages": [read, talk], "generation": {"max_new_tokens": 8}}
+    return recipe | rest
+
+
 def trained_tensors(run: Path) -> dict[str, torch.Tensor]:
     """Everything that the stages of a run trained: `stage/name` -> tensor."""
     from safetensors.torch import load_file

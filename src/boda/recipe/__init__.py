@@ -9,7 +9,7 @@ what is wrong and what would work.
 
 from __future__ import annotations
 
-from boda.recipe.load import load_recipe, recipe_names, recipe_text
+from boda.recipe.load import language_recipe, load_recipe, recipe_names, recipe_text
 from boda.recipe.reference import knobs, recipe_difference
 from boda.recipe.schema import (
     ALL_PARTS,
@@ -36,6 +36,7 @@ __all__ = [
     "Stage",
     "TokenizerSpec",
     "knobs",
+    "language_recipe",
     "load_recipe",
     "recipe_difference",
     "recipe_names",

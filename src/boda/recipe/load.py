@@ -67,6 +67,28 @@ def load_recipe(source: str | Path | Mapping | Recipe, overrides: Iterable[str] 
     return recipe
 
 
+def language_recipe(recipe: Recipe) -> tuple[str, Recipe] | None:
+    """The recipe that makes a recipe's language model, and the name of its folder; None where the model is there already.
+
+    Raises BodaError where there is none, it makes no language model, or recipes need each other in a circle.
+    """
+    chain: list[Path] = []
+    first = None
+    while (name := recipe.model.language_recipe) is not None:
+        try:
+            path = _find(name, recipe.directory or Path())
+        except BodaError as error:
+            raise BodaError(f"model.language.recipe: {error}") from None
+        if path.resolve() in chain:
+            raise BodaError(f"model.language.recipe goes round in a circle: {' -> '.join(p.name for p in (*chain, path))}")
+        chain.append(path.resolve())
+        recipe = load_recipe(name if path.parent == RECIPES else path)
+        if recipe.model.kind != "language":
+            raise BodaError(f"model.language.recipe: {name} makes a {recipe.model.kind}; a recipe of kind: language is needed")
+        first = first or (path.stem, recipe)
+    return first
+
+
 # ---------------------------------------------------------------- files and bases
 
 
@@ -134,7 +156,8 @@ def _merge(below: Any, above: Any) -> Any:
     """Mappings are merged at every depth, stages by name; lists and all else are replaced."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return copy.deepcopy(above)
-    if "model_type" in below and above.get("model_type", below["model_type"]) != below["model_type"]:
+    was, becomes = ({key: part[key] for key in ("model_type", "recipe") if key in part} for part in (below, above))
+    if was and becomes and was != becomes:
         return copy.deepcopy(above)  # keys of one architecture's config mean nothing in another's
     merged = dict(below)
     for key, value in above.items():

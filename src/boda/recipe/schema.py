@@ -68,8 +68,9 @@ class ModelSpec(Knobs):
     """From vision features to language embeddings: one matrix, two with GELU between, or these with 2x pooling and a
     convolution (a quarter of the tokens). Unset: `mlp2x_gelu` for a vlm."""
     language: str | dict[str, Any]
-    """The language model (`clip`: the text tower): a hub id or folder, or a transformers config (a mapping with `model_type`),
-    initialised from the seed."""
+    """The language model (`clip`: the text tower): a hub id or folder; a transformers config (a mapping with `model_type`),
+    initialised from the seed; or `{recipe: NAME}`, what another recipe (shipped, or a path from this file) makes, trained
+    first."""
     tokenizer: str | TokenizerSpec | None = None
     """A hub id or folder, or `{vocab_size: N}` for a byte-level BPE trained on the recipe's own text. Unset: the language
     model's."""
@@ -80,7 +81,12 @@ class ModelSpec(Knobs):
     def _agree(self) -> ModelSpec:
         for name in ("vision", "language"):
             value = getattr(self, name)
-            if isinstance(value, dict) and not isinstance(value.get("model_type"), str):
+            if name == "language" and self.language_recipe is not None:
+                if len(value) > 1 or not isinstance(self.language_recipe, str) or self.kind == "clip":
+                    raise At(
+                        name, "{recipe: NAME} names a recipe of kind: language; it takes no other keys and is not for clip"
+                    )
+            elif isinstance(value, dict) and not isinstance(value.get("model_type"), str):
                 raise At(
                     name, "given as a mapping it is a transformers config and needs its model_type, e.g. model_type: llama"
                 )
@@ -98,6 +104,11 @@ class ModelSpec(Knobs):
             self.__dict__["connector"] = "mlp2x_gelu"  # the block is frozen for everybody else
         check_template(self.chat_template)
         return self
+
+    @property
+    def language_recipe(self) -> str | None:
+        """The recipe that makes the language model, where it is given as one."""
+        return self.language.get("recipe") if isinstance(self.language, dict) else None
 
 
 class Data(Knobs):
@@ -316,7 +327,9 @@ class Recipe(Knobs):
     def describe(self) -> str:
         """A few lines for people: the parts, then a line a stage."""
         spec = self.model
-        name = lambda tower: tower if isinstance(tower, str) else f"{tower['model_type']} from the seed"  # noqa: E731
+        name = lambda tower: (  # noqa: E731
+            tower if isinstance(tower, str) else tower.get("recipe") or f"{tower['model_type']} from the seed"
+        )
         towers = [name(spec.language)] if spec.vision is None else [name(spec.vision), name(spec.language)]
         lines = [f"{spec.kind}: {(f' -> {spec.connector} -> ' if spec.connector else ' + ').join(towers)}"]
         for stage in self.stages:

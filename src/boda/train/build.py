@@ -64,13 +64,23 @@ def template_of(recipe: Recipe, tokenizer, stage: Stage | None = None) -> str:
     return template_text(name, recipe.directory) if name else tokenizer.chat_template
 
 
+def language_source(recipe: Recipe, out: Path | None) -> str | dict:
+    """Where the language model comes from: as the recipe says, or the model that the recipe it names has left in this run."""
+    name = recipe.model.language_recipe
+    if name is None:
+        return recipe.model.language
+    assert out is not None
+    return str(out / "parts" / Path(name).stem / "model")
+
+
 def get_tokenizer(recipe: Recipe, out: Path | None, texts: Iterator[str]):
     """The recipe's tokenizer: the language model's, a named one, or one trained on `texts` and kept in `out`/tokenizer."""
     spec = recipe.model.tokenizer
     if spec is None:
-        if isinstance(recipe.model.language, dict):
+        language = language_source(recipe, out)
+        if isinstance(language, dict):
             raise BodaError("model.tokenizer: a language model built from a config needs one, e.g. {vocab_size: 4000}")
-        return load_tokenizer(recipe.model.language, what="language")
+        return load_tokenizer(language, what="language")
     if isinstance(spec, str):
         return load_tokenizer(spec)
     folder = out / "tokenizer" if out else None
@@ -88,7 +98,8 @@ def get_tokenizer(recipe: Recipe, out: Path | None, texts: Iterator[str]):
 def build(recipe: Recipe, tokenizer, out: Path | None, before: list[Stage], device: torch.device) -> Built:
     """The model as the stages in `before` left it, everything frozen."""
     revisions = _recorded_revisions(out)
-    assembled = assemble(recipe.model, tokenizer, recipe.seed, revisions)
+    spec = recipe.model.model_copy(update={"language": language_source(recipe, out)})
+    assembled = assemble(spec, tokenizer, recipe.seed, revisions)
     frozen = best_dtype(device, recipe.precision)
     assembled.model.requires_grad_(False)
     for stage in before:
@@ -152,7 +163,7 @@ def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, to
         if whole:
             save_file(whole, partial / "trained.safetensors", metadata={"format": "pt"})
         if lora_layers(built.model):
-            base = recipe.model.language if isinstance(recipe.model.language, str) else "from the recipe's config"
+            base = recipe.model.language if isinstance(recipe.model.language, str) else "made by the recipe"
             save_adapter(language_of(built.model), language_prefix(built.model), partial / "adapter", base)
         facts = {
             "stage": stage.name,

@@ -81,11 +81,12 @@ def broadcast_object(value):
 
 
 def start_group(number: int, total: int) -> torch.device:
-    """Joins this process to the group and returns its device."""
+    """Joins this process to the group, if it has not yet, and returns its device."""
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", number)))
-    dist.init_process_group(backend, rank=number, world_size=total, timeout=timedelta(hours=2))
+    if not dist.is_initialized():
+        dist.init_process_group(backend, rank=number, world_size=total, timeout=timedelta(hours=2))
     return torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")
 
 

@@ -13,8 +13,9 @@ import torch
 import boda
 from boda.data.prepared import PreparedData
 from boda.errors import BodaError
+from boda.models.checkpoints import read_info
 from boda.recipe import Recipe, load_recipe
-from boda.train.build import attach_stage, build, finish, get_tokenizer
+from boda.train.build import attach_stage, build, finish, get_tokenizer, language_source
 
 
 def finish_run(recipe: Recipe, out: Path, device) -> Path:
@@ -44,8 +45,10 @@ def run_info(recipe: Recipe, out: Path) -> dict:
         record = json.loads(line)
         if "loss" in record:
             last[record["stage"]] = {"steps": record["step"], "loss": record["loss"]}
+    language = language_source(recipe, out) if recipe.model.language_recipe else None
     return {
         "kind": recipe.model.kind,
+        "parts": {"language": read_info(language)} if isinstance(language, str) else {},
         "recipe": json.loads(recipe.model_dump_json()),
         "versions": {
             "boda": boda.__version__,

@@ -18,7 +18,7 @@ from boda.data.render import Rendered, Renderer
 from boda.data.sources import BadRows
 from boda.errors import BadRow, BodaError
 from boda.models.checkpoints import best_device, best_dtype
-from boda.recipe import Recipe, Stage, TokenizerSpec, load_recipe
+from boda.recipe import Recipe, Stage, TokenizerSpec, language_recipe, load_recipe
 from boda.train import estimate
 from boda.train.build import FALLBACK_TEMPLATE, build, check_kind, get_tokenizer, renderer_for
 from boda.train.freeze import count_by_part, open_parts
@@ -55,7 +55,8 @@ def inspect(
     chosen = recipe.stage(stage) if stage else recipe.stages[0]
     with tempfile.TemporaryDirectory(prefix="boda-inspect-") as temporary:
         folder = Path(temporary)
-        tokenizer = get_tokenizer(recipe, folder, preparation.texts_of(recipe, data_dir))
+        recipe, spoken, note = _with_language(recipe)
+        tokenizer = get_tokenizer(recipe, folder, preparation.texts_of(spoken, data_dir))
         frozen = _frozen_dtype(recipe, device)
         plain = recipe.model_copy(update={"precision": "fp32"})  # the wanted type may be one that this machine does not have
         built = build(plain, tokenizer, None, [], torch.device("cpu"))
@@ -73,6 +74,7 @@ def inspect(
             "parts": _parts(built.model),
             "precision": str(frozen).removeprefix("torch."),
             "template": _template(recipe, chosen, built, tokenizer),
+            "language": note,
             "data": sources,
             "validation_samples": 0 if job.train_indices is None else len(data) - len(job.train_indices),
             "steps": {"epoch": job.plan.steps_per_epoch(), "total": job.total_steps, "batch_size": chosen.batch_size},
@@ -108,6 +110,30 @@ def preview(built, recipe: Recipe, stage: Stage, data: PreparedData) -> None:
     console.print()
     console.print(sample_of(data, tokenizer, 0).text(palette(console), SHORT))
     console.print()
+
+
+def _with_language(recipe: Recipe) -> tuple[Recipe, Recipe, str | None]:
+    """The recipe with its language model as the recipe that makes it begins it; that of which text a new tokenizer is made; and
+    what to say of it. Nothing that is shown depends on the weights."""
+    asked, spoken, maker = recipe.model.language_recipe, recipe, recipe
+    while (needed := language_recipe(maker)) is not None:
+        maker, model = needed[1], recipe.model
+        if model.tokenizer is None:
+            spoken = maker
+        template = maker.model.chat_template
+        if template and maker.directory and (maker.directory / template).is_file():
+            template = str((maker.directory / template).resolve())
+        changed = {
+            "language": maker.model.language,
+            "tokenizer": model.tokenizer or maker.model.tokenizer,
+            "chat_template": model.chat_template or template,
+        }
+        recipe = recipe.model_copy(update={"model": model.model_copy(update=changed)})
+    note = (
+        asked
+        and f"what recipe {asked} starts from, untrained: nothing shown here depends on its weights; boda train trains it first"
+    )
+    return recipe, spoken, note
 
 
 def _frozen_dtype(recipe: Recipe, gpu: estimate.Gpu | None) -> torch.dtype:

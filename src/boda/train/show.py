@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -256,7 +257,8 @@ def print_facts(console, values: dict) -> None:
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
-    facts = {
+    facts: dict[str, Callable[[dict], Any]] = {
+        "language": lambda values: values["language"],
         "steps": _steps_line,
         "rows": _row_line,
         "memory": _memory_line,
@@ -265,7 +267,7 @@ def print_facts(console, values: dict) -> None:
         "stop_tokens": _stop_line,
     }
     for name, line in facts.items():
-        if name in values:
+        if values.get(name):
             text = line(values)
             title = "ends with" if name == "stop_tokens" else name
             table.add_row(Text(title, style="cyan"), Text(text) if isinstance(text, str) else text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,7 @@ from boda.data.prepared import PreparedData
 from boda.data.sources import BadRows
 from boda.errors import BodaError
 from boda.models.attention import ATTENTION_NAME, keeps_segments_apart
-from boda.recipe import Recipe, load_recipe, recipe_difference, template_text
+from boda.recipe import Recipe, language_recipe, load_recipe, recipe_difference, template_text
 from boda.train import distributed, loop
 from boda.train.build import Built, PixelLoader, build, check_kind, get_tokenizer, image_spec, opened, save_stage
 from boda.train.finished import finish_run
@@ -44,7 +45,8 @@ def train(
     Run again with the same `out` it goes on where it stopped; finished stages are not repeated.
 
     Args:
-        recipe: name of a shipped recipe, a file, a mapping, or a Recipe.
+        recipe: name of a shipped recipe, a file, a mapping, or a Recipe. The recipe that its language model comes from, if it
+            names one, is trained first into `out`/parts.
         out: folder of the run; `runs/<recipe>` unless given.
         stage: stop after this stage; the returned folder is then `out`/stages/<stage>/model.
         processes: how many take part (spawned here; under torchrun its own count is used).
@@ -61,6 +63,7 @@ def train(
     if stage is not None:
         recipe.stage(stage)
     out = Path(out) if out is not None else Path("runs") / name
+    needed = language_recipe(recipe)
     arguments = (recipe, out, stage, data_dir, loggers or [], quiet)
     under_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if under_torchrun:
@@ -68,6 +71,12 @@ def train(
     if distributed.is_main():
         claim(recipe, out)
     distributed.barrier()
+    if needed is not None:
+        if distributed.is_main() and not quiet:
+            print(f"the language model is what recipe {needed[0]} makes, in {out / 'parts' / needed[0]}", file=sys.stderr)
+        train(needed[1], out / "parts" / needed[0], None, processes, data_dir=data_dir, quiet=quiet)
+    if (out / "model" / "boda.json").is_file() and stage is None:
+        return out / "model"
     if processes > 1 and not under_torchrun:
         distributed.run_processes(processes, run_stages, arguments)
     else:

@@ -102,6 +102,7 @@ class Renderer:
         at = next((i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), None)
         if at is None or at + len(bare) != len(full):
             raise BodaError("the tokenizer appends special tokens to every text, so a prompt would end before its answer")
+        self._puts_space = self.tokenizer.convert_ids_to_tokens(bare)[0].startswith("▁")  # SentencePiece: "말" is read as " 말"
         return full[:at]
 
     def text(self, messages: list[dict], add_generation_prompt: bool = False) -> str:
@@ -162,9 +163,17 @@ class Renderer:
         bos = self.tokenizer.bos_token
         return [] if bos and text.startswith(bos) else list(self._leading)
 
-    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return encoding.input_ids, encoding.offset_mapping
+    def _encode(self, text: str, before: str = "") -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and their character ranges; a text that stands behind another one gets no space that is not in it."""
+        if not before or not self._puts_space:
+            encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            return encoding.input_ids, encoding.offset_mapping
+        anchor = IMAGE_MARK if before.endswith(IMAGE_MARK) else "\n"  # it takes the space, and joins no other letter
+        ids, offsets = self._encode(anchor + text)
+        kept = [
+            (token, (start - len(anchor), end - len(anchor))) for token, (start, end) in zip(ids, offsets) if end > len(anchor)
+        ]
+        return [token for token, _ in kept], [span for _, span in kept]
 
     def render_all(self, sample: Sample) -> list[Rendered]:
         """Sample -> one Rendered, or for a document longer than max_length as many as hold all of it.
@@ -209,7 +218,7 @@ class Renderer:
         ids = self._start(text)
         trained = [False] * len(ids)
         for piece, (start, end) in enumerate(zip(borders, borders[1:])):
-            piece_ids, offsets = self._encode(text[start:end])
+            piece_ids, offsets = self._encode(text[start:end], text[:start])
             stop = spans[piece - 1][1] - start if piece else 0
             ids += piece_ids
             trained += [first < stop for first, _ in offsets]
@@ -263,7 +272,7 @@ class Renderer:
         text, spans = self.spans(probe)
         for (start, end), answer in zip(spans, "나라"):
             tail = text[text.index(answer, start) + 1 : end]
-            tail_ids = self._encode(tail)[0]
+            tail_ids = self._encode(tail, answer)[0]
             if not tail or (len(tail_ids) > 1 and not self._special.search(tail)):
                 why = (
                     f"with {tail!r}, which the tokenizer takes for {len(tail_ids)} ordinary tokens"

@@ -83,7 +83,7 @@ def _opened(ref: Picture) -> Iterator[tuple[Image.Image, str]]:
 
 def _stream(ref: ImageRef) -> BinaryIO:
     """The encoded picture, not read into memory where it is a file of its own."""
-    if ref.data is None and not ref.member and ref.row < 0:
+    if ref.data is None and not ref.member and ref.row < 0 and not ref.drawn:
         try:
             return open(ref.path, "rb")
         except OSError as error:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from boda.evaluate.run import run
-from boda.evaluate.tasks import list_tasks, make_task
+from boda.evaluate.tasks import list_tasks, make_task, split_tasks
 
-__all__ = ["list_tasks", "make_task", "run"]
+__all__ = ["list_tasks", "make_task", "run", "split_tasks"]

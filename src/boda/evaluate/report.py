@@ -89,7 +89,9 @@ def _spread(records: list[dict], number: int, rng: random.Random) -> list[dict]:
     """As many records of each task, and within a task as many of each kind of question, so that none fills the sheet."""
     tasks: dict[str, dict[tuple, list[dict]]] = {}
     for record in records:
-        tasks.setdefault(record["task"], {}).setdefault(tuple(sorted(record.get("tags", {}).items())), []).append(record)
+        tags = record.get("tags", {})
+        kind = (tags["set"],) if "set" in tags else tuple(sorted(tags.items()))
+        tasks.setdefault(record["task"], {}).setdefault(kind, []).append(record)
     in_turn = []
     for kinds in tasks.values():
         if len(kinds) > sum(map(len, kinds.values())) // 2:  # tags that tell single rows apart are no kinds

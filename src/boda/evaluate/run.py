@@ -204,6 +204,9 @@ def show(results: dict[str, dict], title: str = "") -> None:
     if not console.is_terminal:
         console = Console(width=120)  # a file has room for the names
     console.print(table)
+    for name, result in results.items():
+        for remark in result.get("remarks", []):
+            console.print(f"{escape(name)}: {escape(remark)}", highlight=False)
 
 
 def _read_json(path: Path) -> dict:

@@ -60,6 +60,31 @@ def questions(
         for one in trains
         for sample in _read(one, data_dir, source if Path(one).suffix == Path(path).suffix else {}, probe=False)
     ]
+    return of_samples(
+        samples,
+        lambda: trained,
+        name or f"questions:{path}",
+        decoding={"temperature": 0.0, "max_new_tokens": max_new_tokens},
+        note="exact match after Unicode form, case, punctuation around, and the endings of 'it is X'",
+    )
+
+
+def of_samples(
+    samples: Sequence[Sample],
+    trained: Callable[[], Sequence[Sample]],
+    name: str,
+    kind_of: Callable[[Sample], str] = lambda sample: "",
+    version: str = VERSION,
+    **rest,
+) -> Task:
+    """The task of asking these samples; their places are the rows' names.
+
+    Args:
+        trained: gives the training samples whose answers make the baselines, when they are needed.
+        kind_of: groups that a limit keeps in proportion.
+        version: of how they are asked and scored.
+        rest: `decoding` and `note` of the task.
+    """
     known = frozenset(clean(_reference(sample)) for sample in samples)
     digest = hashlib.sha256()
     for sample in samples:
@@ -70,20 +95,23 @@ def questions(
         if limit is None or limit >= len(rows):
             return rows
         # The same rows whatever the limit: a larger one only adds to them; files are often sorted, so not simply the first.
-        chosen = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).digest())[:limit]
-        return sorted(chosen, key=lambda row: int(row.id))
+        kinds: dict[str, list[Row]] = defaultdict(list)
+        for row in sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).digest()):
+            kinds[kind_of(row.value)].append(row)
+        placed = [((place + 0.5) / len(found), row) for found in kinds.values() for place, row in enumerate(found)]
+        chosen = sorted(placed, key=lambda pair: pair[0])[:limit]
+        return sorted((row for _, row in chosen), key=lambda row: int(row.id))
 
     return Task(
-        name=name or f"questions:{path}",
-        version=f"{VERSION}-{digest.hexdigest()[:16]}",
+        name=name,
+        version=f"{version}-{digest.hexdigest()[:16]}",
         load=load,
         messages=lambda row: messages_of(row.value),
         score=lambda row, answer: score(row.value, answer, known),
         summarise=lambda records: summarise(
-            records, [(_tags(sample), _asked(sample), _reference(sample)) for sample in trained]
+            records, [(_tags(sample), _asked(sample), _reference(sample)) for sample in trained()]
         ),
-        decoding={"temperature": 0.0, "max_new_tokens": max_new_tokens},
-        note="exact match after Unicode form, case, punctuation around, and the endings of 'it is X'",
+        **rest,
     )
 
 
@@ -150,7 +178,11 @@ def _grouped(records: list[dict], trained: Sequence[tuple[dict, str, str]], grou
     for record in records:
         groups[group_of(record.get("tags", {}), record.get("gold", ""))].append(record)
     return {
-        name: {**summary(found), **_baselines(found, [line for line in trained if group_of(line[0], line[2]) == name])}
+        name: {
+            **summary(found),
+            # What training has nothing of is answered from all of it.
+            **_baselines(found, [line for line in trained if group_of(line[0], line[2]) == name] or trained),
+        }
         for name, found in sorted(groups.items(), key=lambda item: str(item[0]))
         if name is not None and any(not record["failed"] for record in found)
     }

@@ -210,22 +210,35 @@ def finish(built: Built, recipe: Recipe, folder: Path, info: dict) -> Path:
     spec = image_spec(built, recipe.stages[-1].image_fit)
     if spec is None and tokenizer.eos_token_id is not None:  # what ends a text that answers nothing
         end_ids = sorted({*end_ids, tokenizer.eos_token_id})
-    if tokenizer.pad_token_id in end_ids:
-        add_token(tokenizer, "<pad>")
-        tokenizer.pad_token = "<pad>"
     dtype = torch.float32 if recipe.precision == "fp32" else torch.bfloat16
     model.to(dtype)
     model.config.dtype = dtype
     settings = recipe.generation.model_dump()
-    model.generation_config = generation_config(settings, end_ids, tokenizer.pad_token_id)
-    info = info | {"generation": settings}
-    if spec is None:
-        tokenizer.chat_template = without_marks(template)
-        return save_folder(model, tokenizer, folder, info)
+    if spec is not None:
+        return write_vlm(built.assembled, processor_template(template), spec, end_ids, settings, folder, info)
+    _set_answering(model, tokenizer, end_ids, settings)
+    tokenizer.chat_template = without_marks(template)
+    return save_folder(model, tokenizer, folder, info | {"generation": settings})
+
+
+def write_vlm(
+    assembled: Assembled, template: str, spec: ImageSpec, end_ids: list[int], settings: dict, folder: Path, info: dict
+) -> Path:
+    """Writes a complete vision-language model in the type it has, with `template` as its processor's."""
+    model, tokenizer = assembled.model, assembled.tokenizer
+    _set_answering(model, tokenizer, end_ids, settings)
     tokenizer.chat_template = None  # the processor's is the one; two would be read by different tools
-    processor = build_processor(built.assembled, spec.to_processor(), processor_template(template))
+    processor = build_processor(assembled, spec.to_processor(), template)
     assert tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) == model.config.image_token_index
-    return save_folder(model, processor, folder, info | {"connector": built.assembled.connector})
+    return save_folder(model, processor, folder, info | {"generation": settings, "connector": assembled.connector})
+
+
+def _set_answering(model, tokenizer, end_ids: list[int], settings: dict) -> None:
+    """What a model's folder says of its answers: settings, the tokens that end one, a pad token that is none of them."""
+    if tokenizer.pad_token_id in end_ids:
+        add_token(tokenizer, "<pad>")
+        tokenizer.pad_token = "<pad>"
+    model.generation_config = generation_config(settings, end_ids, tokenizer.pad_token_id)
 
 
 @torch.no_grad()

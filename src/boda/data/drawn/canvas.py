@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -76,7 +76,7 @@ def distance(first: Sequence[int], second: Sequence[int]) -> float:
     return math.sqrt((2 + red / 256) * r * r + 4 * g * g + (2 + (255 - red) / 256) * b * b)
 
 
-@lru_cache(maxsize=None)
+@cache
 def colours_on(ground: tuple[int, int, int]) -> tuple[str, ...]:
     """The colours that can be told from a ground."""
     return tuple(name for name, value in COLOURS.items() if distance(value, ground) > LEAST_DISTANCE)
@@ -89,7 +89,7 @@ def paint(scene: dict) -> Image.Image:
         mask = _mask(thing["shape"], thing["radius"], thing["turn"])
         half = mask.shape[0] // 2
         top, left = thing["y"] - half, thing["x"] - half
-        assert 0 <= top and 0 <= left and top + mask.shape[0] <= SIZE and left + mask.shape[1] <= SIZE, thing
+        assert min(top, left) >= 0 and top + mask.shape[0] <= SIZE and left + mask.shape[1] <= SIZE, thing
         window = pixels[top : top + mask.shape[0], left : left + mask.shape[1]]
         ink = np.array(thing["ink"], np.int32)
         if thing["pattern"]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from boda.data.drawn.canvas import Dice, paint
 from boda.data.drawn.fonts import FONTS, SEEN
-from boda.data.drawn.scenes import LAYOUTS, scene
+from boda.data.drawn.scenes import LAYOUTS, check_number, scene
 from boda.data.drawn.sentences import (
     KINDS,
     STYLES,
@@ -21,7 +21,7 @@ from boda.data.drawn.sentences import (
     is_a,
     question,
 )
-from boda.data.drawn.words import WORDS, paint_word, word_facts
+from boda.data.drawn.words import WORDS, check_words, paint_word, word_facts
 from boda.data.korean import with_particle
 from boda.data.plan import generator
 from boda.data.sample import IMAGE_MARK, ImageRef, Sample, Source, conversation
@@ -44,7 +44,8 @@ class Choice:
     """What a collection is narrowed to.
 
     Args:
-        layout, kind, style, font: of the pictures and questions, all of CHOICES unless said; fonts: those seen in training.
+        layout, kind, style, font: of the pictures and questions, all of CHOICES unless said; a number as layout: so many objects;
+            fonts: those seen in training.
         pair: `seen`: no held-out pair of colour and shape is drawn or named; `unseen`: every question is about one.
         words: the words that are written.
     """
@@ -57,35 +58,53 @@ class Choice:
     words: Sequence[str] = field(default=WORDS, repr=False)
 
     @classmethod
-    def of(cls, where: Mapping[str, str | Sequence[str]] | None) -> Choice:
-        """From the `where` of a recipe. Raises BodaError on what there is none of."""
+    def of(cls, where: Mapping[str, str | Sequence[str]] | None, words: Sequence[str] | None = None) -> Choice:
+        """From the `where` of a recipe. Raises BodaError on what there is none of, and on words that cannot be written."""
         given: dict = {}
         for name, values in (where or {}).items():
             if name not in CHOICES:
                 raise BodaError(f"where: drawn data has no '{name}'; it can be narrowed by {', '.join(CHOICES)}")
             given[name] = (values,) if isinstance(values, str) else tuple(values)
+            if not given[name]:
+                raise BodaError(f"where: {name} is an empty list; there are {', '.join(CHOICES[name])}")
             for value in given[name]:
-                if value not in CHOICES[name]:
+                if name == "layout" and value.isdecimal():
+                    check_number(int(value))
+                elif value not in CHOICES[name]:
                     raise BodaError(f"where: {name} '{value}' is not drawn; there are {', '.join(CHOICES[name])}")
-        return cls(**given)
+        choice = cls(**given, **({} if words is None else {"words": tuple(words)}))
+        if words is not None:
+            if cut := [word for word in words if "/" in word]:
+                raise BodaError(f"'{cut[0]}' cannot be drawn: a word has no '/'")
+            check_words(choice.words, choice.font)
+        return choice
 
 
 def scene_facts(layout: str, pair: str, seed: int, number: int) -> dict:
-    return scene(Dice("scene", layout, pair, seed, number), layout, unseen=pair == "unseen")
+    objects = int(layout) if layout.isdecimal() else None
+    return scene(Dice("scene", layout, pair, seed, number), layout, pair == "unseen", objects)
 
 
 def written_facts(font: str, words: Sequence[str], seed: int, number: int) -> dict:
     return word_facts(generator(seed, "word", font, number), words, (font,))
 
 
-def picture(name: str) -> Image.Image:
-    """The picture of a name that a sample's ImageRef bears, drawn anew: `scene/few/seen/0/17`, `word/gothic/나무/0/5`."""
-    kind, *where, seed, number = name.split("/")
-    if kind == "scene" and len(where) == 2:
-        return paint(scene_facts(where[0], where[1], int(seed), int(number)))
-    if kind == "word" and len(where) == 2:
-        return paint_word(written_facts(where[0], where[1:], int(seed), int(number)))
+def facts(name: str) -> dict:
+    """What the picture of a name shows: `scene/few/seen/0/17`, `word/gothic/나무/0/5`. Raises BodaError where there is none."""
+    parts = name.split("/")
+    if len(parts) == 5 and all(part.isascii() and part.isdecimal() for part in parts[3:]):
+        (kind, where, which), seed, number = parts[:3], int(parts[3]), int(parts[4])
+        if kind == "scene" and which in CHOICES["pair"]:
+            return scene_facts(where, which, seed, number)
+        if kind == "word":
+            return written_facts(where, (which,), seed, number)
     raise BodaError(f"no drawn picture is called '{name}'")
+
+
+def picture(name: str) -> Image.Image:
+    """The picture of a name that a sample's ImageRef bears, drawn anew."""
+    found = facts(name)
+    return paint_word(found) if "word" in found else paint(found)
 
 
 def _scene_of(choice: Choice, seed: int, number: int) -> tuple[dict, ImageRef, Dice, bool]:
@@ -167,9 +186,11 @@ def _words(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
     ref = ImageRef(drawn=f"word/{font}/{word}/{seed}/{number}")
     tags = {"font": "seen" if font in SEEN else "held out"}
     if "word" in choice.kind:
-        wrong = dice.pick([each for each in choice.words if each != word] or [word[::-1]])
+        others = [each for each in choice.words if each != word]
+        wrong = dice.pick(others) if others else ""
         say = lambda text: text if style == "short" else is_a(f"'{text}'", style)  # noqa: E731
-        yield _sample(Said("word", style, dice.pick(READ_WORD[style]), say(word), say(wrong)), ref, number, **tags)
+        rejected = say(wrong) if wrong else ""
+        yield _sample(Said("word", style, dice.pick(READ_WORD[style]), say(word), rejected), ref, number, **tags)
     if "colour" in choice.kind:
         colour = written_facts(font, (word,), seed, number)["colour"]
         yield _sample(Said("colour", style, ask("colour", style, "글자", dice), is_a(colour, style)), ref, number, **tags)
@@ -210,7 +231,12 @@ assert set(KINDS) < set(WORDINGS)
 
 
 def read(
-    collection: str, limit: int, seed: int = 0, where: Mapping[str, str | Sequence[str]] | None = None, start: int = 0
+    collection: str,
+    limit: int,
+    seed: int = 0,
+    where: Mapping[str, str | Sequence[str]] | None = None,
+    start: int = 0,
+    words: Sequence[str] | None = None,
 ) -> Iterator[Sample]:
     """Samples of a collection: of the pictures `start` to `start + limit`, lazily.
 
@@ -219,14 +245,15 @@ def read(
         limit: number of pictures (of texts).
         seed: 0 to 2**32 - 1; another seed, other pictures.
         where: narrows it, e.g. {"layout": "one", "kind": ["colour", "shape"]}; see CHOICES.
+        words: those to write, in place of Boda's own.
 
     Raises:
-        BodaError: no such collection, a seed out of range, or nothing of what `where` asks for.
+        BodaError: no such collection, a seed out of range, nothing of what `where` asks for, or a word that cannot be written.
     """
     if collection not in COLLECTIONS:
         raise BodaError(f"nothing drawn is called '{collection}'; there are {', '.join(COLLECTIONS)}")
     check_seed(seed)
-    return _read(partial(COLLECTIONS[collection], Choice.of(where), seed), range(start, start + limit))
+    return _read(partial(COLLECTIONS[collection], Choice.of(where, words), seed), range(start, start + limit))
 
 
 def _read(make: Callable[[int], Iterator[Sample]], numbers: range) -> Iterator[Sample]:

@@ -35,8 +35,7 @@ def scene(dice: Dice, layout: str | None = None, unseen: bool = False, number: i
             raise BodaError(f"no layout '{layout}'; layouts are {', '.join(LAYOUTS)}")
         least, most = LAYOUTS[layout or dice.pick(tuple(LAYOUTS))]
         number = least + dice.below(most - least + 1)
-    if not 1 <= number <= len(PLACES):
-        raise BodaError(f"a scene cannot hold {number} objects: it has {len(PLACES)} places, and one object at least")
+    check_number(number)
     ground = dice.pick(GROUNDS)
     colours = colours_on(ground)
     allowed = [(colour, shape) for colour in colours for shape in SHAPES if (colour, shape) not in HELD_OUT_PAIRS]
@@ -52,6 +51,12 @@ def scene(dice: Dice, layout: str | None = None, unseen: bool = False, number: i
     objects = [_object(dice, cell, dice.pick(held if k == chosen else allowed)) for k, cell in enumerate(cells)]
     faint = dice.pick(FAINT)
     return {"ground": {"colour": ground, "kind": faint, "seed": dice.below(1 << 30)}, "objects": objects}
+
+
+def check_number(number: int) -> None:
+    """Raises BodaError unless a scene can hold so many objects."""
+    if not 1 <= number <= len(PLACES):
+        raise BodaError(f"a scene cannot hold {number} objects: it has {len(PLACES)} places, and one object at least")
 
 
 def _object(dice: Dice, cell: int, pair: tuple[str, str]) -> dict:

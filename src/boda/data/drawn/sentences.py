@@ -274,9 +274,11 @@ def _count(scene: dict, thing: dict, style: str, dice: Dice) -> Said:
 def _object(scene: dict, thing: dict, style: str, dice: Dice) -> Said:
     """What lies at a place: one time in five at an empty one."""
     empty = [place for cell, place in enumerate(PLACES) if all(each["cell"] != cell for each in scene["objects"])]
-    say = lambda each: (
-        noun_phrase(each, False) if style == "short" else there_is(_particle(noun_phrase(each, False), "이가"), style)
-    )  # noqa: E731
+
+    def say(each: dict) -> str:
+        noun = noun_phrase(each, full=False)
+        return noun if style == "short" else there_is(_particle(noun, "이가"), style)
+
     if empty and dice.chance(0.2):
         return _said("object", style, ask("object", style, dice.pick(empty), dice), NOTHING[style], say(thing), [])
     return _said("object", style, ask("object", style, place_of(thing), dice), say(thing), say(_altered(thing, dice)), [thing])

@@ -34,7 +34,7 @@ def word_facts(random: np.random.Generator, words: Sequence[str] = WORDS, fonts:
     Raises:
         BodaError: no words or fonts; an unknown font; a word with a character that the fonts lack, or too long for the picture.
     """
-    _check(tuple(words), tuple(fonts))
+    check_words(tuple(words), tuple(fonts))
     word, font, extra = (options[int(random.integers(len(options)))] for options in (words, fonts, EXTRAS))
     wide, high = _measure(word, font)
     high += _LINE * (extra == "underline")
@@ -92,7 +92,8 @@ def _light(colour: Colour) -> float:
 
 
 @lru_cache(maxsize=64)
-def _check(words: tuple[str, ...], fonts: tuple[str, ...]) -> None:
+def check_words(words: tuple[str, ...], fonts: tuple[str, ...]) -> None:
+    """Raises BodaError unless each of the words can be written in each of the fonts."""
     for what, options, example in (("words", words, WORDS[0]), ("fonts", fonts, SEEN[0])):
         if not options or not all(option.strip() for option in options):
             raise BodaError(

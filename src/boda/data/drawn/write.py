@@ -1,0 +1,118 @@
+"""Drawn data as files that other programs read, too: pictures, conversations in the `messages` format, and a sheet to look at."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from PIL import Image
+
+from boda.data.drawn.canvas import SIZE
+from boda.data.drawn.samples import read
+from boda.data.sample import IMAGE_MARK, Message, Sample
+from boda.errors import BodaError
+from boda.files import whole_folder
+
+FILES = ("images", "data.jsonl", "text.jsonl", "sheet.png")
+SCENES = ("layout", "pair", "style", "kind")
+NARROWED = {"words": ("font", "words", "style", "kind"), "text": ("layout", "words"), "descriptions": SCENES[:3]}
+SHEET, COLUMNS, MARGIN = 40, 8, 6
+REPORT_SECONDS = 10.0
+
+
+def write(
+    out: str | Path,
+    collection: str = "questions",
+    count: int = 100,
+    seed: int = 0,
+    where: Mapping[str, str | Sequence[str]] | None = None,
+    words: Sequence[str] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict:
+    """Draws a collection into a folder, whole or not at all.
+
+    `data.jsonl` has a row for each conversation, with tags, and of `preferences` also the rejected answer; documents, which
+    nobody asks for, go into `text.jsonl`.
+
+    Args:
+        count: number of pictures, of texts in `text`.
+        where, words: as `samples.read` takes them.
+        say: is told every ten seconds how far it is.
+
+    Returns:
+        {folder, pictures, rows, seconds}.
+
+    Raises:
+        BodaError: nothing such can be drawn, `out` holds other things, or it cannot be written.
+    """
+    out = Path(out)
+    if count < 1:
+        raise BodaError(f"count {count}: at least one picture is drawn")
+    samples = read(collection, count, seed, where, words=words)
+    narrowed = NARROWED.get(collection, SCENES)
+    if idle := [name for name in (*(where or {}), *(["words"] if words is not None else [])) if name not in narrowed]:
+        raise BodaError(f"{collection} are not narrowed by {idle[0]}, only by {', '.join(narrowed)}")
+    if out.exists() and (not out.is_dir() or any(path.name not in FILES for path in out.iterdir())):
+        raise BodaError(f"{out} holds other things than drawn data; choose another folder")
+    names: dict[str, str] = {}  # file name of each drawn picture
+    first: list[Image.Image] = []
+    rows, began, told = 0, time.monotonic(), time.monotonic()
+    with whole_folder(out, advice="free some space and run the same command again") as folder, ExitStack() as stack:
+        files = {}
+        for sample in samples:
+            for ref in sample.images:
+                if ref.drawn not in names:
+                    names[ref.drawn] = f"images/{len(names):06d}.png"
+                    (folder / "images").mkdir(exist_ok=True)
+                    picture = ref.picture()
+                    picture.save(folder / names[ref.drawn])
+                    first += [picture] if len(first) < SHEET else []
+            name = "text.jsonl" if sample.is_document else "data.jsonl"
+            if name not in files:
+                files[name] = stack.enter_context((folder / name).open("w", encoding="utf-8"))
+            row = _row(sample, [names[ref.drawn] for ref in sample.images], collection == "preferences")
+            files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
+            rows += 1
+            if (now := time.monotonic()) - told > REPORT_SECONDS:
+                told, done = now, int(sample.source.row) + 1
+                rate = done / (now - began)
+                say(f"{done:,} of {count:,} drawn, {rate:.0f}/s, {int((count - done) / rate)} s left")
+        if not rows:
+            raise BodaError(f"nothing of {collection} is left of {dict(where or {})}; ask for other kinds")
+        if first:
+            _sheet(first).save(folder / "sheet.png")
+    return {"folder": str(out), "pictures": len(names), "rows": rows, "seconds": time.monotonic() - began}
+
+
+def read_words(path: str | Path) -> list[str]:
+    """The words of a file, with white space between. Raises BodaError if it is no text."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").split()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise BodaError(f"no words in {path} ({why}); give a text file with a word a line") from error
+
+
+def _row(sample: Sample, images: list[str], with_rejected: bool) -> dict:
+    if sample.is_document:
+        return {"text": sample.messages[0].text}
+    messages = [{"role": message.role, "content": _marked(message)} for message in sample.messages]
+    row: dict = {"messages": messages, "images": images, "tags": dict(sample.tags)}
+    return row | {"rejected": sample.rejected} if with_rejected else row
+
+
+def _marked(message: Message) -> str:
+    return "".join(IMAGE_MARK if part.type == "image" else part.text for part in message.content)
+
+
+def _sheet(pictures: list[Image.Image]) -> Image.Image:
+    """The pictures side by side."""
+    step = SIZE + MARGIN
+    lines = -(-len(pictures) // COLUMNS)
+    sheet = Image.new("RGB", (min(COLUMNS, len(pictures)) * step + MARGIN, lines * step + MARGIN), "white")
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (MARGIN + number % COLUMNS * step, MARGIN + number // COLUMNS * step))
+    return sheet

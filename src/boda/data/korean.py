@@ -126,3 +126,14 @@ def _latin_final(text: str) -> str:
     if re.search(r"(^|[^aeiou])[aeiou](ck|[bckpt])$|ook$", lower):  # 컵, 캣, 록, 북
         return "ㅇ"
     return ""
+
+
+def formality(text: str) -> str:
+    """How an answer ends: "polite" (해요체, 합쇼체), "plain" (해라체; 해체 with a mark after it), "" where it is no sentence."""
+    said = re.sub(r"\W+$", "", text)
+    formal = len(said) > 2 and said.endswith(("니다", "니까")) and (ord(said[-3]) - ord("가")) % 28 == 17  # ㅂ니다, not 아니다
+    if formal or re.search(r"(?<![필중수주소개])요$|십?시오$|죠$", said):
+        return "polite"
+    is_closed = len(said) < len(text.rstrip())  # a mark tells a verb's end from a word's: 바다 is the sea
+    ending = "[다해래돼야어아여려워줘봐와져지네자냐니군까라]$" if is_closed else "다$" if " " in said else r"(?!)"
+    return "plain" if re.search(ending, said) else ""

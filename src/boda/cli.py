@@ -77,7 +77,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-data_app = typer.Typer(help="Look at data sets before anything is trained on them.", no_args_is_help=True)
+data_app = typer.Typer(help="Data sets: look at them before training, draw new ones.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 Pairs = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="as the recipe's knob of that name; repeatable")]

@@ -59,7 +59,7 @@ def answerer(model: Any, trust_remote_code: bool = False) -> Answerer:
 
 
 def _from_name(name: str, trust_remote_code: bool) -> Answerer:
-    from boda.models.checkpoints import load, read_info
+    from boda.models.checkpoints import load, locate, read_info
 
     loaded: list[Ask] = []
 
@@ -71,7 +71,7 @@ def _from_name(name: str, trust_remote_code: bool) -> Answerer:
         return loaded[0](conversations, decoding)
 
     settings = read_info(name).get("generation", {})
-    return Answerer({"model": name, "fingerprint": fingerprint(Path(name))}, ask, settings, open)
+    return Answerer({"model": name, "fingerprint": fingerprint(Path(locate(name)))}, ask, settings, open)
 
 
 def _asker(model, processor) -> Ask:

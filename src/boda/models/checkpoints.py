@@ -28,6 +28,13 @@ REMOTE_CODE = ("vlm.py", "connectors.py")
 AutoConfig.register(BodaConfig.model_type, BodaConfig)
 AutoModelForImageTextToText.register(BodaConfig, BodaForConditionalGeneration)
 VLM_TYPES = {"llava", BodaConfig.model_type}
+# Models that come with the package, by name.
+SHIPPED = {"mini": Path(__file__).parents[1] / "weights" / "mini"}
+
+
+def locate(name: str | Path) -> str:
+    """The folder of a model that Boda ships, by exact name; any other name as it is (a folder called so: ./mini)."""
+    return str(SHIPPED.get(str(name), name))
 
 
 def best_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
@@ -112,7 +119,7 @@ def load_config(name: str, trust_remote_code: bool = False):
 
 
 def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = False):
-    """A model and its processor, from a folder or a hub id, by what its config says.
+    """A model and its processor, from a folder, a hub id or a name that Boda ships (`mini`), by what its config says.
 
     Args:
         device: where to put it; None: the best there is.
@@ -125,7 +132,7 @@ def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = Fa
     Raises:
         BodaError: no model there, or one of a kind that Boda does not run.
     """
-    name = str(name)
+    name = locate(name)
     config = load_config(name, trust_remote_code)
     device = torch.device(device) if device is not None else best_device()
     dtype = dtype or best_dtype(device)
@@ -154,5 +161,5 @@ def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = Fa
 
 def read_info(name: str | Path) -> dict:
     """What `boda.json` of a model folder says; empty for models that Boda did not make."""
-    path = Path(name) / "boda.json"
+    path = Path(locate(name)) / "boda.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -21,7 +22,7 @@ from boda.models.attention import ATTENTION_NAME
 from boda.models.checkpoints import generation_config
 from boda.models.language import ADAPTER, lora_layers
 from boda.recipe import Lora, ModelSpec, template_text
-from boda.train.freeze import open_parts
+from boda.train.freeze import language_of, open_parts
 from boda.train.objectives import language_loss
 from tests import tiny
 
@@ -134,7 +135,7 @@ def batches_of(data: PreparedData, rows: list, pixels: Pixels) -> list[dict]:
 def step(model, batches: list[dict], trained: dict[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
     """Loss and gradients for each trained token over rows, as one training step takes them: name -> tensor, `loss` among them."""
     model.zero_grad(set_to_none=True)
-    model.model.language_model.set_attn_implementation(ATTENTION_NAME)
+    language_of(model).set_attn_implementation(ATTENTION_NAME)
     total = sum(batch["labels"].numel() for batch in batches)
     loss_sum = torch.zeros(())
     for batch in batches:
@@ -153,7 +154,7 @@ def oracle_step(
     """The same, but every sample runs alone through the stock forward pass, with all its logits and -100 labels."""
     model = assembled.model
     model.zero_grad(set_to_none=True)
-    model.model.language_model.set_attn_implementation(attention)
+    language_of(model).set_attn_implementation(attention)
     total = int(data.targets[:].sum())
     loss_sum = torch.zeros(())
     for index in range(len(data)):
@@ -254,3 +255,25 @@ def records(run: Path) -> list[dict]:
     """The steps of a run's log."""
     lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return [record for record in map(json.loads, lines) if "loss" in record]
+
+
+def validations(run) -> list[dict]:
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if "validation_loss" in record]
+
+
+def assert_same_run(given, expected):
+    """Losses and gradients to 1e-5 of their size at every step, and the same way gone from the start."""
+    for ours, theirs in zip(records(given), records(expected), strict=True):
+        assert ours["trained_tokens"] == theirs["trained_tokens"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+    for ours, theirs in zip(validations(given), validations(expected), strict=True):
+        assert ours["validation_loss"] == pytest.approx(theirs["validation_loss"], rel=1e-4)
+        assert ours["answers"] == theirs["answers"]
+    tensors, wanted = trained_tensors(given), trained_tensors(expected)
+    assert tensors.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        # Adam moves a number whose gradient is rounding error by a whole step, so single numbers say little.
+        apart = float((tensors[name] - tensor).norm() / tensor.norm().clamp(min=1e-6))
+        assert apart < 1e-4, f"{name}: {apart:.2g} of its size apart"

@@ -24,7 +24,7 @@ from boda.train.freeze import language_of
 from boda.train.preparation import split
 from boda.train.stages import train
 from tests import tiny
-from tests.support import opened, records, step, tiny_model, tiny_recipe, trained_tensors
+from tests.support import assert_same_run, opened, records, step, tiny_model, tiny_recipe, trained_tensors, validations
 
 LORA = {"rank": 4, "alpha": 8.0}
 # A text-only row reaches no connector: in the first stage half of the rows give no gradient at all.
@@ -62,28 +62,6 @@ def run(recipe, tmp_path_factory):
     train(recipe, out, quiet=True)
     assert [record["step"] for record in validations(out)] == [2, 3]
     return out
-
-
-def validations(run) -> list[dict]:
-    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if "validation_loss" in record]
-
-
-def assert_same_run(given, expected):
-    """Losses and gradients to 1e-5 of their size at every step, and the same way gone from the start."""
-    for ours, theirs in zip(records(given), records(expected), strict=True):
-        assert ours["trained_tokens"] == theirs["trained_tokens"]
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
-        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
-    for ours, theirs in zip(validations(given), validations(expected), strict=True):
-        assert ours["validation_loss"] == pytest.approx(theirs["validation_loss"], rel=1e-4)
-        assert ours["answers"] == theirs["answers"]
-    tensors, wanted = trained_tensors(given), trained_tensors(expected)
-    assert tensors.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        # Adam moves a number whose gradient is rounding error by a whole step, so single numbers say little.
-        apart = float((tensors[name] - tensor).norm() / tensor.norm().clamp(min=1e-6))
-        assert apart < 1e-4, f"{name}: {apart:.2g} of its size apart"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.faults.runs import STEPS, assert_same_run, records, slowly, start, steps_done
 
@@ -156,3 +157,29 @@ def test_ctrl_c_with_two_processes(baseline, tmp_path: Path):
     again = start(arguments, tmp_path)
     assert again.wait() == 0, again.stderr
     assert (out / "model" / "config.json").is_file()
+
+
+def test_a_language_model_and_what_it_is_a_part_of(baseline, tmp_path: Path):
+    """Killed while the part is trained, while its folder is written, and in the model that it is a part of."""
+    from tests.support import language_recipe
+
+    part = language_recipe(tmp_path / "text")
+    part["stages"][0] |= {"max_steps": 6, "save_steps": 2, "validation": 0.1, "eval_steps": 3}
+    part["stages"][1]["lora"]["dropout"] = 0.1
+    part["stages"][1] |= {"max_steps": 4}
+    (tmp_path / "lm.yaml").write_text(yaml.safe_dump(part, allow_unicode=True), encoding="utf-8")
+    whole = yaml.safe_load(baseline[0].read_text(encoding="utf-8"))
+    whole["model"]["language"], whole["stages"] = {"recipe": "lm.yaml"}, [whole["stages"][0] | {"max_steps": 4}]
+    recipe, out = tmp_path / "vlm.yaml", tmp_path / "run"
+    recipe.write_text(yaml.safe_dump(whole, allow_unicode=True), encoding="utf-8")
+    finish(recipe, tmp_path / "whole")
+    for done, moment in ((out / "parts/lm", 4), (out / "parts/lm", 8), (out, 3)):
+        run = train(recipe, out, slowly)
+        assert run.until(lambda done=done, moment=moment: len(records(done)) >= moment), run.stderr
+        os.kill(run.pid, signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL
+    run = train(recipe, out, die_in_final_model)
+    assert run.wait() == -signal.SIGKILL, run.stderr
+    finish(recipe, out)
+    assert_same_run(out, tmp_path / "whole", least=4)
+    assert_same_run(out / "parts/lm", tmp_path / "whole/parts/lm")

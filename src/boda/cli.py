@@ -368,6 +368,25 @@ def draw(
     result(done, f"{out}: {done['pictures']:,} pictures, {done['rows']:,} rows, {done['per_second']:.0f} a second")
 
 
+@app.command(name="import")
+def import_(
+    source: Annotated[str, typer.Argument(help="a LLaVA folder, LoRA folder, mm_projector.bin, or hub id")],
+    out: Annotated[Path, typer.Option(help="folder of the model")],
+    vision: Annotated[str | None, typer.Option(help="its vision tower, where it is not inside")] = None,
+    language: Annotated[str | None, typer.Option(help="its language model, where it is not inside")] = None,
+    connector: Annotated[str | None, typer.Option(help="its projector's kind, where it cannot be told")] = None,
+    template: Annotated[str | None, typer.Option(help="chat template, where it cannot be told or is told wrongly")] = None,
+) -> None:
+    """Turn a checkpoint of LLaVA, in its own or in transformers' layout, into a model folder."""
+    from boda.models.checkpoints import read_info
+    from boda.train.importing import import_checkpoint
+
+    folder = import_checkpoint(source, out, vision, language, connector, template)
+    found = read_info(folder)["imported"]
+    told = f"chat template: {found['chat_template']} ({found['chat_template_why']}); another with --template"
+    result({"model": str(folder), **found}, f"model: {folder}\n{told}")
+
+
 def main() -> None:
     """Entry point: 0 done, 1 failed, 2 wrong use."""
     app()

@@ -29,8 +29,6 @@ def finish_run(recipe: Recipe, out: Path, device) -> Path:
 
 def run_info(recipe: Recipe, out: Path) -> dict:
     """What `boda.json` says of a run: recipe, versions, commit, data with counts, last losses."""
-    import transformers
-
     data = []
     for stage in recipe.stages:
         folder = out / "stages" / stage.name / "data"
@@ -50,15 +48,21 @@ def run_info(recipe: Recipe, out: Path) -> dict:
         "kind": recipe.model.kind,
         "parts": {"language": read_info(language)} if isinstance(language, str) else {},
         "recipe": json.loads(recipe.model_dump_json()),
-        "versions": {
-            "boda": boda.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
         "commit": _commit(),
         "data": data,
         "stages": last,
+    }
+
+
+def versions() -> dict[str, str]:
+    import transformers
+
+    return {
+        "boda": boda.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
     }
 
 

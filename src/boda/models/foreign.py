@@ -1,0 +1,299 @@
+"""Checkpoints in other projects' layouts, taken apart: LLaVA's own three, and transformers' LLaVA.
+
+To add a layout: a function that reads it and a line in LAYOUTS.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from boda.errors import BodaError
+from boda.models.assemble import LOADING_ERRORS, config_from, is_path, open_part
+
+Weights = dict[str, torch.Tensor]
+
+# LLaVA's name of a projector -> our connector, how its keys begin -> how ours do, and a key by which to tell it.
+PROJECTORS: dict[str, tuple[str, dict[str, str], str]] = {
+    "linear": ("linear", {"": "linear_1."}, "weight"),
+    "mlp2x_gelu": ("mlp2x_gelu", {"0.": "linear_1.", "2.": "linear_2."}, "0.weight"),
+    "ldpnetv2": ("ldpv2", {}, "peg.peg.0.weight"),  # MobileVLM V2, Small Korean VLM
+    "ldpv2": ("ldpv2", {}, "peg.peg.0.weight"),
+}
+# A LLaVA's model_type -> its language model's, where that is not what follows `llava_`. The first LLaVA is a Llama.
+LANGUAGES = {"llava": "llama", "mobilevlm": "llama", "llava_qwen": "qwen2"}
+# Settings of LLaVA's config.json -> values that our models have.
+POSSIBLE = {"image_aspect_ratio": ("square", "pad"), "mm_vision_select_feature": ("patch",), "mm_patch_merge_type": ("flat",),
+            "s2": (False,)}  # fmt: skip
+# Part -> how its keys begin; what follows is the name in the part. The first that fits takes a key.
+ORIGINAL_KEYS = {
+    "connector": r"(base_model\.model\.)?(model\.)?mm_projector\.",
+    "vision": r"(base_model\.model\.)?model\.vision_tower\.(vision_tower\.)?",
+    "language": r"(base_model\.model\.)?",
+}
+OLD_KEYS = {"connector": "multi_modal_projector.", "vision": "vision_tower.", "language": "language_model."}
+NEW_KEYS = {part: "model." + begin for part, begin in OLD_KEYS.items()} | {"head": "lm_head."}
+IGNORED = ("rotary_emb.inv_freq", "embeddings.position_ids")  # computed; old versions of transformers saved them
+HUB_FILES = ["*.json", "*.jinja", "*.bin", "*.safetensors", "*.model", "*.txt"]
+
+
+@dataclass
+class Parts:
+    """A vision-language model taken apart; vision and language by name, or as a config whose weights are given.
+
+    Args:
+        connector_weights: named as in boda.models.connectors.
+        language_weights: all, or those that take the place of a named language model's.
+        adapter: folder of a LoRA to merge into the language model.
+        image_fit: None: as the tower's own image processor does it.
+        marks: tokens that the source adds to the tokenizer.
+        said: config.json. names: what may tell how the model was talked to.
+    """
+
+    vision: str | dict
+    language: Any
+    tokenizer: str
+    connector: str
+    connector_weights: Weights
+    vision_layer: int
+    vision_weights: Weights
+    language_weights: Weights
+    adapter: Path | None = None
+    image_processor: Any = None
+    image_fit: str | None = None
+    marks: list[str] = field(default_factory=list)
+    layout: str = ""
+    said: dict = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+
+
+class Given(NamedTuple):
+    """What the user says of a checkpoint."""
+
+    vision: str | None = None
+    language: str | None = None
+    connector: str | None = None
+
+    def refuse(self, *options: str) -> None:
+        if said := [f"--{option}" for option in options if getattr(self, option) is not None]:
+            raise BodaError(f"{said[0]} has no use here: the checkpoint has its own; leave it out")
+
+
+def read_parts(source: str, given: Given) -> Parts:
+    """Takes a checkpoint apart by what its files are. Raises BodaError: which layouts there are, or what is wrong with it."""
+    path = _local(source)
+    folder = path.parent if path.is_file() else path
+    config = read_json(folder / "config.json")
+    for name, (fits, read) in LAYOUTS.items():
+        if fits(path, config if path.is_dir() else {}):
+            parts = read(path, config, given)
+            own = folder.resolve() if Path(source).expanduser().exists() else Path(source)
+            own = own.parent if own.name.startswith("checkpoint-") else own
+            names = [own.name, config.get("_name_or_path"), parts.language, config.get("model_type")]
+            texts = [Path(each).name for each in names if isinstance(each, str)]
+            return replace(parts, layout=name.partition(" (")[0], said=config, names=texts)
+    there = ", ".join(sorted(each.name for each in folder.iterdir())[:8]) or "nothing"
+    raise BodaError(f"{source} has {there}, which is none of the layouts that can be imported: {'; '.join(LAYOUTS)}")
+
+
+def _local(source: str) -> Path:
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if is_path(source):
+        raise BodaError(f"no checkpoint at {source}: there is no such file or folder")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=HUB_FILES))
+    except (OSError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise BodaError(f"no checkpoint at '{source}': it is no folder here, and the hub does not give it ({why})") from error
+
+
+# ---------------------------------------------------------------- layouts
+
+
+def read_projector(path: Path, config: dict, given: Given) -> Parts:
+    """What LLaVA's first stage leaves: the projector; the rest is named by the user or by the config.json beside it."""
+    file = path if path.is_file() else path / "mm_projector.bin"
+    return _original(file.parent, config, given, load_file(file), given.language or config.get("_name_or_path"))
+
+
+def read_adapter(folder: Path, config: dict, given: Given) -> Parts:
+    """A LoRA folder of LLaVA; the base that it names is a language model or another whole LLaVA."""
+    if not (folder / "non_lora_trainables.bin").is_file():
+        raise BodaError(f"{folder} has an adapter and no non_lora_trainables.bin, which holds the projector")
+    base = given.language or read_json(folder / "adapter_config.json").get("base_model_name_or_path") or ""
+    parts = _original(folder, config, given, load_file(folder / "non_lora_trainables.bin"), base)
+    inner = read_json(Path(base) / "config.json")
+    if "mm_vision_tower" in inner:
+        whole = read_original(Path(base), inner, Given(vision=given.vision))
+        parts.language, parts.tokenizer = whole.language, whole.tokenizer
+        parts.language_weights = whole.language_weights | parts.language_weights
+        parts.vision_weights = parts.vision_weights or whole.vision_weights
+    parts.adapter = folder
+    return parts
+
+
+def read_original(folder: Path, config: dict, given: Given) -> Parts:
+    """A whole LLaVA: one state dict of language model, projector and perhaps vision tower."""
+    given.refuse("language")
+    said = str(config.get("model_type"))
+    kind = LANGUAGES.get(said, said.removeprefix("llava_"))
+    if kind not in CONFIG_MAPPING:
+        raise BodaError(f"{folder}/config.json says model_type: {said}, and transformers has no language model '{kind}'")
+    known = set(CONFIG_MAPPING[kind]().to_dict()) | {"rope_theta", "rope_scaling", "head_dim"}
+    own = {"model_type", "architectures", "_name_or_path", "transformers_version"}
+    text = config_from({"model_type": kind, **{key: config[key] for key in known - own if key in config}}, "language")
+    return _original(folder, config, given, load_weights(folder), text)
+
+
+def _original(folder: Path, config: dict, given: Given, weights: Weights, language) -> Parts:
+    for name, possible in POSSIBLE.items():
+        if config.get(name) is not None and config[name] not in possible:
+            known = " or ".join(map(str, possible))
+            raise BodaError(f"{folder}/config.json says {name}: {config[name]}; a model with {known} can be imported")
+    vision = given.vision or config.get("mm_vision_tower") or ""
+    for part, model in (("vision", vision), ("language", language)):
+        if not model:
+            raise BodaError(f"{folder} does not say which {part} model it goes with; name a folder or hub id with --{part}")
+    found = split(weights, ORIGINAL_KEYS, folder)
+    marks = ["<im_patch>"] * config.get("mm_use_im_patch_token", True) + ["<im_start>", "<im_end>"]
+    return Parts(
+        vision,
+        language,
+        language if isinstance(language, str) else str(folder),
+        *projector(found["connector"], given.connector or config.get("mm_projector_type"), folder),
+        config.get("mm_vision_select_layer", -2),
+        found["vision"],
+        found["language"],
+        image_fit="pad" if config.get("image_aspect_ratio") == "pad" else None,
+        marks=marks if config.get("mm_use_im_start_end") else [],
+    )
+
+
+def projector(weights: Weights, kind: str | None, folder: Path) -> tuple[str, Weights]:
+    """Our connector and its weights, from the source's name for it or else from its keys."""
+    kind = kind or next((name for name, (_, _, key) in PROJECTORS.items() if key in weights), None)
+    if kind not in PROJECTORS:
+        what = f"is '{kind}'" if kind else f"has the keys {', '.join(sorted(weights)[:4])}" if weights else "is not there"
+        raise BodaError(
+            f"the projector in {folder} {what}; those that can be imported (--connector) are {', '.join(PROJECTORS)}"
+        )
+    connector, begins, _ = PROJECTORS[kind]
+    renamed = {}
+    for key, tensor in weights.items():
+        begin = next((begin for begin in begins if key.startswith(begin)), "")
+        renamed[begins.get(begin, "") + key.removeprefix(begin)] = tensor
+    return connector, renamed
+
+
+def read_transformers(folder: Path, config: dict, given: Given) -> Parts:
+    """transformers' LLaVA, with the keys of before or after its version 4.52."""
+    given.refuse(*given._fields)
+    weights = load_weights(folder)
+    old, new = ([key for key in weights if key.startswith(tuple(keys.values()))] for keys in (OLD_KEYS, NEW_KEYS))
+    if old and new:
+        raise BodaError(f"{folder} mixes two generations of keys, '{old[0]}' and '{new[0]}': its files are of two checkpoints")
+    found = split(weights, OLD_KEYS if old else NEW_KEYS, folder)
+    for part, begin in OLD_KEYS.items():
+        if not found[part]:
+            raise BodaError(f"{folder} has no weights of its {part} part: no key has {begin} in it")
+    whole = open_part("language", lambda: AutoConfig.from_pretrained(folder), str(folder))
+    text, kind = whole.text_config, MODEL_FOR_CAUSAL_LM_MAPPING[type(whole.text_config)]
+    if new:
+        with torch.device("meta"):
+            shapes = kind(text)
+        head = next(name for name, module in shapes.named_modules() if module is shapes.get_output_embeddings())
+        text.tie_word_embeddings = not found["head"]
+        found["language"] = {f"{kind.base_model_prefix}.{key}": tensor for key, tensor in found["language"].items()}
+        found["language"] |= {f"{head}.{key}": tensor for key, tensor in found["head"].items()}
+    connector, matrices = {"gelu": "mlp2x_gelu", "linear": "linear"}.get(whole.projector_hidden_act), found["connector"]
+    if connector == "linear":  # the second matrix, which ours does without, must do nothing
+        second, shift = matrices.pop("linear_2.weight"), matrices.pop("linear_2.bias")
+        connector = "linear" if torch.equal(second, torch.eye(*second.shape).to(second)) and not shift.any() else None
+    if connector is None or not isinstance(whole.vision_feature_layer, int):
+        raise BodaError(f"{folder}: only one matrix or mlp2x_gelu on one layer of the vision tower can be imported")
+    processor = open_part("vision", lambda: AutoImageProcessor.from_pretrained(folder), str(folder))
+    vision, layer = whole.vision_config.to_dict(), whole.vision_feature_layer
+    return Parts(
+        vision, text, str(folder), connector, matrices, layer, found["vision"], found["language"], image_processor=processor
+    )
+
+
+# Name (its files) -> whether path and config.json are that, and what takes it apart. The first that fits is taken.
+LAYOUTS = {
+    "LLaVA adapter (adapter_config.json, adapter_model, non_lora_trainables.bin)":
+        (lambda path, config: (path / "adapter_config.json").is_file(), read_adapter),
+    "transformers' LLaVA (config.json with model_type: llava and text_config)":
+        (lambda path, config: config.get("model_type") == "llava" and "text_config" in config, read_transformers),
+    "LLaVA (config.json with mm_vision_tower, and weights)":
+        (lambda path, config: "mm_vision_tower" in config and any(path.glob("*model*.[bs]*")), read_original),
+    "LLaVA projector (mm_projector.bin)":
+        (lambda path, config: path.suffix == ".bin" or (path / "mm_projector.bin").is_file(), read_projector),
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------- files and keys
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise BodaError(f"{path} is not valid JSON: {error}") from error
+
+
+def load_weights(folder: Path) -> Weights:
+    """All tensors of a folder's model, in one file or in those that its index lists."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = read_json(folder / f"{name}.index.json")
+        files = sorted(set(index["weight_map"].values())) if index else [name] if (folder / name).is_file() else []
+        if missing := [file for file in files if not (folder / file).is_file()]:
+            raise BodaError(f"{folder} lacks {missing[0]}, one of the {len(files)} files that its index lists")
+        if files:
+            return {key: tensor for file in files for key, tensor in load_file(folder / file).items()}
+    raise BodaError(f"{folder} has no weights: no model.safetensors, no pytorch_model.bin, and no index of several files")
+
+
+def load_file(path: Path) -> Weights:
+    """One file of tensors, read without running what code it may hold."""
+    from safetensors.torch import load_file as load_safetensors
+
+    is_bin = path.suffix != ".safetensors"
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True) if is_bin else load_safetensors(path)
+        return {key: tensor.detach() for key, tensor in weights.items() if not key.endswith(IGNORED)}
+    except (*LOADING_ERRORS, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        why = (str(error).strip() or "it is cut short").splitlines()[0]
+        raise BodaError(f"{path} cannot be read as tensors by name: {why}") from error
+
+
+def split(weights: Weights, patterns: dict[str, str], folder: Path) -> dict[str, Weights]:
+    """Tensors by part. Raises BodaError for keys that belong to none."""
+    found: dict[str, Weights] = {part: {} for part in patterns}
+    for key, tensor in weights.items():
+        part = next((part for part, pattern in patterns.items() if re.match(pattern, key)), None)
+        if part is None:
+            raise BodaError(f"{folder} has a key that belongs to no part of a LLaVA: {key}")
+        found[part][re.sub(f"^{patterns[part]}", "", key)] = tensor
+    return found
+
+
+def check_keys(what: str, missing, unknown, shapes=()) -> None:
+    """Raises BodaError, naming some, where a checkpoint lacks tensors of a part, has others, or has them in other shapes."""
+    for name, given, wanted in shapes:
+        raise BodaError(f"the {what}'s {name} has shape {tuple(given)} in the checkpoint and should have {tuple(wanted)}")
+    lacks = f"lacks {len(missing)} tensors of the {what}, such as {', '.join(sorted(missing)[:3])}" if missing else ""
+    has = f"has {len(unknown)} that no such {what} has, such as {', '.join(sorted(unknown)[:3])}" if unknown else ""
+    if lacks or has:
+        raise BodaError(f"the checkpoint {lacks}{' and ' if lacks and has else ''}{has}")

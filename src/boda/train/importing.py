@@ -1,0 +1,230 @@
+"""Importing: a checkpoint in another project's layout becomes a model folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoTokenizer
+
+from boda.data.images import ImageSpec
+from boda.data.render import Renderer, processor_template
+from boda.errors import BodaError
+from boda.models.assemble import Assembled, load_language, load_tower, open_part, put_together, quiet_loading
+from boda.models.connectors import CONNECTORS
+from boda.models.foreign import Given, Parts, Weights, check_keys, load_file, read_json, read_parts
+from boda.models.vlm import feature_size
+from boda.models.vocabulary import IMAGE_TOKEN, add_token, resize_embeddings
+from boda.recipe import Generation, template_names, template_text
+from boda.train.build import write_vlm
+from boda.train.finished import versions
+
+HEADS = ("pooler", "head", "post_layernorm")  # on top of a tower's features, no part of them
+# LLaVA's name of a conversation (--version, conv_mode) -> our template.
+CONVERSATIONS = {
+    "plain": "plain", "v1": "vicuna", "vicuna_v1": "vicuna", "llava_llama_2": "llama-2", "mistral_instruct": "mistral",
+    "hyperclovax": "small-korean-vlm",
+}  # fmt: skip
+# What a name has in it -> the conversation such models are trained with; the first found in any name decides. As LLaVA's own
+# rule, with the Korean models before it.
+NAMES = (
+    ("hyperclovax", "small-korean-vlm"), ("synatra", "kollava"), ("llama-?2", "llama-2"), ("mistral", "mistral"),
+    ("v1|llava-1|vicuna", "vicuna"),
+)  # fmt: skip
+MARKED = (
+    "{%- set marked = namespace(messages=[]) -%}{%- for message in messages -%}{%- set marked.messages = marked.messages + "
+    "[dict(message, content=message.content | replace('<image>', '<im_start><image><im_end>'))] -%}{%- endfor -%}"
+    "{%- set messages = marked.messages -%}{{- '' }}"
+)
+
+
+def import_checkpoint(
+    source: str | Path,
+    out: str | Path,
+    vision: str | None = None,
+    language: str | None = None,
+    connector: str | None = None,
+    template: str | None = None,
+) -> Path:
+    """Turns a checkpoint of LLaVA, in its own or in transformers' layout, into a model folder with the same weights.
+
+    Args:
+        source: folder, hub id, or an mm_projector.bin.
+        out: where to write; must not hold anything yet.
+        vision, language: hub ids or folders of what the checkpoint does not hold and does not name.
+        connector: the projector's kind, where it cannot be told.
+        template: name of a chat template, or a .jinja file; told from the source where it can be.
+
+    Returns:
+        `out`; its boda.json says under `imported` which template was taken, and why.
+
+    Raises:
+        BodaError: no layout that is known, or something is missing or does not fit.
+    """
+    out = Path(out)
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise BodaError(f"{out} is there already and is not empty; choose another --out")
+    parts = read_parts(str(source), Given(vision, language, connector))
+    assembled = assemble_parts(parts)
+    tokenizer = assembled.tokenizer
+    name, why = choose_template(parts, tokenizer, template)
+    text = (MARKED if parts.marks else "") + (template_text(name) if name else own_template(parts, tokenizer))
+    if not name and _takes_parts(text, tokenizer):
+        said = read_json(Path(parts.tokenizer) / "generation_config.json").get("eos_token_id") or tokenizer.eos_token_id
+        end_ids = said if isinstance(said, list) else [said]
+    else:
+        end_ids = Renderer(tokenizer, text, assembled.num_image_tokens).end_ids()
+        text = processor_template(text)
+    spec = ImageSpec.from_processor(assembled.image_processor).refit(assembled.image_size, parts.image_fit)
+    imported = {
+        "source": str(source),
+        "layout": parts.layout,
+        "vision": parts.vision if isinstance(parts.vision, str) else "in the checkpoint",
+        "language": parts.language if isinstance(parts.language, str) else "in the checkpoint",
+        "image_fit": spec.fit,
+        "chat_template": name or "own",
+        "chat_template_why": why,
+    }
+    info = {"kind": "vlm", "imported": imported, "revisions": assembled.revisions, "versions": versions()}
+    return write_vlm(assembled, text, spec, end_ids, Generation().model_dump(), out, info)
+
+
+# ---------------------------------------------------------------- the chat template
+
+
+def choose_template(parts: Parts, tokenizer, given: str | None) -> tuple[str, str]:
+    """Name of the chat template, "" for the source's own, and why. Raises BodaError where nothing tells it."""
+    version, own = parts.said.get("version"), own_template(parts, tokenizer)
+    if given:
+        return given, "said by --template"
+    if version in CONVERSATIONS:
+        return CONVERSATIONS[version], f"config.json says version: {version}"
+    if own and parts.layout == "transformers' LLaVA":
+        return "", "the checkpoint's own"
+    if parts.layout == "LLaVA projector":
+        return "plain", "a projector alone has seen captions only"
+    for pattern, name in NAMES:
+        for each in parts.names:
+            if found := re.search(pattern, each.lower()):
+                return name, f"'{found[0]}' in the name {each}"
+    if own:
+        return "", "the language model's own, as no name tells a conversation of LLaVA's"
+    known = ", ".join(template_names())
+    raise BodaError(f"how the model is to be asked is not said by its names ({', '.join(parts.names)}); --template: {known}")
+
+
+def own_template(parts: Parts, tokenizer) -> str:
+    return tokenizer.chat_template or read_json(Path(parts.tokenizer) / "chat_template.json").get("chat_template") or ""
+
+
+def _takes_parts(template: str, tokenizer) -> bool:
+    """Whether a chat template takes contents of parts, pictures among them, as processors hand them over."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    content = [{"type": "image"}, {"type": "text", "text": "가나다"}]
+    try:
+        turns = [{"role": "user", "content": content}]
+        text = render_jinja_template([turns], chat_template=template, **tokenizer.special_tokens_map)[0][0]
+    except Exception:  # a template may raise anything of its own
+        return False
+    return text.count(IMAGE_TOKEN) == text.count("가나다") == 1 and "'type'" not in text
+
+
+# ---------------------------------------------------------------- the model
+
+
+def assemble_parts(parts: Parts) -> Assembled:
+    """One model with all the weights, in the language model's type. Raises BodaError where parts do not go together."""
+    try:
+        tower = load_tower(parts.vision, parts.vision_layer)
+    except BodaError as error:
+        raise BodaError(f"{error}; --vision names another place of the tower") from error
+    tower.image_processor = parts.image_processor or tower.image_processor
+    if parts.vision_weights:
+        config = tower.module.config
+        above = lambda key: (m := re.search(r"layers?\.(\d+)\.", key)) and int(m[1]) >= config.num_hidden_layers  # noqa: E731
+        used = {key: tensor for key, tensor in parts.vision_weights.items() if not above(key)}
+        tower.module = _load_state(MODEL_MAPPING, config, used, "vision tower", HEADS).eval()
+    if isinstance(parts.language, str):
+        language, revision = load_language(parts.language)
+        load = lambda: AutoTokenizer.from_pretrained(parts.tokenizer)  # noqa: E731
+    else:
+        language = _load_state(MODEL_FOR_CAUSAL_LM_MAPPING, parts.language, parts.language_weights, "language model")
+        load, revision = lambda: AutoTokenizer.from_pretrained(parts.tokenizer, config=parts.language), None
+    tokenizer = open_part("language", load, parts.tokenizer)
+    for mark in parts.marks:
+        add_token(tokenizer, mark)
+    resize_embeddings(language, tokenizer)
+    if isinstance(parts.language, str):
+        _replace(language, parts.language_weights, tokenizer.convert_tokens_to_ids(parts.marks))
+    if parts.adapter:
+        language = _merged(language, parts.adapter)
+    assembled = put_together(tower, language.eval(), tokenizer, parts.connector, language_revision=revision)
+    _fill_connector(assembled.model, parts, tower)
+    assembled.model.to(language.dtype)
+    return assembled
+
+
+def _load_state(mapping, config, weights: Weights, what: str, unneeded: tuple[str, ...] = ()):
+    """transformers' model of a config, with these weights in the type of the first of them."""
+    dtype = next((tensor.dtype for tensor in weights.values() if tensor.is_floating_point()), torch.float32)
+    with quiet_loading():
+        model, found = mapping[type(config)].from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    needed = lambda keys: [key for key in keys if not any(word in key for word in unneeded)]  # noqa: E731
+    check_keys(what, needed(found["missing_keys"]), needed(found["unexpected_keys"]), found["mismatched_keys"])
+    return model
+
+
+@torch.no_grad()
+def _replace(language, weights: Weights, marks: list[int]) -> None:
+    """Puts trained tensors in the place of a language model's own; of the embeddings perhaps only the rows of `marks`."""
+    own = dict(language.named_parameters())
+    check_keys("language model", (), set(weights) - set(own))
+    for name, tensor in weights.items():
+        if tensor.shape[1:] != own[name].shape[1:] or len(tensor) > len(own[name]):
+            check_keys("language model", (), (), [(name, tensor.shape, own[name].shape)])
+        own[name][marks if len(tensor) == len(marks) else slice(len(tensor))] = tensor.to(own[name].dtype)
+
+
+def _merged(language, folder: Path):
+    """The language model with an adapter added to its matrices: summed in fp32, then in its own type again."""
+    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+
+    dtype = language.dtype
+    file = next((file for end in ("safetensors", "bin") if (file := folder / f"adapter_model.{end}").is_file()), None)
+    if file is None:
+        raise BodaError(f"{folder} has neither adapter_model.safetensors nor adapter_model.bin")
+    weights = load_file(file)
+    try:
+        adapted = get_peft_model(language.float(), PeftConfig.from_pretrained(folder))
+        found = set_peft_model_state_dict(adapted, weights)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise BodaError(f"the adapter in {folder} does not fit the language model: {str(error).splitlines()[0]}") from error
+    check_keys("adapter", [key for key in found.missing_keys if "lora_" in key], found.unexpected_keys)
+    return adapted.merge_and_unload().to(dtype)
+
+
+@torch.no_grad()
+def _fill_connector(model, parts: Parts, tower) -> None:
+    weights, widths = (
+        parts.connector_weights,
+        (feature_size(tower.module.config, tower.layer), model.config.text_config.hidden_size),
+    )
+    with torch.device("meta"):
+        wanted = dict(CONNECTORS[parts.connector](*widths, tower.grid).named_parameters())
+    check_keys("projector", set(wanted) - set(weights), set(weights) - set(wanted))
+    first = weights["mlp.mlp.0.weight" if parts.connector == "ldpv2" else "linear_1.weight"]
+    for verb, part, given, width in zip(("takes", "gives"), ("vision", "language"), first.shape[::-1], widths):
+        if given != width:
+            name = getattr(parts, part) if isinstance(getattr(parts, part), str) else f"the {part} model"
+            raise BodaError(
+                f"the projector {verb} vectors of {given} numbers and {name} has {width}: it was trained with another"
+            )
+    own = dict(model.model.multi_modal_projector.named_parameters())
+    for name, parameter in wanted.items():
+        if weights[name].shape != parameter.shape:
+            check_keys("projector", (), (), [(name, weights[name].shape, parameter.shape)])
+        own[name].copy_(weights[name])

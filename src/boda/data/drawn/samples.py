@@ -204,7 +204,9 @@ def _text(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
         facts = scene_facts(dice.pick(choice.layout), "seen", seed, number)
         told = description(facts, dice, dice.pick(STYLES[:3])).answer
         yield conversation(("assistant", told), source=source)
-        asked = [question(facts, kind, dice) for kind in dice.some(list(KINDS), 3)] + [description(facts, dice, dice.pick(STYLES))]
+        asked = [question(facts, kind, dice) for kind in dice.some(list(KINDS), 3)] + [
+            description(facts, dice, dice.pick(STYLES))
+        ]
         for said in asked:
             if said is not None:
                 yield conversation(("user", f"{told}\n{said.question}"), ("assistant", said.answer), source=source)
@@ -219,9 +221,7 @@ def _text(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
     yield conversation(("assistant", f"{joined} {is_a(f'{same} 낱말', style)}"), source=source)
     quoted = f"'{word}'"
     written = with_particle(quoted, "이라는/라는") + " 글자가 쓰여 있다."
-    yield conversation(
-        ("user", f"{written}\n{dice.pick(READ_WORD[style])}"), ("assistant", is_a(quoted, style)), source=source
-    )
+    yield conversation(("user", f"{written}\n{dice.pick(READ_WORD[style])}"), ("assistant", is_a(quoted, style)), source=source)
     yield conversation(("user", f"{written}\n{dice.pick(READ_WORD['short'])}"), ("assistant", word), source=source)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 
 from boda.data.pack import build_batch, step_rows
@@ -70,6 +72,7 @@ class Validator:
             found.append(
                 {
                     "sample": self.data.name(int(index)),
+                    "images": [json.loads(image.to_json()) for image in rendered.images[:shown] if image.data is None],
                     "question": question,
                     "answer": tokenizer.decode(ids, skip_special_tokens=True).strip(),
                     "expected": tokenizer.decode(gold, skip_special_tokens=True).strip(),

@@ -291,9 +291,11 @@ def split(weights: Weights, patterns: dict[str, str], folder: Path) -> dict[str,
 
 def check_keys(what: str, missing, unknown, shapes=()) -> None:
     """Raises BodaError, naming some, where a checkpoint lacks tensors of a part, has others, or has them in other shapes."""
-    for name, given, wanted in shapes:
+    for name, given, wanted in sorted(shapes):
         raise BodaError(f"the {what}'s {name} has shape {tuple(given)} in the checkpoint and should have {tuple(wanted)}")
-    lacks = f"lacks {len(missing)} tensors of the {what}, such as {', '.join(sorted(missing)[:3])}" if missing else ""
-    has = f"has {len(unknown)} that no such {what} has, such as {', '.join(sorted(unknown)[:3])}" if unknown else ""
+    lacks, has = (
+        ", ".join(sorted(keys)[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "") for keys in (missing, unknown)
+    )
     if lacks or has:
-        raise BodaError(f"the checkpoint {lacks}{' and ' if lacks and has else ''}{has}")
+        said = [f"lacks {lacks} of the {what}"] * bool(lacks) + [f"has {has}, which no such {what} has"] * bool(has)
+        raise BodaError(f"the checkpoint {' and '.join(said)}")

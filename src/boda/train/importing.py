@@ -65,6 +65,8 @@ def import_checkpoint(
     out = Path(out)
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise BodaError(f"{out} is there already and is not empty; choose another --out")
+    if template:
+        template_text(template)  # a mistake in it is said at once
     parts = read_parts(str(source), Given(vision, language, connector))
     assembled = assemble_parts(parts)
     tokenizer = assembled.tokenizer
@@ -199,7 +201,9 @@ def _merged(language, folder: Path):
         raise BodaError(f"{folder} has neither adapter_model.safetensors nor adapter_model.bin")
     weights = load_file(file)
     try:
-        adapted = get_peft_model(language.float(), PeftConfig.from_pretrained(folder))
+        config = PeftConfig.from_pretrained(folder)
+        config.base_model_name_or_path = None  # it would warn of another name
+        adapted = get_peft_model(language.float(), config)
         found = set_peft_model_state_dict(adapted, weights)
     except (ValueError, RuntimeError, TypeError) as error:
         raise BodaError(f"the adapter in {folder} does not fit the language model: {str(error).splitlines()[0]}") from error

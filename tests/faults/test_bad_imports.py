@@ -121,7 +121,7 @@ FOLDERS = {
     ),
     "a projector by the wrong name": (
         lambda path: change(write_whole(Llava(), path), mm_projector_type="linear"),
-        "the checkpoint lacks linear_1.bias, linear_1.weight of the projector and has linear_1.0.bias, linear_1.0.weight, linear_1.2.bias and 1 ",
+        "the checkpoint lacks linear_1.bias, linear_1.weight of the projector and has linear_1.0.bias, linear_1.0.weight",
     ),
     "no projector": (
         lambda path: change(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from boda.cli.console import DataDir, OutDir, Overrides, result, say, settings
+from boda.cli.data import data_app
 from boda.errors import BodaError
-
-settings = {"quiet": False, "verbose": False, "json": False}
 
 
 class Verbs(TyperGroup):
@@ -61,7 +60,7 @@ def _explain(error: Exception) -> str | None:
 
 def _plain_warning(message, category, filename, lineno, line=None) -> str:
     """Boda's own warnings as one line; others as Python writes them."""
-    own = Path(filename).is_relative_to(Path(__file__).parent)
+    own = Path(filename).is_relative_to(Path(__file__).parents[1])
     return f"boda: {message}\n" if own else _format_warning(message, category, filename, lineno, line)
 
 
@@ -77,13 +76,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-data_app = typer.Typer(help="Data sets: look at them before training, draw new ones.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-Pairs = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="as the recipe's knob of that name; repeatable")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="knobs to change, e.g. seed=1 stages.align.max_steps=20")]
-DataDir = Annotated[Path | None, typer.Option("--data", help="where relative data paths are looked up first")]
-OutDir = Annotated[Path | None, typer.Option("--out", help="folder of the run; runs/<recipe> unless given")]
 
 
 @app.callback()
@@ -94,20 +87,6 @@ def options(
 ) -> None:
     settings.update(quiet=quiet, verbose=verbose, json=as_json)
     warnings.formatwarning = _plain_warning  # type: ignore[assignment]
-
-
-def say(text: str) -> None:
-    """For people: nothing with --quiet; on stderr with --json, which keeps stdout for the object."""
-    if not settings["quiet"]:
-        print(text, file=sys.stderr if settings["json"] else sys.stdout, flush=True)
-
-
-def result(values: dict, text: str) -> None:
-    """The outcome of a verb: `text` for people, `values` with --json."""
-    if settings["json"]:
-        print(json.dumps(values, ensure_ascii=False))
-    else:
-        print(text)
 
 
 @app.command()
@@ -267,107 +246,6 @@ def merge(
     )
 
 
-@data_app.command("check", help="Read a data set, or a recipe's, decode every picture, list what cannot be used (exit code 1).")
-@data_app.command("stats", help="Count what a data set, or a recipe's, holds: rows, turns, pictures, lengths, duplicates.")
-def survey_data(
-    context: typer.Context,
-    path: Annotated[str, typer.Argument(help="a file, folder or archive; or a recipe: all data of all its stages")],
-    format: Annotated[str | None, typer.Option(help="format of the rows; told from them unless given")] = None,
-    images: Annotated[Path | None, typer.Option(help="what the rows' picture names start from")] = None,
-    columns: Pairs = None,
-    where: Pairs = None,
-    question: Annotated[list[str] | None, typer.Option(help="template of the question; several are wordings")] = None,
-    answer: Annotated[list[str] | None, typer.Option(help="template of the answer")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="only so many samples of each data set")] = None,
-    data: DataDir = None,
-    out: Annotated[Path | None, typer.Option(help="folder for bad_rows.jsonl, which lists every bad row")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="check: read the pictures' headers only")] = False,
-    tokenizer: Annotated[str | None, typer.Option(metavar="MODEL", help="stats: count its tokens, too")] = None,
-) -> None:
-    is_check = context.info_name == "check"
-    if (fast and not is_check) or (tokenizer and is_check):
-        raise typer.BadParameter("--fast is for boda data check, --tokenizer for boda data stats")
-    from boda.data import survey
-
-    said = {"format": format, "images": images, "columns": _pairs(columns), "where": _pairs(where)}
-    given = {name: value for name, value in {**said, "question": question, "answer": answer}.items() if value}
-    sets, count_tokens = _data_sets(path, data, given), None
-    if tokenizer:
-        from boda.models.assemble import load_tokenizer
-
-        encode = load_tokenizer(tokenizer)
-        count_tokens = lambda text: len(encode(text, add_special_tokens=False).input_ids)  # noqa: E731
-    found = []
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-    listed = out / "bad_rows.jsonl" if out else Path(os.devnull)
-    with listed.open("w", encoding="utf-8", errors="backslashreplace") as stream:
-        for name, start in sets:
-            look = survey.Check(fast) if is_check else survey.Stats(count_tokens)
-            found.append(survey.survey(name, start, look, survey.FirstBad(stream), limit, settings["quiet"]))
-    totals = {key: sum(each[key] for each in found) for key in ("rows", "good", "bad")}
-    result({"sets": found, **totals}, "\n".join(map(survey.table, found)))
-    if any(each["problem"] or (is_check and each["bad"]) for each in found):
-        raise typer.Exit(1)
-
-
-def _pairs(words: list[str] | None) -> dict[str, str]:
-    """KEY=VALUE words."""
-    if wrong := [word for word in words or [] if "=" not in word]:
-        raise typer.BadParameter(f"'{wrong[0]}' is no KEY=VALUE, such as answer=정답")
-    return dict(word.split("=", 1) for word in words or [])
-
-
-def _data_sets(path: str, data: Path | None, given: dict) -> list[tuple]:
-    """(name, function that starts reading it, given where bad rows go) of a path, or of every data block of a recipe."""
-    from boda.data.sources import read, resolve_data
-    from boda.recipe import load_recipe, recipe_names
-
-    if Path(path).exists() if path in recipe_names() else not path.endswith((".yaml", ".yml")):
-        if "images" in given:
-            given["images"] = resolve_data(given["images"], data)
-        return [(path, lambda bad: read(resolve_data(path, data), bad_rows=bad, **given))]
-    if given:
-        raise typer.BadParameter(f"{path} is a recipe and says itself how its data are read: leave --{next(iter(given))} out")
-    recipe = load_recipe(path)  # a mistake in it is said at once, before torch is imported
-    from boda.train.preparation import open_sources
-
-    blocks: dict[str, tuple] = {}
-    for stage in recipe.stages:
-        for block in [*stage.data, *(stage.validation if isinstance(stage.validation, list) else [])]:
-            blocks.setdefault(block.model_dump_json(exclude={"weight"}), (f"{stage.name}: {block.path}", block))
-    start = lambda block: lambda bad: open_sources([block], recipe, data, bad)[0][0]()  # noqa: E731
-    return [(name, start(block)) for name, block in blocks.values()]
-
-
-@data_app.command()
-def draw(
-    out: Annotated[Path, typer.Argument(help="folder to write: images/, data.jsonl, sheet.png")],
-    what: Annotated[str, typer.Option(help="questions, descriptions, conversations, preferences, words or text")] = "questions",
-    count: Annotated[int, typer.Option(help="how many pictures (texts)")] = 100,
-    seed: Annotated[int, typer.Option(help="another seed, other pictures")] = 0,
-    layout: Annotated[str | None, typer.Option(help="one, few or many objects; several with commas between")] = None,
-    objects: Annotated[int | None, typer.Option(help="exactly so many objects, in place of a layout")] = None,
-    pair: Annotated[str | None, typer.Option(help="seen or unseen: pairs of colour and shape kept for testing")] = None,
-    kind: Annotated[str | None, typer.Option(help="kinds of questions with commas between, e.g. colour,shape")] = None,
-    style: Annotated[str | None, typer.Option(help="formal, polite, plain or short answers")] = None,
-    font: Annotated[str | None, typer.Option(help="fonts of words with commas between, e.g. gothic,serif")] = None,
-    words: Annotated[Path | None, typer.Option(help="a file of the words to write")] = None,
-) -> None:
-    """Draw pictures of shapes or Korean words with questions and answers, as files that anything can read."""
-    if layout and objects is not None:
-        raise typer.BadParameter("--layout and --objects both say how many objects; give one")
-    from boda.data.drawn.write import read_words, write
-
-    layout = layout if objects is None else str(objects)
-    chosen = {"layout": layout, "pair": pair, "kind": kind, "style": style, "font": font}
-    where = {name: values.split(",") for name, values in chosen.items() if values}
-    done = write(out, what, count, seed, where, read_words(words) if words else None, say)
-    number = done["pictures"] or count
-    done["per_second"] = number / done["seconds"]
-    result(done, f"{out}: {done['pictures']:,} pictures, {done['rows']:,} rows, {done['per_second']:.0f} a second")
-
-
 @app.command(name="import")
 def import_(
     source: Annotated[str, typer.Argument(help="a LLaVA folder, LoRA folder, mm_projector.bin, or hub id")],
@@ -390,7 +268,3 @@ def import_(
 def main() -> None:
     """Entry point: 0 done, 1 failed, 2 wrong use."""
     app()
-
-
-if __name__ == "__main__":
-    main()

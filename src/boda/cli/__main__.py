@@ -1,0 +1,5 @@
+"""`python -m boda.cli`."""
+
+from boda.cli import main
+
+main()

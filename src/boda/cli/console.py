@@ -1,0 +1,31 @@
+"""What all verbs share: the global switches, how people and programs are spoken to, and common options."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+settings = {"quiet": False, "verbose": False, "json": False}
+
+Pairs = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="as the recipe's knob of that name; repeatable")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="knobs to change, e.g. seed=1 stages.align.max_steps=20")]
+DataDir = Annotated[Path | None, typer.Option("--data", help="where relative data paths are looked up first")]
+OutDir = Annotated[Path | None, typer.Option("--out", help="folder of the run; runs/<recipe> unless given")]
+
+
+def say(text: str) -> None:
+    """For people: nothing with --quiet; on stderr with --json, which keeps stdout for the object."""
+    if not settings["quiet"]:
+        print(text, file=sys.stderr if settings["json"] else sys.stdout, flush=True)
+
+
+def result(values: dict, text: str) -> None:
+    """The outcome of a verb: `text` for people, `values` with --json."""
+    if settings["json"]:
+        print(json.dumps(values, ensure_ascii=False))
+    else:
+        print(text)

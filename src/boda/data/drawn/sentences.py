@@ -252,8 +252,12 @@ def _existence(scene: dict, thing: dict, style: str, dice: Dice) -> Said:
         # Of test scenes also pairs that were never seen; in training they must not even be named.
         colours = sorted({colour for colour, _ in here}) if dice.chance(0.7) else list(COLOURS)
         shapes = sorted({shape for _, shape in here}) if dice.chance(0.7) else list(SHAPES)
-        pairs = [(c, s) for c in colours for s in shapes] if not unseen else sorted(HELD_OUT_PAIRS)
+        pairs = [(c, s) for c in colours for s in shapes]
+        if unseen:  # one of them is there at least, as in most of the others
+            pairs = [pair for pair in sorted(HELD_OUT_PAIRS) if any(part in each for each in here for part in pair)]
         pairs = [pair for pair in pairs if pair not in here and (pair in HELD_OUT_PAIRS) == unseen]
+        if unseen and not pairs:
+            pairs = sorted(HELD_OUT_PAIRS - here)
         if not pairs:
             pairs = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in here and (c, s) not in HELD_OUT_PAIRS]
         x = " ".join(dice.pick(pairs))

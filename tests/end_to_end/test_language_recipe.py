@@ -156,7 +156,7 @@ ERRORS = {
 @pytest.mark.parametrize("language,words", ERRORS.values(), ids=ERRORS)
 def test_recipes_that_cannot_be_a_part(folder, tmp_path, language, words):
     itself = language_recipe(tmp_path)
-    itself["model"]["language"] = {"recipe": "self.yaml"}
+    itself["model"] = {"kind": "language", "language": {"recipe": "self.yaml"}}
     (folder / "self.yaml").write_text(yaml.safe_dump(itself, allow_unicode=True), encoding="utf-8")
     recipe = yaml.safe_load((folder / "vlm.yaml").read_text(encoding="utf-8"))
     recipe["model"]["language"] = language
@@ -173,6 +173,8 @@ def test_a_config_in_place_of_a_part_takes_its_place_whole(folder):
         "model": {"language": {"model_type": "llama"}, "tokenizer": {"vocab_size": 300}},
     }
     assert load_recipe(changed).model.language == {"model_type": "llama"}
+    with pytest.raises(BodaError, match=r"model.tokenizer: the model of lm.yaml has its own; .* tokenizer: null"):
+        load_recipe(folder / "vlm.yaml", {"model.tokenizer.vocab_size": 300})
 
 
 def test_kinds_that_are_not_trained_yet(tmp_path):

@@ -86,6 +86,10 @@ class ModelSpec(Knobs):
                     raise At(
                         name, "{recipe: NAME} names a recipe of kind: language; it takes no other keys and is not for clip"
                     )
+                if isinstance(self.tokenizer, TokenizerSpec):
+                    raise At(
+                        "tokenizer", f"the model of {self.language_recipe} has its own; remove this one, or say tokenizer: null"
+                    )
             elif isinstance(value, dict) and not isinstance(value.get("model_type"), str):
                 raise At(
                     name, "given as a mapping it is a transformers config and needs its model_type, e.g. model_type: llama"

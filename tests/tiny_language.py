@@ -166,6 +166,25 @@ def _llama2(folder: Path) -> None:
     _write_language(LlamaForCausalLM(config), tokenizer, folder)
 
 
+def _synatra(folder: Path) -> None:
+    """Synatra 7B: a Mistral with ChatML's two tokens behind its pieces."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    tokenizer = llama2_tokenizer()
+    tokenizer.add_tokens(["<|im_end|>", "<|im_start|>"], special_tokens=True)
+    tokenizer.eos_token = "<|im_end|>"
+    config = MistralConfig(
+        **_GROUPED,
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=False,
+        rope_parameters=_rope(1e4),
+        sliding_window=4096,
+        bos_token_id=1,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    _write_language(MistralForCausalLM(config), tokenizer, folder)
+
+
 def _gpt_neox(folder: Path, tied: bool = False) -> None:
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -298,14 +317,15 @@ _LANGUAGES: dict[str, Callable[[Path], None]] = {
     "granite": _granite,
 }
 LANGUAGE_FAMILIES = tuple(_LANGUAGES)
-_MORE_LANGUAGES = {"llama2": _llama2}  # for single tests; not among the families that every test goes through
+# For single tests; not among the families that every test goes through.
+_MORE_LANGUAGES = {"llama2": _llama2, "synatra": _synatra}
 TIED_FAMILIES = ("llama", "gpt_neox_tied", "exaone4", "qwen3", "gemma2", "granite")
 SCALED_HEAD_FAMILIES = ("hyperclovax", "gemma2", "granite")  # the head does more than a matrix product
 CHAT_FAMILIES = tuple(family for family in LANGUAGE_FAMILIES if not family.startswith("gpt_neox"))
 
 
 def language_folder(family: str) -> Path:
-    """A causal language model with its tokenizer; `family` is one of LANGUAGE_FAMILIES, or llama2."""
+    """A causal language model with its tokenizer; `family` is one of LANGUAGE_FAMILIES, llama2 or synatra."""
     return built(family, {**_LANGUAGES, **_MORE_LANGUAGES}[family])
 
 

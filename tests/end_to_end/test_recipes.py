@@ -17,7 +17,10 @@ from tests import tiny
 # Which tiny family stands in for what a recipe names.
 BACKBONES = {
     "openai/clip-vit-large-patch14-336": lambda: tiny.vision_folder("clip"),
+    "google/siglip2-so400m-patch14-384": lambda: tiny.vision_folder("siglip"),
     "naver-hyperclovax/HyperCLOVAX-SEED-Text-Instruct-0.5B": lambda: tiny.language_folder("llama"),
+    "naver-hyperclovax/HyperCLOVAX-SEED-Text-Instruct-1.5B": lambda: tiny.language_folder("llama"),
+    "maywell/Synatra-7B-v0.3-dpo": lambda: tiny.language_folder("synatra"),
 }
 
 
@@ -26,6 +29,12 @@ def small_data(source: str | None, folder: Path) -> list[dict]:
     if source == "llava":
         path = Path(tiny.llava_file(folder, 8, turns=(1, 2), text_only=0.25))
         return [{"source": "llava", "path": str(path), "images": str(path.parent / "images")}]
+    if source == "alpaca":
+        rows = [
+            {"instruction": f"{number}에 하나를 더하면?", "input": "", "output": f"{number + 1}입니다."} for number in range(8)
+        ]
+        (folder / "alpaca.json").write_text(json.dumps(rows), encoding="utf-8")
+        return [{"source": "alpaca", "path": str(folder / "alpaca.json")}]
     assert source == "messages", f"no small data for source {source}"
     return [{"source": "messages", "path": str(draw(folder, 4, 0, "drawn"))}]
 
@@ -40,10 +49,9 @@ def shrunk(name: str, folder: Path) -> dict:
             changes[f"model.{part}"] = str(BACKBONES[chosen]())
     for stage in recipe.stages:
         place = f"stages.{stage.name}"
-        sources = {block.source for block in stage.data}
-        assert len(sources) == 1
         (folder / stage.name).mkdir()
-        changes[f"{place}.data"] = small_data(sources.pop(), folder / stage.name)
+        sources = dict.fromkeys(block.source for block in stage.data)
+        changes[f"{place}.data"] = [row for source in sources for row in small_data(source, folder / stage.name)]
         changes[f"{place}.max_steps"] = 2
         changes[f"{place}.batch_size"] = 4
         changes[f"{place}.validation"] = None

@@ -1,4 +1,4 @@
-"""`boda demo`: draws pictures, trains a small model on them before your eyes, and shows what it answers. No download."""
+"""`boda demo`: trains a small model on pictures that Boda draws before your eyes, and sets it beside the one it ships."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from boda import evaluate
-from boda.data.drawn.shapes import draw
 from boda.evaluate.report import contact_sheet
+from boda.evaluate.strip import sparkline, strip
+from boda.models.checkpoints import SHIPPED
 from boda.train.stages import train
 
-TRAIN_PICTURES, TEST_PICTURES = 3000, 100
+TASK = "drawn:number=12"
+COLUMNS = {"score": "this run", "shipped": "shipped mini", "majority": "always the most frequent"}
 
 
 def cache_folder() -> Path:
@@ -19,21 +21,64 @@ def cache_folder() -> Path:
     return Path(os.environ.get("BODA_CACHE") or Path.home() / ".cache" / "boda")
 
 
+class Show:
+    """A logger that shows learning: the loss as a line of blocks, trial answers beside the right ones, and a growing strip."""
+
+    def __init__(self, picture: Path, say: Callable[[str], None]):
+        self.picture, self.say = picture, say
+        self.stage = ""
+        self.losses: list[float] = []
+        self.answered: list[dict] = []
+
+    def log(self, record: dict) -> None:
+        if record["stage"] != self.stage:
+            self.stage, self.losses, self.answered = record["stage"], [], []
+        if "loss" in record:
+            self.losses.append(record["loss"])
+        if record.get("answers"):
+            self.answered.append(record)
+            strip(self.answered, self.picture.with_stem(f"{self.picture.stem}-{self.stage}"))
+            lines = [f"  {self.stage}, step {record['step']}   loss {sparkline(self.losses)} {record['validation_loss']:.3f}"]
+            for answer in record["answers"]:
+                right = answer["answer"] == answer["expected"]
+                lines.append(f"    {'✓' if right else '✗'} {answer['answer']}" + ("" if right else f"   ({answer['expected']})"))
+            self.say("\n".join(lines))
+
+
 def run_demo(say: Callable[[str], None], steps: int | None = None) -> dict:
-    """Draws, trains, evaluates; a second run finds everything done. Returns {model, tasks, sheet}."""
+    """Trains, evaluates, compares; a second run finds everything done. Returns {model, tasks, shipped, sheet}."""
     folder = cache_folder() / "demo"
-    drawn = folder / "drawn"
-    if not (drawn / "test.jsonl").is_file():
-        say(f"drawing {TRAIN_PICTURES} pictures with 5 questions each ...")
-        draw(drawn, TRAIN_PICTURES, 0, "train")
-        draw(drawn, TEST_PICTURES, 1, "test")
-    overrides = {"stages.see.max_steps": steps} if steps else {}
     run = folder / (f"run-{steps}" if steps else "run")
-    say("training a model of 0.5 million parameters from nothing ...")
-    model = train("demo", out=run, overrides=overrides, data_dir=drawn)
-    say("asking it about pictures it has not seen ...")
-    scores = evaluate.run(model, tasks=["questions:test.jsonl"], out=run / "eval", data_dir=drawn)
+    say(f"training a small Korean vision-language model on pictures that Boda draws; everything is kept in {run}")
+    model = train("demo", out=run, overrides={"stages.*.max_steps": steps} if steps else {}, loggers=[Show(run / "strip.png", say)])
+    say("asking it, and the model that comes with Boda, about pictures neither has seen ...")
+    scores = evaluate.run(model, tasks=[TASK], out=run / "eval", quiet=True)
+    shipped = evaluate.run("mini", tasks=[TASK], out=folder / "eval-mini", quiet=True)
+    table(scores[TASK], shipped[TASK])
     sheet = contact_sheet(run / "eval", run / "answers.png")
-    say(f"model: {model}\nanswers as a picture: {sheet}")
-    say(f"ask it yourself: boda chat {model} --image {drawn}/test/00000.png '무슨 모양인가요?'")
-    return {"model": str(model), "tasks": scores, "sheet": str(sheet)}
+    best = contact_sheet(folder / "eval-mini", folder / "answers-mini.png")
+    say(f"model      {model}\nas it learned  {', '.join(str(path) for path in sorted(run.glob('strip-*.png')))}")
+    say(f"its answers    {sheet}\nof the shipped {best}")
+    say(f"ask it yourself: boda data draw pictures --count 8, then boda chat {SHIPPED_NAME} --image pictures/images/0.png '무엇이 보이나요?'")
+    return {"model": str(model), "tasks": scores, "shipped": shipped, "sheet": str(sheet)}
+
+
+SHIPPED_NAME = next(iter(SHIPPED))
+
+
+def table(scores: dict, shipped: dict) -> None:
+    """Both models' scores by set of questions, with what the most frequent answer alone would score."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title="right answers on pictures never seen", title_justify="left")
+    shown.add_column("questions")
+    for name in ("n", *COLUMNS.values()):
+        shown.add_column(name, justify="right")
+    groups, others = scores["groups"]["set"], shipped["groups"]["set"]
+    for name, group in [*groups.items(), ("all", scores)]:
+        other = shipped if name == "all" else others[name]
+        values = (group["score"], other["score"], group["majority"])
+        shown.add_row(name, str(group["n"]), *(f"{value:.0%}" for value in values), style="bold" if name == "all" else "")
+    console = Console()
+    (console if console.is_terminal else Console(width=110)).print(shown)

@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM, CLIPVisionModel
 from tests import tiny
 
 VISION_SIZE, LANGUAGE_SIZE, GRID = 32, 48, 4
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 # Our words for a connector's tensors -> LLaVA's, after `mm_projector.`
 PROJECTOR_KEYS = {
     "linear": {"first.weight": "weight", "first.bias": "bias"},
@@ -93,6 +92,12 @@ def write_json(path: Path, values: dict) -> None:
     path.write_text(json.dumps(values), encoding="utf-8")
 
 
+def copy_tokenizer(llava: Llava, folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (llava.language_folder / name).is_file():
+            shutil.copy(llava.language_folder / name, folder / name)
+
+
 def llava_config(llava: Llava, model_type: str = "llava_llama", **changes) -> dict:
     return {
         **llava.config(),
@@ -133,8 +138,7 @@ def write_whole(
 ) -> Path:
     """A full folder of LLaVA."""
     folder.mkdir(parents=True)
-    for name in TOKENIZER_FILES:
-        shutil.copy(llava.language_folder / name, folder / name)
+    copy_tokenizer(llava, folder)
     write_json(folder / "config.json", llava_config(llava, model_type, **changes))
     tensors = llava.language | llava.projector("model.")
     if vision:
@@ -184,8 +188,7 @@ def write_transformers(llava: Llava, folder: Path, new: bool, tied: bool = False
     folder.mkdir(parents=True)
     vision = json.loads((llava.vision_folder / "config.json").read_text(encoding="utf-8"))
     shutil.copy(llava.vision_folder / "preprocessor_config.json", folder)
-    for name in TOKENIZER_FILES:
-        shutil.copy(llava.language_folder / name, folder / name)
+    copy_tokenizer(llava, folder)
     (folder / "chat_template.jinja").write_text(
         "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
         "{% for part in message['content'] %}{{ '<image>\\n' if part['type'] == 'image' else part['text'] }}{% endfor %} "

@@ -174,6 +174,10 @@ FOLDERS = {
         )),
         "{path} has no weights of its vision part: no key has vision_tower. in it",
     ),
+    "a class token among the patches": (
+        lambda path: change(write_transformers(Llava(), path, new=True), vision_feature_select_strategy="full"),
+        "vision_feature_select_strategy: full and a tower with 1 leading tokens",
+    ),
     "no LLaVA": (plain, "which is none of the layouts that can be imported: LLaVA adapter (adapter_config.json"),
     "not there": (lambda path: path, "no checkpoint at {path}: there is no such file or folder"),
     "no way to ask it": (

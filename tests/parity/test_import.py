@@ -178,18 +178,19 @@ def test_stock_transformers_loads_it(tmp_path):
     assert result.exit_code == 0 and "answer" in json.loads(result.stdout.splitlines()[-1])
 
 
-def test_the_type_of_the_language_model_is_kept(tmp_path):
-    """bf16 stays bf16, bit by bit; what is in fp32 beside it is cast."""
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_type_of_the_language_model_is_kept(dtype, tmp_path):
+    """Half stays half, bit by bit; what is in fp32 beside it is cast."""
     llava = Llava()
-    llava.language = {key: value.bfloat16() for key, value in llava.language.items()}
+    llava.language = {key: value.to(dtype) for key, value in llava.language.items()}
     out = import_checkpoint(write_whole(llava, tmp_path / "llava-v1.5"), tmp_path / "out")
     model, _ = boda.load(out, device="cpu", dtype="auto")
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     given = model.state_dict()
     assert torch.equal(
         given["model.language_model.layers.1.mlp.up_proj.weight"], llava.language["model.layers.1.mlp.up_proj.weight"]
     )
-    assert torch.equal(given["model.multi_modal_projector.linear_1.weight"], llava.connector["first.weight"].bfloat16())
+    assert torch.equal(given["model.multi_modal_projector.linear_1.weight"], llava.connector["first.weight"].to(dtype))
 
 
 def test_pictures_are_padded_as_llava_does(tmp_path):
@@ -224,21 +225,29 @@ def test_marks_around_pictures(tmp_path):
 
 
 NAMED = {
-    "llava-v1.5-7b-lora": ("vicuna", "'v1' in the name llava-v1.5-7b-lora"),
-    "llava-llama-2-13b-chat": ("llama-2", "'llama-2' in the name llava-llama-2-13b-chat"),
-    "llava-mistral-7b": ("mistral", "'mistral' in the name llava-mistral-7b"),
+    "llava-v1.5-7b": ("llama2", "vicuna", "'v1' in the name llava-v1.5-7b"),
+    "llava-llama-2-13b-chat": ("llama2", "llama-2", "'llama-2' in the name llava-llama-2-13b-chat"),
+    "llava-mistral-7b": ("llama2", "mistral", "'mistral' in the name llava-mistral-7b"),
+    "KoLLaVA-v1.5-Synatra-7b": ("synatra", "kollava", "'synatra' in the name KoLLaVA-v1.5-Synatra-7b"),
+    "finetuned": ("llama", "own", "the language model's own, as no name tells a conversation of LLaVA's"),
 }
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_the_template_is_told_from_the_name_and_the_user_has_the_last_word(name, tmp_path):
-    source = write_whole(Llava(), tmp_path / name)
+def test_the_template_is_told_from_the_name(name, tmp_path):
+    language, template, why = NAMED[name]
+    source = write_whole(Llava(language=language), tmp_path / name, "llava")
     result = CliRunner().invoke(app, ["import", str(source), "--out", str(tmp_path / "out")])
-    template, why = NAMED[name]
     assert result.exit_code == 0 and f"chat template: {template} ({why})" in result.stdout
-    result = CliRunner().invoke(
-        app, ["import", str(source), "--out", str(tmp_path / "two"), "--template", "question-answer", "--json"]
-    )
-    told = json.loads(result.stdout.splitlines()[-1])
-    assert (told["chat_template"], told["chat_template_why"]) == ("question-answer", "said by --template")
-    assert "### 질문" in (tmp_path / "two" / "chat_template.jinja").read_text(encoding="utf-8")
+
+
+def test_the_user_has_the_last_word_on_the_template(tmp_path):
+    source = write_whole(Llava(), tmp_path / "llava-v1.5")
+    (tmp_path / "mine.jinja").write_text("{% for message in messages %}{{ message['content'] + eos_token }}{% endfor %}")
+    for template in ("question-answer", str(tmp_path / "mine.jinja")):
+        out = tmp_path / f"out-{len(template)}"
+        result = CliRunner().invoke(app, ["import", str(source), "--out", str(out), "--template", template, "--json"])
+        told = json.loads(result.stdout.splitlines()[-1])
+        assert (told["chat_template"], told["chat_template_why"]) == (template, "said by --template")
+        written = (out / "chat_template.jinja").read_text(encoding="utf-8")
+        assert ("### 질문" if template == "question-answer" else "message['content'] + eos_token") in written

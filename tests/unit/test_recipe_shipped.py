@@ -95,6 +95,23 @@ def test_small_korean_vlm_scripts_differs_in_what_the_scripts_say():
     ]
 
 
+def test_kollava_is_what_its_scripts_say():
+    """scripts/v1_5/pretrain.sh and finetune_lora.sh of tabtoyou/KoLLaVA, on LLaVA-1.5's number of samples a step."""
+    recipe = load_recipe("kollava")
+    align, instruct = recipe.stages
+    assert (recipe.model.vision, recipe.model.vision_layer) == ("openai/clip-vit-large-patch14-336", -2)
+    assert (recipe.model.connector, recipe.model.language) == ("mlp2x_gelu", "maywell/Synatra-7B-v0.3-dpo")
+    assert (align.train, instruct.train) == (["connector"], ["connector", "language.lora"])
+    assert (align.learning_rate, instruct.learning_rate, instruct.learning_rates) == (1e-3, 2e-4, {"connector": 2e-5})
+    assert (align.batch_size, instruct.batch_size) == (256, 128)
+    assert (instruct.lora.rank, instruct.lora.alpha, instruct.lora.dropout, align.lora) == (128, 256, 0.05, None)
+    assert (align.image_fit, instruct.image_fit) == ("crop", "pad")
+    assert (align.chat_template, instruct.chat_template, recipe.model.chat_template) == ("plain", None, "kollava")
+    for stage in recipe.stages:
+        assert (stage.epochs, stage.schedule, stage.warmup_ratio, stage.weight_decay) == (1, "cosine", 0.03, 0)
+        assert stage.max_length == 2048
+
+
 def test_printing_a_recipe_keeps_its_comments():
     assert recipe_text("small-korean-vlm") == (RECIPES / "small-korean-vlm.yaml").read_text(encoding="utf-8")
     with pytest.raises(BodaError, match="no recipe is called 'nothing'"):

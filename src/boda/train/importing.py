@@ -21,13 +21,8 @@ from boda.train.build import write_vlm
 from boda.train.finished import versions
 
 HEADS = ("pooler", "head", "post_layernorm")  # on top of a tower's features, no part of them
-# LLaVA's name of a conversation (--version, conv_mode) -> our template.
-CONVERSATIONS = {
-    "plain": "plain", "v1": "vicuna", "vicuna_v1": "vicuna", "llava_llama_2": "llama-2", "mistral_instruct": "mistral",
-    "hyperclovax": "small-korean-vlm",
-}  # fmt: skip
-# What a name has in it -> the conversation such models are trained with; the first found in any name decides. As LLaVA's own
-# rule, with the Korean models before it.
+# What a name has in it -> the chat template of such models; the first that is found in any name decides. LLaVA records nothing
+# else of its conversations. Its own rule, with the Korean models before it.
 NAMES = (
     ("hyperclovax", "small-korean-vlm"), ("synatra", "kollava"), ("llama-?2", "llama-2"), ("mistral", "mistral"),
     ("v1|llava-1|vicuna", "vicuna"),
@@ -97,11 +92,9 @@ def import_checkpoint(
 
 def choose_template(parts: Parts, tokenizer, given: str | None) -> tuple[str, str]:
     """Name of the chat template, "" for the source's own, and why. Raises BodaError where nothing tells it."""
-    version, own = parts.said.get("version"), own_template(parts, tokenizer)
+    own = own_template(parts, tokenizer)
     if given:
         return given, "said by --template"
-    if version in CONVERSATIONS:
-        return CONVERSATIONS[version], f"config.json says version: {version}"
     if own and parts.layout == "transformers' LLaVA":
         return "", "the checkpoint's own"
     if parts.layout == "LLaVA projector":
@@ -142,6 +135,12 @@ def assemble_parts(parts: Parts) -> Assembled:
         tower = load_tower(parts.vision, parts.vision_layer)
     except BodaError as error:
         raise BodaError(f"{error}; --vision names another place of the tower") from error
+    strategy = parts.said.get("vision_feature_select_strategy")
+    if strategy and (strategy == "default") != (tower.prefix_tokens == 1):
+        raise BodaError(
+            f"vision_feature_select_strategy: {strategy} and a tower with {tower.prefix_tokens} leading tokens: only towers without "
+            "their class token, and all of the others' vectors, can be imported"
+        )
     tower.image_processor = parts.image_processor or tower.image_processor
     if parts.vision_weights:
         config = tower.module.config

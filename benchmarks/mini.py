@@ -59,7 +59,10 @@ def ship(model: Path) -> Path:
 def stages(run: Path) -> list[str]:
     """A line for every stage: steps, samples, minutes, loss at its end."""
     logs = [("mini-lm", run / "parts/mini-lm/log.jsonl"), ("mini-vlm", run / "log.jsonl")]
-    lines = ["| recipe | stage | steps | minutes | loss at the end | validation loss |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| recipe | stage | steps | minutes | loss at the end | validation loss |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
     for recipe, path in logs:
         records = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
         for stage in dict.fromkeys(record["stage"] for record in records):

@@ -30,7 +30,7 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            goes_on = ctx.invoked_subcommand in ("train", "eval")
+            goes_on = ctx.invoked_subcommand in ("train", "eval", "demo")
             message = "stopped; run the same command again to go on" if goes_on else "stopped"
         except Exception as error:
             mendable = _explain(error)
@@ -91,12 +91,14 @@ def options(
 
 @app.command()
 def demo(
-    steps: Annotated[int | None, typer.Option(help="train this many steps; the recipe's own unless given")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="train each stage this many steps; the recipe's own unless given")
+    ] = None,
 ) -> None:
     """Draw pictures, train a small model on them live, and show what it answers. Needs no download."""
     from boda.serve.demo import run_demo
 
-    outcome = run_demo(say, steps)
+    outcome = run_demo(say, steps, settings["quiet"])
     if settings["json"]:
         print(json.dumps(outcome, ensure_ascii=False))
 

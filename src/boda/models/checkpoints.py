@@ -99,6 +99,10 @@ def save_folder(model, processor, folder: Path, info: dict) -> Path:
             }
             for name in REMOTE_CODE:
                 shutil.copyfile(Path(__file__).parent / name, partial / name)
+        for name in model.config.sub_configs:
+            part = getattr(model.config, name)
+            if part is not None and Path(part._name_or_path).is_dir():
+                part._name_or_path = ""  # where it lay on this machine says nothing elsewhere
         with quiet_loading():
             model.save_pretrained(partial)
             processor.save_pretrained(partial)

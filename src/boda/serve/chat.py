@@ -43,7 +43,7 @@ def read_setting(word: str) -> tuple[str, object]:
         raise BodaError(f"'{word}': {why[0].lower()}{why[1:]}, e.g. {name}={_example(name)}") from None
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """A model's words without the control characters that would steer the terminal."""
     return "".join(chr(0x2400 + ord(letter)) if ord(letter) < 32 and letter not in "\n\t" else letter for letter in text)
 
@@ -100,7 +100,7 @@ class Conversation:
             for piece in pieces:
                 answer += piece
                 if echo:
-                    print(_harmless(piece), end="", flush=True)
+                    print(harmless(piece), end="", flush=True)
         if echo:
             print(flush=True)
         self.context, self.pictures = None, []

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from boda import evaluate
+from boda.errors import BodaError
+from boda.evaluate.answers import fingerprint
 from boda.evaluate.report import contact_sheet
 from boda.evaluate.strip import sparkline, strip
-from boda.models.checkpoints import SHIPPED
+from boda.models.checkpoints import SHIPPED, locate
+from boda.recipe import Recipe, language_recipe, load_recipe
+from boda.serve.chat import harmless
 from boda.train.stages import train
 
+RECIPE: str | Path = "demo"
 TASK = "drawn:number=12"
-COLUMNS = {"score": "this run", "shipped": "shipped mini", "majority": "always the most frequent"}
+SHIPPED_NAME = "mini"
 
 
 def cache_folder() -> Path:
@@ -24,46 +32,86 @@ def cache_folder() -> Path:
 class Show:
     """A logger that shows learning: the loss as a line of blocks, trial answers beside the right ones, and a growing strip."""
 
-    def __init__(self, picture: Path, say: Callable[[str], None]):
-        self.picture, self.say = picture, say
-        self.stage = ""
-        self.losses: list[float] = []
-        self.answered: list[dict] = []
+    def __init__(self, run: Path, say: Callable[[str], None]):
+        self.run, self.say = run, say
 
     def log(self, record: dict) -> None:
-        if record["stage"] != self.stage:
-            self.stage, self.losses, self.answered = record["stage"], [], []
-        if "loss" in record:
-            self.losses.append(record["loss"])
-        if record.get("answers"):
-            self.answered.append(record)
-            strip(self.answered, self.picture.with_stem(f"{self.picture.stem}-{self.stage}"))
-            lines = [f"  {self.stage}, step {record['step']}   loss {sparkline(self.losses)} {record['validation_loss']:.3f}"]
-            for answer in record["answers"]:
-                right = answer["answer"] == answer["expected"]
-                lines.append(f"    {'✓' if right else '✗'} {answer['answer']}" + ("" if right else f"   ({answer['expected']})"))
-            self.say("\n".join(lines))
+        if not record.get("answers"):
+            return
+        # What the run has written, not what was heard here: after a stop and a second start the strip goes on growing.
+        lines = (self.run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [each for each in map(json.loads, lines) if each["stage"] == record["stage"]]
+        strip(records, self.run / f"strip-{record['stage']}.png")
+        losses = sparkline([each["loss"] for each in records if "loss" in each])
+        shown = [f"  {record['stage']}, step {record['step']}   loss {losses} {record['validation_loss']:.3f}"]
+        for answer in record["answers"]:
+            right = answer["answer"] == answer["expected"]
+            said = harmless(" ".join(answer["answer"].split()))
+            shown.append(f"    {'✓' if right else '✗'} {said}" + ("" if right else f"   ({answer['expected']})"))
+        if sys.stderr.isatty():  # the line that the progress renews stands there
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        self.say("\n".join(shown))
 
 
-def run_demo(say: Callable[[str], None], steps: int | None = None) -> dict:
-    """Trains, evaluates, compares; a second run finds everything done. Returns {model, tasks, shipped, sheet}."""
+def run_demo(say: Callable[[str], None], steps: int | None = None, quiet: bool = False) -> dict:
+    """Trains, evaluates, compares; a second run finds everything done. Returns {model, tasks, shipped, sheet}.
+
+    Args:
+        steps: of each stage, the language model's own included; None: the recipe's.
+        quiet: nothing but the table.
+
+    Raises:
+        BodaError: nothing can be written there, or the weights that come with Boda are missing.
+    """
     folder = cache_folder() / "demo"
-    run = folder / (f"run-{steps}" if steps else "run")
+    if not (SHIPPED[SHIPPED_NAME] / "config.json").is_file():
+        raise BodaError(
+            f"the model '{SHIPPED_NAME}' that comes with Boda is not at {SHIPPED[SHIPPED_NAME]}; install Boda again"
+        )
+    recipe = shortened(load_recipe(RECIPE), steps, folder) if steps else load_recipe(RECIPE)
+    run = folder / f"run-{key_of(recipe)}"
     say(f"training a small Korean vision-language model on pictures that Boda draws; everything is kept in {run}")
-    model = train("demo", out=run, overrides={"stages.*.max_steps": steps} if steps else {}, loggers=[Show(run / "strip.png", say)])
+    model = train(recipe, out=run, loggers=[Show(run, say)], quiet=quiet)
     say("asking it, and the model that comes with Boda, about pictures neither has seen ...")
-    scores = evaluate.run(model, tasks=[TASK], out=run / "eval", quiet=True)
-    shipped = evaluate.run("mini", tasks=[TASK], out=folder / "eval-mini", quiet=True)
-    table(scores[TASK], shipped[TASK])
-    sheet = contact_sheet(run / "eval", run / "answers.png")
-    best = contact_sheet(folder / "eval-mini", folder / "answers-mini.png")
-    say(f"model      {model}\nas it learned  {', '.join(str(path) for path in sorted(run.glob('strip-*.png')))}")
-    say(f"its answers    {sheet}\nof the shipped {best}")
-    say(f"ask it yourself: boda data draw pictures --count 8, then boda chat {SHIPPED_NAME} --image pictures/images/0.png '무엇이 보이나요?'")
-    return {"model": str(model), "tasks": scores, "shipped": shipped, "sheet": str(sheet)}
+    scores, answers = asked(model, run)
+    shipped, best = asked(SHIPPED_NAME, folder)
+    table(scores, shipped)
+    sheet = contact_sheet(answers, run / "answers.png")
+    best_sheet = contact_sheet(best, run / f"answers-{SHIPPED_NAME}.png")
+    say(f"model          {model}\nas it learned  {', '.join(str(run / f'strip-{stage.name}.png') for stage in recipe.stages)}")
+    say(f"its answers    {sheet}\nof the shipped {best_sheet}")
+    picture = "pictures/images/000000.png"
+    say("ask it yourself: boda data draw pictures --count 8")
+    say(f"                 boda chat {SHIPPED_NAME} --image {picture} '그림을 설명해 주세요.'")
+    return {"model": str(model), "tasks": {TASK: scores}, "shipped": {TASK: shipped}, "sheet": str(sheet)}
 
 
-SHIPPED_NAME = next(iter(SHIPPED))
+def shortened(recipe: Recipe, steps: int, folder: Path) -> Recipe:
+    """The recipe with so many steps a stage. The one of its language model becomes a file in `folder`: overrides end at a recipe."""
+    needed = language_recipe(recipe)
+    assert needed is not None, "the demonstration trains its language model, too"
+    path = folder / f"{needed[0]}-{steps}.yaml"
+    every = {"stages.*.max_steps": steps}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(load_recipe(needed[1], every).to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise BodaError(f"cannot write to {folder}: {error.strerror}; BODA_CACHE names another folder") from error
+    return load_recipe(recipe, {**every, "model.language": {"recipe": str(path)}})
+
+
+def key_of(recipe: Recipe) -> str:
+    """Tells runs of different recipes apart, so that another version of Boda finds no run in its way."""
+    needed = language_recipe(recipe)
+    said = [recipe.to_yaml(), needed[1].to_yaml() if needed else ""]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:8]
+
+
+def asked(model: str | Path, folder: Path) -> tuple[dict, Path]:
+    """A model's scores, and the folder in `folder` with its answers: another for other weights or other questions."""
+    task = evaluate.make_task(TASK)
+    out = folder / f"eval-{fingerprint(Path(locate(model)))}-{task.version.rpartition('-')[2][:8]}"
+    return evaluate.run(model, tasks=[task], out=out, quiet=True)[TASK], out
 
 
 def table(scores: dict, shipped: dict) -> None:
@@ -73,12 +121,13 @@ def table(scores: dict, shipped: dict) -> None:
 
     shown = Table(title="right answers on pictures never seen", title_justify="left")
     shown.add_column("questions")
-    for name in ("n", *COLUMNS.values()):
+    for name in ("n", "this run", f"shipped {SHIPPED_NAME}", "always the most frequent"):
         shown.add_column(name, justify="right")
-    groups, others = scores["groups"]["set"], shipped["groups"]["set"]
+    groups, others = scores["groups"].get("set", {}), shipped["groups"].get("set", {})
     for name, group in [*groups.items(), ("all", scores)]:
-        other = shipped if name == "all" else others[name]
-        values = (group["score"], other["score"], group["majority"])
-        shown.add_row(name, str(group["n"]), *(f"{value:.0%}" for value in values), style="bold" if name == "all" else "")
+        other = shipped if name == "all" else others.get(name, {})
+        shares = (group["score"], other.get("score"), group.get("majority"))
+        cells = ["-" if share is None else f"{share:.0%}" for share in shares]
+        shown.add_row(name, str(group["n"]), *cells, style="bold" if name == "all" else "")
     console = Console()
     (console if console.is_terminal else Console(width=110)).print(shown)

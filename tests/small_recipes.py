@@ -1,0 +1,78 @@
+"""The shipped recipes made small: their stages, sources and knobs, but tiny backbones, narrow layers and a few rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from boda.recipe import load_recipe
+from tests import tiny
+
+# Which tiny family stands in for what a recipe names.
+BACKBONES = {
+    "openai/clip-vit-large-patch14-336": lambda: tiny.vision_folder("clip"),
+    "google/siglip2-so400m-patch14-384": lambda: tiny.vision_folder("siglip"),
+    "naver-hyperclovax/HyperCLOVAX-SEED-Text-Instruct-0.5B": lambda: tiny.language_folder("llama"),
+    "naver-hyperclovax/HyperCLOVAX-SEED-Text-Instruct-1.5B": lambda: tiny.language_folder("llama"),
+    "maywell/Synatra-7B-v0.3-dpo": lambda: tiny.language_folder("synatra"),
+}
+# What a config in a recipe says of its size.
+NARROW = {
+    "hidden_sizes": [4, 4, 8, 8],
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+PICTURES, TEXTS = 4, 40  # texts: enough for a tokenizer that knows the words
+
+
+def small_data(source: str | None, folder: Path) -> list[dict]:
+    """A few rows of the same format."""
+    if source == "llava":
+        path = Path(tiny.llava_file(folder, 8, turns=(1, 2), text_only=0.25))
+        return [{"source": "llava", "path": str(path), "images": str(path.parent / "images")}]
+    assert source == "alpaca", f"no small data for source {source}"
+    rows = [{"instruction": f"{number}에 하나를 더하면?", "input": "", "output": f"{number + 1}입니다."} for number in range(8)]
+    (folder / "alpaca.json").write_text(json.dumps(rows), encoding="utf-8")
+    return [{"source": "alpaca", "path": str(folder / "alpaca.json")}]
+
+
+def shrunk(name: str, folder: Path, steps: int = 2) -> dict:
+    """Overrides that make a shipped recipe run on two cores in seconds and change nothing else. Files go into `folder`.
+
+    Drawn data keeps its collection, seed and `where`. The recipe of a language model is made small, too.
+    """
+    recipe = load_recipe(name)
+    changes: dict = {"precision": "fp32"}
+    for part in ("vision", "language"):
+        chosen = getattr(recipe.model, part)
+        if isinstance(chosen, str):
+            changes[f"model.{part}"] = str(BACKBONES[chosen]())
+        elif chosen is not None:
+            changes |= {f"model.{part}.{key}": value for key, value in NARROW.items() if key in chosen}
+    if recipe.model.language_recipe:
+        changes["model.language"] = {"recipe": str(small_recipe(recipe.model.language_recipe, folder, steps))}
+    for stage in recipe.stages:
+        place = f"stages.{stage.name}"
+        (folder / stage.name).mkdir()
+        sources = dict.fromkeys(block.source for block in stage.data if block.source != "drawn")
+        files = [row for source in sources for row in small_data(source, folder / stage.name)]
+        changes[f"{place}.data"] = _few(stage.data) + files
+        changes[f"{place}.validation"] = _few(stage.validation) or None if isinstance(stage.validation, list) else None
+        changes[f"{place}.max_steps"] = steps
+        changes[f"{place}.batch_size"] = 4
+    return changes
+
+
+def small_recipe(name: str, folder: Path, steps: int = 2) -> Path:
+    """A shipped recipe made small, as a file in `folder`."""
+    path = folder / f"{name}.yaml"
+    path.write_text(load_recipe(name, shrunk(name, folder, steps)).to_yaml(), encoding="utf-8")
+    return path
+
+
+def _few(blocks: list) -> list[dict]:
+    """The drawn ones, a few pictures of each."""
+    limit = {"text": TEXTS}
+    return [block.model_dump() | {"limit": limit.get(block.path, PICTURES)} for block in blocks if block.source == "drawn"]

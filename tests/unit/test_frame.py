@@ -99,8 +99,10 @@ def test_every_file_of_the_package_is_installed():
 
 
 def test_every_folder_with_code_is_a_package():
-    for path in (ROOT / "src" / "boda").rglob("*.py"):
-        assert (path.parent / "__init__.py").exists(), f"{path.parent.name} would be missing from the installed package"
+    package = ROOT / "src" / "boda"
+    for path in package.rglob("*.py"):
+        if path.relative_to(package).parts[0] != "weights":  # remote code of shipped models, installed as their other files are
+            assert (path.parent / "__init__.py").exists(), f"{path.parent.name} would be missing from the installed package"
 
 
 # ---- make and CI ------------------------------------------------------------------------------------------------------------

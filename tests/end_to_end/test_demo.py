@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 from boda.cli import app
 from boda.evaluate.strip import strip
 from boda.models import checkpoints
+from boda.recipe import load_recipe
 from boda.serve import demo
 from tests.small_recipes import small_recipe
 from tests.support import answering, records, tiny_model
 
-STAGES = ("single", "align", "instruct")
+STAGES = [stage.name for stage in load_recipe("demo").stages]
 
 
 def boda_demo(*words: str):
@@ -101,9 +102,9 @@ def test_a_second_call_trains_and_asks_nothing(first, place, monkeypatch):
 
 def test_another_recipe_or_other_weights_find_nothing_in_their_way(first, place, tmp_path, monkeypatch):
     """What lies in the cache from another version of Boda is no error."""
-    recipe = demo.load_recipe(demo.RECIPE)
-    assert demo.key_of(recipe) == demo.key_of(demo.load_recipe(demo.RECIPE))
-    assert demo.key_of(recipe) != demo.key_of(demo.load_recipe(demo.RECIPE, {"seed": 1}))
+    recipe = load_recipe(demo.RECIPE)
+    assert demo.key_of(recipe) == demo.key_of(load_recipe(demo.RECIPE))
+    assert demo.key_of(recipe) != demo.key_of(load_recipe(demo.RECIPE, {"seed": 1}))
     _, before = demo.asked("mini", place / "demo")
     model, processor = answering(tiny_model("exaone4"))
     monkeypatch.setitem(checkpoints.SHIPPED, "mini", checkpoints.save_folder(model, processor, tmp_path / "mini", {}))

@@ -26,6 +26,8 @@ def test_recipe_runs(name: str, tmp_path: Path):
     assert all(record["trained_tokens"] > 0 for record in records(tmp_path / "run"))
     info = json.loads((folder / "boda.json").read_text(encoding="utf-8"))
     assert info["generation"] == recipe.generation.model_dump() and info["kind"] == recipe.model.kind
+    drawn = [block.source == "drawn" for stage in recipe.stages for block in stage.data]
+    assert not all(drawn) or {block["licence"] for block in info["data"]} == {"Apache-2.0 (drawn by Boda)"}
     config = (folder / "config.json").read_text(encoding="utf-8")
     assert str(tmp_path) not in config and str(tiny.tiny_root()) not in config  # where its parts lay is nobody's business
     if part := recipe.model.language_recipe:

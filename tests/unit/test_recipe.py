@@ -19,6 +19,7 @@ from boda.recipe import (
     knobs,
     load_recipe,
     recipe_difference,
+    recipe_names,
 )
 from boda.recipe.reference import BLOCKS, MARKS, update_reference
 
@@ -363,7 +364,7 @@ def test_a_byte_order_mark_is_no_mistake(write):
 def test_recipes_that_are_not_there(write):
     write()
     assert "no recipe is called 'small-korean'; did you mean 'small-korean-vlm'?" in refused("small-korean")
-    assert "no recipe is called 'qqq'; there are demo, small-korean-vlm" in refused("qqq")
+    assert f"no recipe is called 'qqq'; there are {', '.join(recipe_names())};" in refused("qqq")
     assert "no recipe file at other.yaml" in refused("other.yaml")
     assert "Boda ships 'small-korean-vlm', written without .yaml" in refused("small-korean-vlm.yaml")
     Path("run").mkdir()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import boda
+from boda.data.drawn.samples import LICENCE as DRAWN_LICENCE
 from boda.data.prepared import PreparedData
 from boda.errors import BodaError
 from boda.models.checkpoints import read_info
@@ -36,7 +37,8 @@ def run_info(recipe: Recipe, out: Path) -> dict:
             continue
         counts = np.bincount(PreparedData.open(folder).sources, minlength=len(stage.data))
         for block, count in zip(stage.data, counts):
-            data.append({"stage": stage.name, "path": block.path, "rows": int(count), "licence": block.licence or "not stated"})
+            licence = block.licence or (DRAWN_LICENCE if block.source == "drawn" else "not stated")
+            data.append({"stage": stage.name, "path": block.path, "rows": int(count), "licence": licence})
     last: dict[str, dict] = {}
     log = out / "log.jsonl"
     for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:

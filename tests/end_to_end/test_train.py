@@ -74,7 +74,7 @@ def test_validation_has_a_loss_and_answers(run):
         assert 0 < record["validation_loss"] < 20
         assert 1 <= len(record["answers"]) <= 8
         for answer in record["answers"]:
-            assert set(answer) == {"sample", "question", "answer", "expected"}
+            assert set(answer) == {"sample", "images", "question", "answer", "expected"}
             assert answer["expected"].strip() and "chat.json, row" in answer["sample"]
     asked = {tuple(answer["sample"] for answer in record["answers"]) for record in checks}
     assert len(asked) == 1  # the same samples every time

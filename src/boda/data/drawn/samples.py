@@ -12,12 +12,14 @@ from boda.data.drawn.canvas import Dice, paint
 from boda.data.drawn.fonts import FONTS, SEEN
 from boda.data.drawn.scenes import LAYOUTS, check_number, scene
 from boda.data.drawn.sentences import (
+    FULL,
     KINDS,
     STYLES,
     WORDINGS,
     Said,
     ask,
     description,
+    inventory,
     is_a,
     question,
 )
@@ -33,7 +35,7 @@ QUESTIONS_A_PICTURE = 6
 CHOICES: dict[str, tuple[str, ...]] = {
     "layout": tuple(LAYOUTS),
     "kind": (*KINDS, "description", "word"),
-    "style": STYLES,
+    "style": (*STYLES, FULL),
     "font": tuple(FONTS),
     "pair": ("seen", "unseen"),
 }
@@ -141,6 +143,12 @@ def _descriptions(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
     yield _sample(description(facts, dice, dice.pick(choice.style)), image, number)
 
 
+def _inventories(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
+    """All objects of a scene in random order, each with its place."""
+    facts, image, dice, _ = _scene_of(choice, seed, number)
+    yield _sample(inventory(facts, dice, dice.pick([style for style in choice.style if style in STYLES[:3]])), image, number)
+
+
 def _asked(choice: Choice, seed: int, number: int, most: int) -> tuple[list[Said], ImageRef]:
     facts, image, dice, unseen = _scene_of(choice, seed, number)
     kinds = [kind for kind in choice.kind if kind in KINDS]
@@ -227,6 +235,7 @@ def _text(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
 
 COLLECTIONS: dict[str, Callable[[Choice, int, int], Iterator[Sample]]] = {
     "descriptions": _descriptions,
+    "inventories": _inventories,
     "questions": _questions,
     "words": _words,
     "conversations": _conversations,

@@ -6,7 +6,7 @@ Answers keep the style of the question: formal (합니다), polite (해요), pla
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from boda.data.drawn.canvas import COLOURS, PATTERNS, SHAPES, Dice
@@ -14,6 +14,7 @@ from boda.data.drawn.scenes import HELD_OUT_PAIRS, PLACES, SIZES, is_unseen, pla
 from boda.data.korean import with_particle
 
 STYLES = ("formal", "polite", "plain", "short")
+FULL = "full"  # formal, and the answer says again what it is about; only where it is asked for
 NUMBERS = ("", "한", "두", "세", "네", "다섯", "여섯", "일곱", "여덟", "아홉")
 _particle = lru_cache(maxsize=65536)(with_particle)
 
@@ -24,9 +25,10 @@ class Said:
 
     Args:
         kind: of the question, a key of KINDS or `description`.
-        style: one of STYLES, of question and answer alike.
+        style: one of STYLES, or FULL; of question and answer alike.
         rejected: an answer like the right one in which something is wrong; empty where none is made.
         unseen: whether it is about an object whose colour and shape are a held-out pair.
+        topic: the words in the question that say what it is about.
     """
 
     kind: str
@@ -35,6 +37,7 @@ class Said:
     answer: str
     rejected: str = ""
     unseen: bool = False
+    topic: str = ""
 
 
 # -- pieces of sentences -------------------------------------------------------------------------------------------------------
@@ -193,9 +196,25 @@ def describe(scene: dict, style: str, changed: dict | None = None) -> str:
 
 
 def description(scene: dict, dice: Dice, style: str | None = None) -> Said:
-    style = style or dice.pick(STYLES[:3])
+    style = "formal" if style == FULL else style or dice.pick(STYLES[:3])
     wrong = describe(scene, style, _altered(dice.pick(scene["objects"]), dice))
     return _said("description", style, ask("description", style, "", dice), describe(scene, style), wrong, scene["objects"])
+
+
+INVENTORY = ("그림의 도형을 하나씩 말해 주세요.", "도형이 어디에 있는지 하나씩 말해 주세요.")
+
+
+def inventory(scene: dict, dice: Dice, style: str) -> Said:
+    """All objects in random order: what lies at each place, or where each object lies.
+
+    Told in reading order they can be counted off; in random order each must be found by what is said of it.
+    """
+    things, by_place = dice.some(scene["objects"], len(scene["objects"])), dice.chance(0.5)
+    if by_place:
+        clauses = [f"{place_of(thing)}에는 {_particle(noun_phrase(thing), '이가')}" for thing in things]
+    else:
+        clauses = [f"{_particle(noun_phrase(thing), '은는')} {place_of(thing)}에" for thing in things]
+    return _said("inventory", style, INVENTORY[not by_place], there_is(", ".join(clauses), style), "", things)
 
 
 def _altered(thing: dict, dice: Dice) -> dict:
@@ -208,8 +227,8 @@ def _altered(thing: dict, dice: Dice) -> dict:
 
 
 # -- questions -----------------------------------------------------------------------------------------------------------------
-def _said(kind: str, style: str, question: str, answer: str, rejected: str, about: list[dict]) -> Said:
-    return Said(kind, style, question, answer, "" if rejected == answer else rejected, any(map(is_unseen, about)))
+def _said(kind: str, style: str, question: str, answer: str, rejected: str, about: list[dict], topic: str = "") -> Said:
+    return Said(kind, style, question, answer, "" if rejected == answer else rejected, any(map(is_unseen, about)), topic)
 
 
 def _attribute(key: str, values: tuple[str, ...], say: Callable[[str, str], str]):
@@ -222,7 +241,7 @@ def _attribute(key: str, values: tuple[str, ...], say: Callable[[str, str], str]
         value = place_of(thing) if key == "cell" else thing[key]
         kind = {"cell": "position"}.get(key, key)
         wrong = dice.pick([each for each in values if each != value])
-        return _said(kind, style, ask(kind, style, x, dice), say(value, style), say(wrong, style), [thing])
+        return _said(kind, style, ask(kind, style, x, dice), say(value, style), say(wrong, style), [thing], x)
 
     return make
 
@@ -263,7 +282,7 @@ def _existence(scene: dict, thing: dict, style: str, dice: Dice) -> Said:
         x = " ".join(dice.pick(pairs))
     yes, no = THERE_OR_NOT[style]
     right, wrong = (yes, no) if is_there else (no, yes)
-    return Said("existence", style, ask("existence", style, x, dice), right, wrong, unseen)
+    return Said("existence", style, ask("existence", style, x, dice), right, wrong, unseen, x)
 
 
 def _count(scene: dict, thing: dict, style: str, dice: Dice) -> Said:
@@ -272,7 +291,7 @@ def _count(scene: dict, thing: dict, style: str, dice: Dice) -> Said:
     number = sum(key is None or each[key] == thing[key] for each in scene["objects"])
     wrong = dice.pick([each for each in range(1, 8) if each != number])
     say = lambda n: is_a(f"{NUMBERS[n]} 개", style)  # noqa: E731
-    return _said("count", style, ask("count", style, x, dice), say(number), say(wrong), [thing])
+    return _said("count", style, ask("count", style, x, dice), say(number), say(wrong), [thing], x)
 
 
 def _object(scene: dict, thing: dict, style: str, dice: Dice) -> Said:
@@ -284,8 +303,10 @@ def _object(scene: dict, thing: dict, style: str, dice: Dice) -> Said:
         return noun if style == "short" else there_is(_particle(noun, "이가"), style)
 
     if empty and dice.chance(0.2):
-        return _said("object", style, ask("object", style, dice.pick(empty), dice), NOTHING[style], say(thing), [])
-    return _said("object", style, ask("object", style, place_of(thing), dice), say(thing), say(_altered(thing, dice)), [thing])
+        place = dice.pick(empty)
+        return _said("object", style, ask("object", style, place, dice), NOTHING[style], say(thing), [], place)
+    place = place_of(thing)
+    return _said("object", style, ask("object", style, place, dice), say(thing), say(_altered(thing, dice)), [thing], place)
 
 
 def _relation(scene: dict, thing: dict, style: str, dice: Dice) -> Said | None:
@@ -307,7 +328,7 @@ def _relation(scene: dict, thing: dict, style: str, dice: Dice) -> Said | None:
     yes, no = YES_NO[style]
     x = f"{_particle(first, '이가')} {second}보다 {names[asked]}에"
     right, wrong = (yes, no) if is_so else (no, yes)
-    return _said("relation", style, ask("relation", style, x, dice), right, wrong, [thing, other])
+    return _said("relation", style, ask("relation", style, x, dice), right, wrong, [thing, other], x)
 
 
 def _statement(scene: dict, thing: dict, style: str, dice: Dice) -> Said:
@@ -337,7 +358,29 @@ def question(scene: dict, kind: str, dice: Dice, style: str | None = None, unsee
     things = [each for each in scene["objects"] if is_unseen(each)] if unseen else scene["objects"]
     style = style or dice.pick(STYLES)
     for thing in dice.some(things, len(things)):
-        said = KINDS[kind](scene, thing, style, dice)
+        said = KINDS[kind](scene, thing, "formal" if style == FULL else style, dice)
         if said is not None:
-            return said
+            return in_full(said) if style == FULL else said
     return None
+
+
+def in_full(said: Said) -> Said:
+    """A formal question whose answers say again what they are about: 별은 빨간색입니다."""
+    again = {
+        "pattern": f"{said.topic}에는 ",
+        "object": f"{said.topic}에는 ",
+        "statement": "",
+    }
+
+    def full(answer: str) -> str:
+        if said.kind == "existence":
+            there, gone = _particle(said.topic, "이가"), _particle(said.topic, "은는")
+            return f"네, {there} 있습니다." if answer[0] == "네" else f"아니요, {gone} 없습니다."
+        if said.kind == "relation":
+            return f"네, {said.topic} 있습니다." if answer[0] == "네" else f"아니요, {said.topic} 있지 않습니다."
+        return again.get(said.kind, _particle(said.topic, "은는") + " ") + answer
+
+    rejected = full(said.rejected) if said.rejected else ""
+    return replace(
+        said, style=FULL, question=f"{said.question} 자세히 말해 주세요.", answer=full(said.answer), rejected=rejected
+    )

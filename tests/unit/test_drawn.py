@@ -363,7 +363,7 @@ def test_particle_errors_are_found(text: str, errors: list[str]):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"collection": "scenery"}, "nothing drawn is called 'scenery'; there are descriptions, questions"),
+        ({"collection": "scenery"}, "nothing drawn is called 'scenery'; there are descriptions, inventories"),
         ({"seed": -1}, "seed -1 is out of range"),
         ({"seed": 2**32}, "out of range: 0 to 4294967295"),
         ({"where": {"layout": "huge"}}, "layout 'huge' is not drawn; there are one, few, many"),
@@ -465,3 +465,30 @@ def test_other_seeds_ask_other_questions_and_tasks_are_split_at_commas_between_t
         "drawn",
     ]
     assert split_tasks("questions:a.jsonl,typo") == ["questions:a.jsonl", "typo"]
+
+
+# Inventories, and answers in full
+
+
+def test_an_inventory_names_every_object_once_with_its_place():
+    for sample in drawn("inventories", 150):
+        things = facts(sample.images[0].drawn)["objects"]
+        answer = sample.messages[-1].text
+        by_place = re.findall(rf"({PLACE})에는? ([^,.]*?)(?:이|가)(?:,| 있)", answer)
+        by_thing = re.findall(rf"([^,.]*?)(?:은|는) ({PLACE})에", answer)
+        said = sorted(by_place or [(place, name) for name, place in by_thing])
+        names = [(place_of(t), " ".join(filter(None, (t["size"], t["colour"], t["pattern"], t["shape"])))) for t in things]
+        assert [(place, name.strip()) for place, name in said] == sorted(names), answer
+    orders = [re.findall(PLACE, sample.messages[-1].text) for sample in drawn("inventories", 60, layout="many")]
+    reading = [place_of({"x": 16 + 32 * (cell % 3), "y": 16 + 32 * (cell // 3)}) for cell in range(9)]
+    assert sum(order != sorted(order, key=reading.index) for order in orders) > 50
+
+
+def test_a_full_answer_says_again_what_it_is_about_and_then_the_same():
+    for kind in ("colour", "shape", "position", "count", "size", "pattern", "object"):
+        short, full = drawn("questions", 30, kind=kind, style="formal"), drawn("questions", 30, kind=kind, style="full")
+        for formal, long in zip(short, full, strict=True):
+            asked, answer = (message.text for message in long.messages)
+            topic = answer.removesuffix(formal.messages[-1].text)
+            assert topic != answer and re.sub(r"(은|는|에는) $", "", topic) in asked, (asked, answer)
+            assert asked.startswith(formal.messages[0].text) and not particle_errors(answer)

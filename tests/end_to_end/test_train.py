@@ -156,3 +156,19 @@ def test_validation_on_data_of_its_own_and_the_default_folder(tmp_path: Path, mo
     assert records[0]["epoch"] == 1 / 8  # nothing is held out of the 24 rows
     answers = next(record for record in records if "answers" in record)["answers"]
     assert len(answers) == 3 and all("asked/chat.json" in answer["sample"] for answer in answers)
+
+
+@pytest.mark.parametrize("form", ["pattern", "member"])
+def test_data_named_by_a_pattern_or_inside_an_archive(form: str, tmp_path: Path):
+    import shutil
+
+    recipe = tiny_recipe(tmp_path / "data", [{**STAGES[0], "validation": None, "max_steps": 1}])
+    block = recipe["stages"][0]["data"][0]
+    if form == "pattern":
+        block["path"] = str(Path(block["path"]).with_name("ch*.json"))
+    else:
+        shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path, "data")
+        block.update(
+            path=str(tmp_path / "set.zip" / "data" / "chat.json"), images=str(tmp_path / "set.zip" / "data" / "images")
+        )
+    assert (boda.train(recipe, out=tmp_path / "run", quiet=True) / "config.json").is_file()

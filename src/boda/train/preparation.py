@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from boda.data.drawn import samples as drawn
+from boda.data.files import Place
 from boda.data.plan import generator
 from boda.data.prepared import PreparedData, fingerprint, prepare
 from boda.data.sample import Sample
@@ -142,6 +144,10 @@ class _Every:
 
 
 def _facts(path: Path) -> list:
-    """Size and time of a data file, or of what a folder holds at its top."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    """Size and time of a data file, of its archive, of the files of a pattern, or of what a folder holds at its top."""
+    on_disk = Path(Place.of(path).path)
+    if on_disk.exists():
+        files = sorted(on_disk.iterdir()) if on_disk.is_dir() else [on_disk]
+    else:
+        files = sorted(map(Path, glob.glob(str(path))))
     return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files[:1000]]

@@ -492,3 +492,10 @@ def test_a_full_answer_says_again_what_it_is_about_and_then_the_same():
             topic = answer.removesuffix(formal.messages[-1].text)
             assert topic != answer and re.sub(r"(은|는|에는) $", "", topic) in asked, (asked, answer)
             assert asked.startswith(formal.messages[0].text) and not particle_errors(answer)
+
+
+def test_a_collection_is_narrowed_only_by_what_it_has():
+    with pytest.raises(BodaError, match="questions are not narrowed by font, only by layout"):
+        read("questions", 1, where={"font": "gothic"})
+    with pytest.raises(BodaError, match="words are not narrowed by layout"):
+        read("words", 1, where={"layout": "one"})

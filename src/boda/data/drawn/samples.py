@@ -243,6 +243,14 @@ COLLECTIONS: dict[str, Callable[[Choice, int, int], Iterator[Sample]]] = {
     "text": _text,
 }
 assert set(KINDS) < set(WORDINGS)
+# What narrows a collection.
+SCENES = ("layout", "pair", "style", "kind")
+NARROWED = {
+    "words": ("font", "words", "style", "kind"),
+    "text": ("layout", "words"),
+    "descriptions": SCENES[:3],
+    "inventories": SCENES[:3],
+}
 
 
 def read(
@@ -268,7 +276,11 @@ def read(
     if collection not in COLLECTIONS:
         raise BodaError(f"nothing drawn is called '{collection}'; there are {', '.join(COLLECTIONS)}")
     check_seed(seed)
-    return _read(partial(COLLECTIONS[collection], Choice.of(where, words), seed), range(start, start + limit))
+    choice = Choice.of(where, words)
+    narrowed = NARROWED.get(collection, SCENES)
+    if idle := [name for name in (*(where or {}), *(["words"] if words is not None else [])) if name not in narrowed]:
+        raise BodaError(f"{collection} are not narrowed by {idle[0]}, only by {', '.join(narrowed)}")
+    return _read(partial(COLLECTIONS[collection], choice, seed), range(start, start + limit))
 
 
 def _read(make: Callable[[int], Iterator[Sample]], numbers: range) -> Iterator[Sample]:

@@ -17,8 +17,6 @@ from boda.errors import BodaError
 from boda.files import whole_folder
 
 FILES = ("images", "data.jsonl", "text.jsonl", "sheet.png")
-SCENES = ("layout", "pair", "style", "kind")
-NARROWED = {"words": ("font", "words", "style", "kind"), "text": ("layout", "words"), "descriptions": SCENES[:3]}
 SHEET, COLUMNS, MARGIN = 40, 8, 6
 REPORT_SECONDS = 10.0
 
@@ -52,9 +50,6 @@ def write(
     if count < 1:
         raise BodaError(f"count {count}: at least one picture is drawn")
     samples = read(collection, count, seed, where, words=words)
-    narrowed = NARROWED.get(collection, SCENES)
-    if idle := [name for name in (*(where or {}), *(["words"] if words is not None else [])) if name not in narrowed]:
-        raise BodaError(f"{collection} are not narrowed by {idle[0]}, only by {', '.join(narrowed)}")
     if out.exists() and (not out.is_dir() or any(path.name not in FILES for path in out.iterdir())):
         raise BodaError(f"{out} holds other things than drawn data; choose another folder")
     names: dict[str, str] = {}  # file name of each drawn picture

@@ -91,6 +91,21 @@ def table(seeing: dict, blind: dict) -> list[str]:
     return lines
 
 
+def by_objects(answers: Path) -> list[str]:
+    """Scores with one object in the picture and with several: seeing it, and finding it among others."""
+    from boda.evaluate.answers import read_answers
+
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for record in read_answers(answers):
+        if not record["failed"] and record["tags"]["type"] != "word":
+            found.setdefault(record["tags"]["type"], ([], []))[record["tags"].get("layout") != "one"].append(record["score"])
+    lines = ["| kind | one object | several |", "| --- | ---: | ---: |"]
+    for kind, scores in sorted(found.items()):
+        shares = [f"{sum(each) / len(each):.0%} of {len(each)}" if each else "-" for each in scores]
+        lines.append(f"| {kind} | {shares[0]} | {shares[1]} |")
+    return lines
+
+
 def thirty(answers: Path) -> list[str]:
     """Thirty answers drawn at random, to be read."""
     from boda.evaluate.answers import read_answers
@@ -145,6 +160,7 @@ def main() -> None:
         "Every question has a picture of its own, from a seed that no recipe trains on. 95 % bootstrap interval over pictures. *blind*: "
         "the same model without the picture. *majority*: always the most frequent answer of these very questions. *by words alone*: "
         "for each wording its most frequent answer in training.", "", *results["seeing"].get("remarks", []), "",
+        "### One object, or several", "", *by_objects(chosen.run / "eval-seeing"), "",
         "## Training", "", *stages(chosen.run), "", "![loss over steps](mini-curve.png)", "",
         "## Answers", "", "![pictures with answers, right in green, wrong in red](mini-answers.png)", "",
         *thirty(chosen.run / "eval-seeing"), "",

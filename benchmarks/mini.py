@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from common import ROOT, commit, machine, relative, versions
-from real import line, parameters, steps_and_minutes
+from common import ROOT, commit, relative
+from real import about_machine, answers_table, kept_reading, line, minutes_of, parameters, steps_and_minutes
 
 READ = "## Thirty answers, read"
 GOALS = {
@@ -69,11 +69,10 @@ def stages(run: Path) -> list[str]:
             mine = [record for record in records if record["stage"] == stage]
             steps = [record for record in mine if "loss" in record]
             held = [record["validation_loss"] for record in mine if "validation_loss" in record]
-            minutes = sum(record["tokens"] / record["tokens_per_second"] for record in steps) / 60
             last = steps[-50:]
             loss = sum(record["loss"] for record in last) / len(last)
             lines.append(
-                f"| `{recipe}` | {stage} | {len(steps):,} | {minutes:.0f} | {loss:.3f} | {f'{held[-1]:.3f}' if held else '-'} |"
+                f"| `{recipe}` | {stage} | {len(steps):,} | {minutes_of(steps):.0f} | {loss:.3f} | {f'{held[-1]:.3f}' if held else '-'} |"
             )
     return lines
 
@@ -111,12 +110,7 @@ def thirty(answers: Path) -> list[str]:
     from boda.evaluate.answers import read_answers
 
     records = [record for record in read_answers(answers) if not record["failed"]]
-    lines = ["| kind | question | answer | reference | |", "| --- | --- | --- | --- | --- |"]
-    for record in random.Random(1).sample(records, 30):
-        question = record["prompt"][-1]["content"].removeprefix("<image>").strip()
-        cells = (record["tags"]["type"], question, record["raw"], record["gold"], "right" if record["score"] else "**wrong**")
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return lines
+    return answers_table("kind", [(record["tags"]["type"], record) for record in random.Random(1).sample(records, 30)])
 
 
 def main() -> None:
@@ -139,20 +133,18 @@ def main() -> None:
     out = chosen.out
     curve(chosen.run, out / "mini-curve.png")
     contact_sheet(chosen.run / "eval-seeing", out / "mini-answers.png", columns=6, rows=6)
-    parts, facts = parameters(model), machine()
+    parts = parameters(model)
     size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file()) / 1e6
     steps, minutes = steps_and_minutes(chosen.run / "log.jsonl")
     language_steps, language_minutes = steps_and_minutes(chosen.run / "parts/mini-lm/log.jsonl")
     seed = json.loads((model / "boda.json").read_text(encoding="utf-8"))["recipe"]["seed"]
     path = out / "mini.md"
-    old = path.read_text(encoding="utf-8") if path.is_file() else ""
-    read = old[old.index(READ) :].rstrip() if READ in old else ""
+    read = kept_reading(path, READ)
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     lines = [
         "# mini: the model that comes with Boda", "",
         f"{date}, commit `{commit()}`, `boda train mini-vlm` (seed {seed}), report: `python benchmarks/mini.py`", "",
-        f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gib']} GiB; "
-        + ", ".join(f"{name} {version}" for name, version in versions().items()) + ".", "",
+        about_machine(), "",
         f"{sum(parts.values()):,} parameters ({', '.join(f'{name} {count:,}' for name, count in parts.items())}), {size:.1f} MB in "
         f"all. {language_steps + steps:,} steps that took {language_minutes + minutes:.0f} minutes, validation and preparation aside. "
         + drawing_speed(), "",

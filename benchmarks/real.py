@@ -65,7 +65,12 @@ def steps_and_minutes(log: Path) -> tuple[int, float]:
     """Steps of a run and the minutes they took, without preparation and validation; stops and new starts do not count."""
     records = [json.loads(text) for text in log.read_text(encoding="utf-8").splitlines()]
     steps = [record for record in records if "loss" in record]
-    return len(steps), sum(record["tokens"] / record["tokens_per_second"] for record in steps) / 60
+    return len(steps), minutes_of(steps)
+
+
+def minutes_of(steps: list[dict]) -> float:
+    """What steps of a log took."""
+    return sum(record["tokens"] / record["tokens_per_second"] for record in steps) / 60
 
 
 def evaluate(model: Path, work: Path, limit: int | None) -> dict[str, dict[str, dict]]:
@@ -127,15 +132,35 @@ def fifty(work: Path) -> list[str]:
     """Fifty answers, ten of each set, as a table to read."""
     from boda.evaluate.answers import read_answers
 
-    lines = ["| set | question | answer | reference | |", "| --- | --- | --- | --- | --- |"]
+    chosen = []
     records = read_answers(work / "eval-seeing")
     for name in SETS:
         found = [record for record in records if record["task"] == name and not record["failed"]]
-        for record in random.Random(0).sample(found, min(10, len(found))):
-            question = record["prompt"][-1]["content"].removeprefix("<image>").strip()
-            cells = (name, question, record["raw"], record["gold"], "right" if record["score"] else "**wrong**")
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        chosen += [(name, record) for record in random.Random(0).sample(found, min(10, len(found)))]
+    return answers_table("set", chosen)
+
+
+def answers_table(first: str, answers: list[tuple[str, dict]]) -> list[str]:
+    """Answers to read, a line each; `first` is the heading of the names before them."""
+    lines = [f"| {first} | question | answer | reference | |", "| --- | --- | --- | --- | --- |"]
+    for name, record in answers:
+        question = record["prompt"][-1]["content"].removeprefix("<image>").strip()
+        cells = (name, question, record["raw"], record["gold"], "right" if record["score"] else "**wrong**")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return lines
+
+
+def kept_reading(path: Path, heading: str) -> str:
+    """What people wrote under a report's last heading, to be kept when it is made again."""
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return old[old.index(heading) :].rstrip() if heading in old else ""
+
+
+def about_machine() -> str:
+    """Machine and libraries in one line."""
+    facts = machine()
+    libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gib']} GiB; {libraries}."
 
 
 def report(work: Path, results: dict, command: str, out: Path) -> Path:
@@ -146,16 +171,13 @@ def report(work: Path, results: dict, command: str, out: Path) -> Path:
     contact_sheet(work / "eval-seeing", out / "real-answers.png", columns=6, rows=6)
     parts = parameters(work / "run/model")
     steps, minutes = steps_and_minutes(work / "run/log.jsonl")
-    facts = machine()
     path = out / "real.md"
-    old = path.read_text(encoding="utf-8") if path.is_file() else ""
-    read = old[old.index(READ) :].rstrip() if READ in old else ""
+    read = kept_reading(path, READ)
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     lines = [
         "# A small model from scratch on real pictures", "",
         f"{date}, commit `{commit()}`, `{command}`", "",
-        f"{facts['processor']}, {facts['cores']} cores, {facts['memory_gib']} GiB; "
-        + ", ".join(f"{name} {version}" for name, version in versions().items()) + ".", "",
+        about_machine(), "",
         f"{sum(parts.values()):,} parameters ({', '.join(f'{name} {count:,}' for name, count in parts.items())}), {steps:,} steps "
         f"that took {minutes:.0f} minutes. Recipe: [mini-vlm-real.yaml](recipes/mini-vlm-real.yaml); how the questions are made: "
         "[real_data.py](real_data.py).", "",

@@ -38,8 +38,6 @@ def load_image(ref: Picture) -> Image.Image:
     Raises:
         BodaError: not there, not a picture, cut off, or out of bounds; says which picture and what would work.
     """
-    if isinstance(ref, ImageRef) and ref.drawn:
-        return ref.picture()
     with _opened(ref) as (image, name):
         with _decoding(name):
             image.load()
@@ -59,6 +57,8 @@ def probe_image(ref: Picture) -> tuple[int, int]:
 @contextmanager
 def _opened(ref: Picture) -> Iterator[tuple[Image.Image, str]]:
     """The picture with its header read and its bounds checked, and its name for messages."""
+    if isinstance(ref, ImageRef) and ref.drawn:
+        ref = ref.picture()  # pixels at once, without a way through bytes
     if isinstance(ref, Image.Image):
         name = getattr(ref, "filename", "") or "picture in memory"
         _check_bounds(ref, name)

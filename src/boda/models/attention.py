@@ -2,7 +2,8 @@
 
 A packed row holds several segments one after another. `cu_seq_lens` (S+1,) are their borders and `prefix` (S,) names for each
 segment an earlier one whose tokens come before its own (-1: none), so that many questions can share one picture. Both travel as
-keyword arguments of the language model's forward. Without them the function is transformers' own SDPA.
+keyword arguments of the language model's forward. Without them the function is transformers' own SDPA. In an encoder, whose
+layers say `is_causal = False`, every segment sees all of itself; there is no prefix.
 
 The mask function must be registered too: transformers gives an attention name without one no padding mask at all.
 """
@@ -108,18 +109,71 @@ class Layout:
         return self.windows[window]
 
 
-def _attend(query, key, value, mask, scaling, dropout, softcap):
-    """(B, H, Q, D), (B, H, K, D), (B, H, K, D) -> (B, H, Q, D); mask (..., Q, K) or None: each sees what is not after it."""
+@dataclass
+class Segments:
+    """A row for layers that look both ways: segments of like length become a small batch, so that many short texts cost few calls.
+
+    `batches` hold (tokens (S, W), which of them are real (S, W), mask (S or 1, 1, W or 1, W) or None); `order` (L,) puts the real
+    ones of all batches back into the row's order.
+    """
+
+    batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]
+    order: torch.Tensor
+
+    @classmethod
+    def of(cls, cu_seq_lens: torch.Tensor, prefix: torch.Tensor | None, window: int | None) -> Segments:
+        """The segments of a row, kept on the tensor. Raises ValueError where one has a prefix: what it gives would depend on it."""
+        known = cu_seq_lens.__dict__.setdefault("_boda_segments", {})
+        if window not in known:
+            if prefix is not None and bool((prefix >= 0).any()):
+                raise ValueError("segments that look both ways cannot share a prefix")
+            known[window] = cls._build(cu_seq_lens, window)
+        return known[window]
+
+    @classmethod
+    def _build(cls, cu_seq_lens: torch.Tensor, window: int | None) -> Segments:
+        starts, lengths = cu_seq_lens[:-1].long(), cu_seq_lens.diff().long()
+        width = (lengths + 7) // 8  # at most 7 places of a segment stay empty
+        batches, found = [], []
+        for number in width.unique().tolist():
+            if not number:
+                continue
+            first, own = starts[width == number], lengths[width == number]
+            place = torch.arange(int(own.max()), device=own.device)
+            real = place < own[:, None]
+            index = first[:, None] + torch.where(real, place, 0)
+            mask = None if bool(real.all()) else real[:, None, None, :]
+            if window is not None and len(place) > window:
+                near = ((place[:, None] - place).abs() < window)[None, None]
+                mask = near if mask is None else mask & near
+            batches.append((index, real, mask))
+            found.append(index[real])
+        return cls(batches, torch.cat(found).argsort())
+
+
+def _attend_both_ways(query, key, value, segments: Segments, scaling, dropout, softcap):
+    """(1, H, L, D) each -> (1, L, H, D): a segment's queries see all of its keys."""
+    pieces = []
+    for index, real, mask in segments.batches:
+        q, k, v = (tensor[0][:, index].transpose(0, 1) for tensor in (query, key, value))  # (S, H, W, D)
+        pieces.append(_attend(q, k, v, mask, scaling, dropout, softcap, causal=False).transpose(1, 2)[real])
+    return torch.cat(pieces)[segments.order][None]
+
+
+def _attend(query, key, value, mask, scaling, dropout, softcap, causal=True):
+    """(B, H, Q, D), (B, H, K, D), (B, H, K, D) -> (B, H, Q, D); mask (..., Q, K) or None: each sees what is not after it, or all."""
     if softcap is None:
         return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling
+            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None, scale=scaling
         )
     scores = query @ key.transpose(-1, -2) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
     scores = torch.tanh(scores / softcap) * softcap
-    if mask is None:
+    if mask is None and causal:
         queries, keys = scores.shape[-2:]
         mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
-    weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1, dtype=torch.float32).to(query.dtype)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     return F.dropout(weights, dropout) @ value
 
 
@@ -135,11 +189,15 @@ def boda_attention_forward(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    causal = kwargs["is_causal"] if kwargs.get("is_causal") is not None else getattr(module, "is_causal", True)
     if cu_seq_lens is None:  # SDPA refuses to cap scores (Gemma 2)
-        attended = _attend(query, key, value, attention_mask, scaling, dropout, softcap)
+        attended = _attend(query, key, value, attention_mask, scaling, dropout, softcap, causal)
         return attended.transpose(1, 2).contiguous(), None
     if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         raise ValueError(f"a packed forward takes one row without a cache; got {query.shape[0]} rows, {key.shape[2]} keys")
+    if not causal:
+        segments = Segments.of(cu_seq_lens, prefix, kwargs.get("sliding_window"))
+        return _attend_both_ways(query, key, value, segments, scaling, dropout, softcap), None
     layout = Layout.of(cu_seq_lens, prefix)
     blocks = layout.blocks_for(kwargs.get("sliding_window"))
     sizes = [block.end - block.start for block in blocks]

@@ -127,11 +127,17 @@ def load_whole(auto_class, name: str, unneeded: tuple[str, ...] = (), **options)
 
 
 def load_tower(
-    vision: str | dict, layer: int = -1, image_size: int | None = None, seed: int = 0, revision: str | None = None
+    vision: str | dict,
+    layer: int = -1,
+    image_size: int | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+    whole: bool = False,
 ) -> Tower:
     """Loads a vision tower with just the layers up to hidden state `layer` (-1 the last), or builds it from a config.
 
-    A tower is anything that gives a grid of features: CLIP, SigLIP, ViT, DINOv2, ConvNeXt. Raises BodaError otherwise.
+    A tower is anything that gives a grid of features: CLIP, SigLIP, ViT, DINOv2, ConvNeXt. `whole`: with what makes one vector
+    of them; a pooler that the checkpoint lacks is then new. Raises BodaError otherwise.
     """
     image_processor = None
     if isinstance(vision, dict):
@@ -155,7 +161,7 @@ def load_tower(
             raise BodaError(f"model.vision_layer is {layer} and the tower has {depth} layers")
         config = with_depth(config, depth + 1 + layer)
         kept_layer = -1
-    if hasattr(config, "vision_use_head"):
+    if hasattr(config, "vision_use_head") and not whole:
         config.vision_use_head = False
     size = _image_size(config, image_size, image_processor)
     if isinstance(vision, dict) and hasattr(config, "image_size"):
@@ -165,12 +171,11 @@ def load_tower(
         if isinstance(vision, dict):
             module = AutoModel.from_config(config)
         else:
-            # Heads on top of the features are no part of the tower, so a checkpoint may go without them.
+            # Heads on top of the features are no part of a grid's tower, so a checkpoint may go without them.
+            unneeded = ("pooler",) if whole else ("pooler", "head", "post_layernorm")
             module = open_part(
                 "vision",
-                lambda: load_whole(
-                    AutoModel, vision, ("pooler", "head", "post_layernorm"), config=config, dtype="auto", revision=revision
-                ),
+                lambda: load_whole(AutoModel, vision, unneeded, config=config, dtype="auto", revision=revision),
                 vision,
             )
     module.eval()

@@ -7,9 +7,12 @@ import shutil
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -22,11 +25,18 @@ from transformers.utils import is_torchvision_available
 from boda.errors import BodaError
 from boda.files import whole_folder
 from boda.models.assemble import LOADING_ERRORS, load_whole, quiet_loading, why_not_loaded
+from boda.models.dual_encoder import BodaDualEncoderConfig, BodaDualEncoderModel
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration
 
-REMOTE_CODE = ("vlm.py", "connectors.py")
+# Class -> the file of its code, which transformers' class loads it, and the files that travel with a folder.
+REMOTE_CODE = {
+    BodaForConditionalGeneration: ("vlm", "AutoModelForImageTextToText", ("vlm.py", "connectors.py")),
+    BodaDualEncoderModel: ("dual_encoder", "AutoModel", ("dual_encoder.py",)),
+}
 AutoConfig.register(BodaConfig.model_type, BodaConfig)
 AutoModelForImageTextToText.register(BodaConfig, BodaForConditionalGeneration)
+AutoConfig.register(BodaDualEncoderConfig.model_type, BodaDualEncoderConfig)
+AutoModel.register(BodaDualEncoderConfig, BodaDualEncoderModel)
 VLM_TYPES = {"llava", BodaConfig.model_type}
 # Models that come with the package, by name.
 SHIPPED = {"mini": Path(__file__).parents[1] / "weights" / "mini"}
@@ -92,12 +102,13 @@ def save_folder(model, processor, folder: Path, info: dict) -> Path:
     """
     folder = Path(folder)
     with whole_folder(folder, f"the model to {folder}") as partial:
-        if isinstance(model, BodaForConditionalGeneration):
+        if type(model) in REMOTE_CODE:
+            module, loader, files = REMOTE_CODE[type(model)]
             model.config.auto_map = {
-                "AutoConfig": "vlm.BodaConfig",
-                "AutoModelForImageTextToText": "vlm.BodaForConditionalGeneration",
+                "AutoConfig": f"{module}.{type(model.config).__name__}",
+                loader: f"{module}.{type(model).__name__}",
             }
-            for name in REMOTE_CODE:
+            for name in files:
                 shutil.copyfile(Path(__file__).parent / name, partial / name)
         for name in model.config.sub_configs:
             part = getattr(model.config, name)
@@ -131,19 +142,21 @@ def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = Fa
         trust_remote_code: run Python code that comes with a hub model.
 
     Returns:
-        (model, processor): a VLM with its transformers processor, or a language model with its tokenizer.
+        (model, processor): a VLM or a pair model (KoCLIP, CLIP, SigLIP, ...) with its transformers processor, or a language
+        model with its tokenizer.
 
     Raises:
         BodaError: no model there, or one of a kind that Boda does not run.
     """
     name = locate(name)
     config = load_config(name, trust_remote_code)
+    pair = is_pair(config)
     device = torch.device(device) if device is not None else best_device()
     dtype = dtype or best_dtype(device)
     try:
         with quiet_loading():
-            if config.model_type in VLM_TYPES:
-                model = load_whole(AutoModelForImageTextToText, name, dtype=dtype)
+            if config.model_type in VLM_TYPES or pair:
+                model = load_whole(AutoModel if pair else AutoModelForImageTextToText, name, dtype=dtype)
                 processor = AutoProcessor.from_pretrained(name)
                 if is_torchvision_available():  # it scales pictures slightly differently from what the model was trained on
                     processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil")
@@ -153,14 +166,53 @@ def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = Fa
             else:
                 raise BodaError(
                     f"'{name}' is a {config.model_type} model; Boda answers with vision-language models "
-                    f"({', '.join(sorted(VLM_TYPES))}) and causal language models"
+                    f"({', '.join(sorted(VLM_TYPES))}) and causal language models, and compares with pair models (CLIP, SigLIP, ...)"
                 )
     except BodaError:
         raise
     except LOADING_ERRORS as error:
         raise BodaError(f"'{name}' has a config but cannot be loaded: {why_not_loaded(name, error)}") from error
     model.boda_info = read_info(name)
+    offset = model.boda_info.get("text_position_offset", getattr(config, "text_position_offset", None))
+    if pair and offset is not None:
+        move_text_positions(model, offset)
     return model.to(device).eval(), processor
+
+
+def is_pair(config) -> bool:
+    """Whether a config is of a model with an image tower and a text tower to compare what they give."""
+    cls = MODEL_MAPPING.get(type(config), None)
+    return all(hasattr(cls, f"get_{kind}_features") for kind in ("image", "text"))
+
+
+def first_position(text_model) -> int:
+    """The position id of a text's first token: RoBERTa's counts from its pad token's id + 1."""
+    padding = getattr(getattr(text_model, "embeddings", None), "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+@torch.no_grad()
+def move_text_positions(model, offset: int) -> None:
+    """Makes texts count from row `offset` of the table of positions, where the weights were trained so (KoCLIP in Flax: 0).
+
+    RoBERTa counts from pad + 1, so the rows are moved there: then any code, the stock class too, gives the trained numbers.
+    Raises BodaError for a tower that does not count like RoBERTa.
+    """
+    first, config = first_position(model.text_model), model.text_model.config
+    if not 0 <= offset < first:
+        raise BodaError(
+            f"text_position_offset: {offset} is nothing for a {config.model_type} text tower, which counts from {first}"
+        )
+    embeddings = model.text_model.embeddings
+    old = embeddings.position_embeddings.weight
+    rows = torch.cat([old[:first], old[offset:]])
+    embeddings.position_embeddings = nn.Embedding(*rows.shape, padding_idx=first - 1, _weight=rows)
+    places = torch.arange(len(rows), device=rows.device)[None]
+    embeddings.register_buffer("position_ids", places, persistent=False)
+    embeddings.register_buffer("token_type_ids", torch.zeros_like(places), persistent=False)
+    config.max_position_embeddings = model.config.text_config.max_position_embeddings = len(rows)
+    if hasattr(model.config, "text_position_offset"):
+        del model.config.text_position_offset  # a folder written from here on needs none
 
 
 def read_info(name: str | Path) -> dict:

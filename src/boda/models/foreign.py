@@ -1,4 +1,4 @@
-"""Checkpoints in other projects' layouts, taken apart: LLaVA's own three, and transformers' LLaVA.
+"""Checkpoints in other projects' layouts, taken apart: LLaVA's own three, transformers' LLaVA, and KoCLIP's in Flax.
 
 To add a layout: a function that reads it and a line in LAYOUTS.
 """
@@ -42,12 +42,18 @@ ORIGINAL_KEYS = {
 OLD_KEYS = {"connector": "multi_modal_projector.", "vision": "vision_tower.", "language": "language_model."}
 NEW_KEYS = {part: "model." + begin for part, begin in OLD_KEYS.items()} | {"head": "lm_head."}
 IGNORED = ("rotary_emb.inv_freq", "embeddings.position_ids")  # computed; old versions of transformers saved them
-HUB_FILES = ["*.json", "*.jinja", "*.bin", "*.safetensors", "*.model", "*.txt"]
+HUB_FILES = ["*.json", "*.jinja", "*.bin", "*.safetensors", "*.model", "*.txt", "*.msgpack"]
+FLAX_KEYS = {
+    "vision": r"vision_model\.",
+    "language": r"text_model\.",
+    "connector": "(?=visual_projection|text_projection|logit_scale)",
+}
+FLAX_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
 
 @dataclass
 class Parts:
-    """A vision-language model taken apart; vision and language by name, or as a config whose weights are given.
+    """A model taken apart; vision and language by name, or as a config whose weights are given. A pair model has no connector.
 
     Args:
         connector_weights: named as in boda.models.connectors.
@@ -230,6 +236,25 @@ def read_transformers(folder: Path, config: dict, given: Given) -> Parts:
     )
 
 
+def read_hybrid_clip(folder: Path, config: dict, given: Given) -> Parts:
+    """KoCLIP as its Flax code saves it (FlaxHybridCLIP); its folder holds no tokenizer, it took the text tower's."""
+    given.refuse("vision", "connector")
+    parts = []
+    for name in ("vision_config", "text_config"):
+        values = config.get(name) or {}
+        if (kind := values.get("model_type")) not in CONFIG_MAPPING:
+            raise BodaError(f"{folder}/config.json says {name}.model_type: {kind}, and transformers has no such model")
+        known = set(CONFIG_MAPPING[kind]().to_dict()) - {"architectures", "dtype", "transformers_version"}
+        parts.append(config_from({key: values[key] for key in {"model_type", *known} if key in values}, name))
+    found = split(load_msgpack(folder / "flax_model.msgpack"), FLAX_KEYS, folder)
+    has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
+    tokenizer = given.language or (str(folder) if has_tokenizer else config["text_config"].get("_name_or_path"))
+    if not tokenizer:
+        raise BodaError(f"{folder} has no tokenizer and does not name its text tower; --language, e.g. klue/roberta-large")
+    vision, text = parts
+    return Parts(vision, text, tokenizer, "", found["connector"], -1, found["vision"], found["language"])
+
+
 # Name (its files) -> whether path and config.json are that, and what takes it apart. The first that fits is taken.
 LAYOUTS = {
     "LLaVA adapter (adapter_config.json, adapter_model, non_lora_trainables.bin)":
@@ -240,6 +265,8 @@ LAYOUTS = {
         (lambda path, config: "mm_vision_tower" in config and any(path.glob("*model*.[bs]*")), read_original),
     "LLaVA projector (mm_projector.bin)":
         (lambda path, config: path.suffix == ".bin" or (path / "mm_projector.bin").is_file(), read_projector),
+    "KoCLIP in Flax (config.json with model_type: hybrid-clip, flax_model.msgpack)":
+        (lambda path, config: config.get("model_type") == "hybrid-clip", read_hybrid_clip),
 }  # fmt: skip
 
 
@@ -278,13 +305,42 @@ def load_file(path: Path) -> Weights:
         raise BodaError(f"{path} cannot be read as tensors by name: {why}") from error
 
 
+def load_msgpack(path: Path) -> Weights:
+    """Flax's tensors under PyTorch's names and with its axes: (in, out) -> (out, in), (H, W, in, out) -> (out, in, H, W)."""
+    try:
+        import msgpack
+    except ModuleNotFoundError as error:
+        raise BodaError("reading Flax's files needs msgpack: pip install 'boda[train]'") from error
+
+    def tensor(code: int, data: bytes) -> torch.Tensor:
+        shape, kind, raw = msgpack.unpackb(data)
+        return torch.frombuffer(bytearray(raw), dtype=getattr(torch, kind)).reshape(shape)
+
+    def renamed(tree: dict, begin: str = "") -> Weights:
+        found: Weights = {}
+        for name, value in tree.items():
+            if isinstance(value, dict):
+                found |= renamed(value, f"{begin}{name}.")
+            elif name == "kernel":
+                found[f"{begin}weight"] = value.permute(*range(value.ndim)[::-1][:2], *range(value.ndim - 2)).contiguous()
+            else:
+                found[begin + FLAX_LEAVES.get(name, name)] = value
+        return found
+
+    try:
+        return renamed(msgpack.unpackb(path.read_bytes(), ext_hook=tensor, strict_map_key=False))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        why = str(error).partition("\n")[0] or type(error).__name__
+        raise BodaError(f"{path} cannot be read as Flax's tensors: {why}") from error
+
+
 def split(weights: Weights, patterns: dict[str, str], folder: Path) -> dict[str, Weights]:
     """Tensors by part. Raises BodaError for keys that belong to none."""
     found: dict[str, Weights] = {part: {} for part in patterns}
     for key, tensor in weights.items():
         part = next((part for part, pattern in patterns.items() if re.match(pattern, key)), None)
         if part is None:
-            raise BodaError(f"{folder} has a key that belongs to no part of a LLaVA: {key}")
+            raise BodaError(f"{folder} has a key that belongs to no part of such a model: {key}")
         found[part][re.sub(f"^{patterns[part]}", "", key)] = tensor
     return found
 

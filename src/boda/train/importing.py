@@ -11,9 +11,19 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoTokeniz
 from boda.data.images import ImageSpec
 from boda.data.render import Renderer, processor_template
 from boda.errors import BodaError
-from boda.models.assemble import Assembled, load_language, load_tower, open_part, put_together, quiet_loading
+from boda.models.assemble import (
+    Assembled,
+    load_language,
+    load_tokenizer,
+    load_tower,
+    open_part,
+    put_together,
+    quiet_loading,
+)
+from boda.models.checkpoints import first_position, move_text_positions
 from boda.models.connectors import CONNECTORS
 from boda.models.foreign import Given, Parts, Weights, check_keys, load_file, read_json, read_parts
+from boda.models.pairing import join_pair, write_pair
 from boda.models.vlm import feature_size
 from boda.models.vocabulary import IMAGE_TOKEN, add_token, resize_embeddings
 from boda.recipe import Generation, template_names, template_text
@@ -42,7 +52,7 @@ def import_checkpoint(
     connector: str | None = None,
     template: str | None = None,
 ) -> Path:
-    """Turns a checkpoint of LLaVA, in its own or in transformers' layout, into a model folder with the same weights.
+    """Turns a checkpoint of LLaVA, in its own or in transformers' layout, or of KoCLIP in Flax's, into a model folder.
 
     Args:
         source: folder, hub id, or an mm_projector.bin.
@@ -63,6 +73,8 @@ def import_checkpoint(
     if template:
         template_text(template)  # a mistake in it is said at once
     parts = read_parts(str(source), Given(vision, language, connector))
+    if not parts.connector:
+        return _import_pair(parts, str(source), out)
     assembled = assemble_parts(parts)
     tokenizer = assembled.tokenizer
     name, why = choose_template(parts, tokenizer, template)
@@ -85,6 +97,28 @@ def import_checkpoint(
     }
     info = {"kind": "vlm", "imported": imported, "revisions": assembled.revisions, "versions": versions()}
     return write_vlm(assembled, text, spec, end_ids, Generation().model_dump(), out, info)
+
+
+@torch.no_grad()
+def _import_pair(parts: Parts, source: str, out: Path) -> Path:
+    """A pair model with all the weights, as transformers' own class. Raises BodaError where parts do not go together."""
+    vision = _load_state(MODEL_MAPPING, parts.vision, parts.vision_weights, "vision tower").eval()
+    text = _load_state(MODEL_MAPPING, parts.language, parts.language_weights, "text tower").eval()
+    size = vision.config.image_size
+    model = join_pair(vision, text, size, parts.said.get("projection_dim"))
+    own = {name: value for name, value in model.named_parameters() if not name.startswith(("vision_model.", "text_model."))}
+    given = parts.connector_weights
+    check_keys("projections", set(own) - set(given), set(given) - set(own))
+    for name, value in own.items():
+        if given[name].shape != value.shape:
+            check_keys("projections", (), (), [(name, given[name].shape, value.shape)])
+        value.copy_(given[name])
+    if first_position(text):
+        move_text_positions(model, 0)  # Flax's code counts from 0
+    # Whatever the tower, KoCLIP is trained and asked with CLIP's colours, cut from the middle.
+    assembled, spec = Assembled(model, load_tokenizer(parts.tokenizer), {}), ImageSpec(size)
+    imported = {"source": source, "layout": parts.layout, "tokenizer": parts.tokenizer}
+    return write_pair(assembled, spec, out, {"kind": "clip", "imported": imported, "versions": versions()})
 
 
 # ---------------------------------------------------------------- the chat template

@@ -1,0 +1,165 @@
+"""Texts and pictures -> vectors of one space, by any pair model: what classification, search and evaluation stand on."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+import warnings
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from boda.errors import BodaError
+from boda.models.checkpoints import first_position, is_pair, load, load_config, locate
+from boda.models.pairing import pooled
+
+WHOLE_LENGTH = ("siglip", "siglip2")  # they read the padding too, so every text is as long as in training
+PATCH_ATTENTION = "boda_patches"
+
+
+class Encoder:
+    """A pair model that gives vectors: KoCLIP, or any ready model with `get_text_features` and `get_image_features`.
+
+    Args:
+        model, processor: as `boda.load` gives them. name: how the user called it.
+
+    Attributes:
+        dim: numbers in a vector. max_length: tokens that a text may have. cut: texts that were longer so far.
+        fingerprint: tells one model's weights from another's, whatever type they are loaded in.
+        logit_scale, logit_bias: cosine * scale + bias are the logits (the model's parameter is the logarithm of this scale).
+        is_sigmoid: each pair has a probability of its own (SigLIP), instead of all texts sharing one.
+    """
+
+    def __init__(self, model, processor, name: str = ""):
+        self.model, self.processor, self.name = model.eval(), processor, name
+        scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
+        self.logit_scale = 1.0 if scale is None else float(scale.detach().float().exp())
+        self.is_sigmoid, self.logit_bias = bias is not None, 0.0 if bias is None else float(bias.detach())
+        places = getattr(getattr(model.config, "text_config", None), "max_position_embeddings", None) or 8192
+        self.max_length = min(places - first_position(getattr(model, "text_model", None)), processor.tokenizer.model_max_length)
+        self.cut = 0
+        self.fingerprint = fingerprint(model)
+        self.dim = self.texts(["가"]).shape[1]
+
+    @classmethod
+    def load(cls, name: str | Path, device=None, dtype=None) -> Encoder:
+        """Raises BodaError where there is no model, or one that does not compare pictures with texts."""
+        kind = load_config(locate(name))
+        if not is_pair(kind):
+            raise BodaError(
+                f"'{name}' is a {kind.model_type} model; one that compares pictures with texts is needed (CLIP, ...)"
+            )
+        return cls(*load(name, device, dtype), str(name))
+
+    @torch.inference_mode()
+    def texts(self, texts: list[str], batch: int = 256) -> np.ndarray:
+        """Texts -> vectors (N, dim), float32, of length 1. One that is too long is cut: counted in `cut`, said the first time.
+
+        Raises BodaError for a text without a visible letter.
+        """
+        texts, tokenizer = [unicodedata.normalize("NFC", text) for text in texts], self.processor.tokenizer
+        if blank := [number for number, text in enumerate(texts) if not text.strip()]:
+            raise BodaError(f"text {blank[0] + 1} of {len(texts)} is empty; give it at least one letter")
+        if not texts:
+            return np.zeros((0, self.dim), np.float32)
+        lengths = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+        longer = sum(length > self.max_length for length in lengths)
+        if longer and not self.cut:
+            warnings.warn(f"{longer} of {len(texts)} texts are longer than {self.max_length} tokens and were cut", stacklevel=3)
+        self.cut += longer
+        options = {"truncation": True, "max_length": self.max_length, "return_tensors": "pt"}
+        options["padding"] = "max_length" if self.model.config.model_type in WHOLE_LENGTH else True
+        order, found = np.argsort(lengths, kind="stable"), []  # like lengths together: little padding
+        for start in range(0, len(texts), batch):
+            inputs = tokenizer([texts[index] for index in order[start : start + batch]], **options).to(self.model.device)
+            inputs.pop("token_type_ids", None)  # all zero for single texts, and unknown to some towers
+            found.append(_unit(pooled(self.model.get_text_features(**inputs))))
+        return np.concatenate(found)[np.argsort(order)]
+
+    @torch.inference_mode()
+    def images(self, images: Iterable[Any], batch: int = 64) -> np.ndarray:
+        """PIL pictures -> vectors (N, dim), float32, of length 1; they are taken as they come, `batch` at a time."""
+        images, found = iter(images), [np.zeros((0, self.dim), np.float32)]
+        while chosen := list(islice(images, batch)):
+            found.append(_unit(pooled(self.model.get_image_features(**self._pixels(chosen)))))
+        return np.concatenate(found)
+
+    def _pixels(self, images: list[Any]):
+        inputs = self.processor.image_processor([image.convert("RGB") for image in images], return_tensors="pt")
+        return inputs.to(self.model.device).to(self.model.dtype)
+
+    @torch.inference_mode()
+    def patches(self, image) -> np.ndarray:
+        """A PIL picture -> the vectors (rows, columns, dim) of its parts, of length 1, to compare with texts.
+
+        A convolutional tower's plane is projected place by place. In a transformer the last layer's patches look at themselves
+        only (MaskCLIP, https://arxiv.org/abs/2112.01071), then each is pooled and projected as if it were the picture.
+
+        Raises BodaError for a tower whose features are no such grid.
+        """
+        tower = getattr(self.model, "vision_model", None)
+        inputs = self._pixels([image])
+        if tower is None or set(inputs) != {"pixel_values"}:
+            raise BodaError(f"'{self.name}' does not give one square grid of patches for a picture; CLIP, SigLIP, ViT, ... do")
+        before, depth, calls = tower.config._attn_implementation, getattr(tower.config, "num_hidden_layers", 0), 0
+
+        def attention(module, query, key, value, *rest, **options):
+            nonlocal calls
+            calls += 1
+            if calls < depth:
+                return sdpa_attention_forward(module, query, key, value, *rest, **options)
+            return value.transpose(1, 2).contiguous(), None
+
+        AttentionInterface.register(PATCH_ATTENTION, attention)
+        try:
+            if depth:
+                tower.set_attn_implementation(PATCH_ATTENTION)
+            states = tower(**inputs, return_dict=True).last_hidden_state
+        finally:
+            if depth:
+                tower.set_attn_implementation(before)
+        is_plane = states.ndim == 4
+        rows, columns = (
+            states.shape[2:] if is_plane else [side // tower.config.patch_size for side in inputs["pixel_values"].shape[2:]]
+        )
+        tokens = states.flatten(2).transpose(1, 2)[0] if is_plane else states[0, -rows * columns :]
+        vectors = pool_alone(tower, tokens[:, None], is_plane)
+        return _unit(getattr(self.model, "visual_projection", torch.nn.Identity())(vectors)).reshape(rows, columns, -1)
+
+    def probabilities(self, image_vectors: np.ndarray, text_vectors: np.ndarray) -> np.ndarray:
+        """Vectors (I, dim) and (T, dim) -> probabilities (I, T): over the texts, or of each pair alone (sigmoid models)."""
+        logits = torch.from_numpy(image_vectors @ text_vectors.T * self.logit_scale + self.logit_bias)
+        return (logits.sigmoid() if self.is_sigmoid else logits.softmax(-1)).numpy()
+
+
+def pool_alone(tower, tokens: torch.Tensor, is_plane: bool) -> torch.Tensor:
+    """Last features (N, 1, D) -> the vectors (N, D) that the tower would give of pictures of only one of them."""
+    tower = getattr(tower, "vision_model", tower)  # before transformers 5.20 CLIP and SigLIP were wrapped once more
+    if getattr(tower, "head", None) is not None:  # SigLIP: attention over the tokens
+        return tower.head(tokens)
+    if hasattr(tower, "post_layernorm"):  # CLIP
+        return tower.post_layernorm(tokens[:, 0])
+    if is_plane and hasattr(tower, "layernorm"):  # ConvNeXt; ViT's and DINOv2's is behind us
+        return tower.layernorm(tokens[:, 0])
+    is_dense = hasattr(getattr(tower, "pooler", None), "dense")  # ViT
+    return tower.pooler(tokens) if is_dense else tokens[:, 0]
+
+
+def fingerprint(model) -> str:
+    """A hash of numbers from every tensor, rounded to bf16; names and order are left out, they change with versions."""
+    found = []
+    for weight in model.parameters():
+        some = weight.detach().flatten()[:: max(1, weight.numel() // 16)].to("cpu", torch.bfloat16).float()
+        found.append(f"{tuple(weight.shape)}{some.tolist()}")
+    return hashlib.sha256("".join(sorted(found)).encode()).hexdigest()[:16]
+
+
+def _unit(vectors: torch.Tensor) -> np.ndarray:
+    return F.normalize(vectors.float(), dim=-1).cpu().numpy()

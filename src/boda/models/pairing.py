@@ -1,0 +1,223 @@
+"""Image tower + text tower -> one pair model, and its two halves apart: vectors of pictures, vectors of packed texts.
+
+transformers' VisionTextDualEncoderModel is used wherever it gives the right numbers; otherwise BodaDualEncoderModel.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    CLIPVisionModelWithProjection,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+    VisionTextDualEncoderProcessor,
+)
+
+from boda.errors import BodaError
+from boda.models.assemble import Assembled, config_from, load_tower, load_whole, open_part
+from boda.models.attention import ATTENTION_NAME
+from boda.models.checkpoints import first_position, save_folder
+from boda.models.dual_encoder import BodaDualEncoderConfig, BodaDualEncoderModel
+from boda.models.vocabulary import PAD_TOKEN, add_token
+
+PROJECTION_DIM = 512
+START_SCALE = {"softmax": math.log(1 / 0.07), "sigmoid": math.log(10)}  # CLIP's, SigLIP's; SigLIP's bias starts at -10
+START, END = "<|im_start|>", "<|im_end|>"  # around texts, where the tokenizer puts nothing around them
+
+
+def assemble_pair(spec, tokenizer, seed: int = 0, revisions: dict[str, str | None] | None = None) -> Assembled:
+    """Parts named by a recipe's `model` block of kind clip -> one model.
+
+    Args:
+        spec: the recipe's model block.
+        tokenizer: the text tower's.
+        seed: for parts that are new: the projections (but a CLIP checkpoint's own is taken where it has the width asked for),
+            and poolers that a checkpoint lacks.
+        revisions: exact hub revisions to take, as a run recorded them.
+
+    Raises:
+        BodaError: a part is missing or is no encoder.
+    """
+    revisions = revisions or {}
+    tower = load_tower(spec.vision, -1, spec.image_size, seed, revisions.get("vision"), whole=True)
+    frame_texts(tokenizer)
+    text, text_revision = load_text_tower(spec.language, tokenizer, seed, revisions.get("language"))
+    model = join_pair(tower.module, text, tower.image_size, spec.projection_dim, spec.logit_scale, spec.contrast, seed)
+    if isinstance(spec.vision, str):
+        config = AutoConfig.from_pretrained(spec.vision, revision=tower.revision)
+        if config.model_type == "clip" and config.projection_dim == model.config.projection_dim:
+            load = lambda: load_whole(CLIPVisionModelWithProjection, spec.vision, revision=tower.revision)  # noqa: E731
+            model.visual_projection.weight.data.copy_(open_part("vision", load, spec.vision).visual_projection.weight)
+    found = {"vision": tower.revision, "language": text_revision}
+    return Assembled(model, tokenizer, found, tower.image_processor, tower.image_size)
+
+
+def load_text_tower(language: str | dict, tokenizer, seed: int = 0, revision: str | None = None):
+    """A text encoder from the hub, a folder, or a config: (model, revision). A pooler that the checkpoint lacks is new."""
+    if isinstance(language, dict):
+        sizes = {"pad_token_id": tokenizer.pad_token_id, "vocab_size": len(tokenizer)}
+        config = config_from({"bos_token_id": None, "eos_token_id": None, **language, **sizes}, "language")
+    else:
+        config = open_part("language", lambda: AutoConfig.from_pretrained(language, revision=revision), language)
+    if not hasattr(config, "vocab_size") or getattr(config, "is_encoder_decoder", False):
+        raise BodaError(f"model.language: a {config.model_type} model is no text encoder; BERT, RoBERTa, ModernBERT, ... are")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        if isinstance(language, dict):
+            return AutoModel.from_config(config).eval(), None
+        load = lambda: load_whole(AutoModel, language, ("pooler",), dtype="auto", revision=revision)  # noqa: E731
+        model = open_part("language", load, language)
+        if len(tokenizer) > config.vocab_size:
+            model.resize_token_embeddings(len(tokenizer))
+    return model.eval(), getattr(model.config, "_commit_hash", None)
+
+
+def frame_texts(tokenizer) -> None:
+    """Gives a tokenizer without them a pad token, and marks before and after every text, as Boda's own is trained to have."""
+    if tokenizer.pad_token_id is None:
+        add_token(tokenizer, PAD_TOKEN)
+        tokenizer.pad_token = PAD_TOKEN
+    if tokenizer.num_special_tokens_to_add() == 0 and {START, END} <= set(tokenizer.get_vocab()):
+        from tokenizers.processors import TemplateProcessing
+
+        marks = [(token, tokenizer.convert_tokens_to_ids(token)) for token in (START, END)]
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{START} $A {END}", special_tokens=marks)
+
+
+@torch.no_grad()
+def join_pair(
+    vision,
+    text,
+    image_size: int,
+    width: int | None = None,
+    scale: float | None = None,
+    contrast: str = "softmax",
+    seed: int = 0,
+):
+    """Two towers and new projections to `width` -> the stock class where it is right, else Boda's; in evaluation mode.
+
+    How a tower is pooled shows when it is tried: its own pooled vector, else the mean of its features; of a text tower that
+    does not read ahead, the last token. Raises BodaError for a tower that gives no features.
+    """
+    if getattr(vision.config, "hidden_sizes", None):
+        vision.config.hidden_size = vision.config.hidden_sizes[-1]  # what the stock class reads
+    words = torch.arange(5, 9)[None] % text.config.vocab_size
+    seen = vision(torch.zeros(1, 3, image_size, image_size, dtype=vision.dtype), return_dict=True)
+    read, other = text(input_ids=words), text(input_ids=words.index_fill(1, torch.tensor([3]), 9 % text.config.vocab_size))
+    if not hasattr(read, "last_hidden_state"):
+        raise BodaError(f"model.language: a {text.config.model_type} model gives no features of its tokens")
+    shown, width = getattr(seen, "pooler_output", None), width or PROJECTION_DIM
+    reads_ahead = not torch.allclose(read.last_hidden_state[:, 0], other.last_hidden_state[:, 0], atol=1e-6)
+    text_pooling = "pooler" if getattr(text, "pooler", None) is not None else "mean" if reads_ahead else "last"
+    common = {"vision_config": vision.config, "text_config": text.config, "projection_dim": width}
+    common["logit_scale_init_value"] = START_SCALE[contrast] if scale is None else float(scale)
+    cls, config = VisionTextDualEncoderModel, VisionTextDualEncoderConfig(**common)
+    if text_pooling != "pooler" or shown is None or shown.ndim > 2 or contrast == "sigmoid":
+        poolings = {"text_pooling": text_pooling, "vision_pooling": "mean" if shown is None else "pooler"}
+        config = BodaDualEncoderConfig(**common, **poolings, has_logit_bias=contrast == "sigmoid")
+        cls = BodaDualEncoderModel
+    with torch.device("meta"):
+        model = cls(config)
+    model.vision_model, model.text_model = vision, text
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 2)
+        for name, tower in (("visual_projection", vision), ("text_projection", text)):
+            weight = torch.empty(width, tower.config.hidden_size).normal_(std=0.02)  # as KoCLIP's
+            getattr(model, name).weight = nn.Parameter(weight)
+    model.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+    if contrast == "sigmoid":
+        model.logit_bias = nn.Parameter(torch.tensor(-10.0))
+    return model.eval()
+
+
+def write_pair(assembled: Assembled, spec: Any, folder: Path, info: dict) -> Path:
+    """Writes a complete pair model in the type it has; `spec.to_processor()` gives what pictures go through."""
+    processor = VisionTextDualEncoderProcessor(spec.to_processor(), assembled.tokenizer)
+    return save_folder(assembled.model, processor, folder, info)
+
+
+# ---------------------------------------------------------------- vectors
+
+
+def pooled(features) -> torch.Tensor:
+    """What `get_image_features` or `get_text_features` gives, as a tensor: transformers 5 wraps it for some models."""
+    return features if isinstance(features, torch.Tensor) else features.pooler_output
+
+
+def image_vectors(model, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Pixels (I, 3, H, W) -> vectors (I, P), not normalised."""
+    return pooled(model.get_image_features(pixel_values=pixel_values))
+
+
+def text_positions(model, lengths: list[int]) -> torch.Tensor:
+    """Position ids (1, L) of texts packed into a row: each counts from the text tower's first place."""
+    first = first_position(model.text_model)
+    return torch.cat([torch.arange(first, first + length) for length in lengths])[None]
+
+
+def text_vectors(model, input_ids: torch.Tensor, cu_seq_lens: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+    """Texts packed into one row (1, L), with borders (S+1,) and position ids (1, L) -> vectors (S, P), not normalised.
+
+    Equal to `get_text_features` of the padded texts, without the padding's work. A tower whose layers do not go through
+    transformers' attention interface (tried once) is given padded texts.
+    """
+    if packs_texts(model):
+        return model.text_projection(_packed(model, input_ids, cu_seq_lens, position_ids))
+    lengths = cu_seq_lens.diff()
+    real = torch.arange(int(lengths.max()), device=input_ids.device) < lengths[:, None]
+    padded = torch.full(real.shape, model.config.text_config.pad_token_id or 0, device=input_ids.device)
+    return pooled(model.get_text_features(padded.masked_scatter(real, input_ids), attention_mask=real.long()))
+
+
+def _packed(model, input_ids, cu_seq_lens, position_ids) -> torch.Tensor:
+    """The pooled vector (S, D_text) of every text of a row."""
+    tower, how = model.text_model, getattr(model.config, "text_pooling", "pooler")
+    if tower.config._attn_implementation != ATTENTION_NAME:
+        tower.set_attn_implementation(ATTENTION_NAME)
+    states = tower(input_ids=input_ids, position_ids=position_ids, cu_seq_lens=cu_seq_lens).last_hidden_state[0]  # (L, D)
+    if how == "mean":
+        lengths = cu_seq_lens.diff()
+        segment = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+        return states.new_zeros(len(lengths), states.shape[1]).index_add(0, segment, states) / lengths[:, None].to(states.dtype)
+    chosen = states[(cu_seq_lens[1:] - 1 if how == "last" else cu_seq_lens[:-1]).long()]  # (S, D)
+    return tower.pooler(chosen[:, None]) if how == "pooler" else chosen
+
+
+@torch.no_grad()
+def packs_texts(model) -> bool:
+    """Whether texts of a packed row are read apart by this text tower: tried once, a row of two against the second alone."""
+    known = getattr(model, "_packs_texts", None)
+    if known is None:
+        tower, device = model.text_model, model.logit_scale.device
+        before, was_training = tower.config._attn_implementation, tower.training
+        tower.eval()
+        words = (torch.arange(3, 15, device=device) % tower.config.vocab_size)[None]
+        places = text_positions(model, [6, 6]).to(device)
+        borders = torch.tensor([0, 6, 12], dtype=torch.int32, device=device)
+        try:
+            both = _packed(model, words, borders, places)[1]
+            alone = _packed(model, words[:, 6:], borders[:2], places[:, 6:])[0]
+            # In half precision a longer row may be rounded anew; a text that sees its neighbour moves by far more.
+            limit = 1e-4 if alone.dtype == torch.float32 else 3e-2
+            known = bool((both - alone).abs().max() <= limit * alone.abs().max())
+        except (TypeError, ValueError):  # no segments or positions in its forward pass, or attention that cannot be chosen
+            known = False
+        if not known:
+            tower.set_attn_implementation(before)
+        tower.train(was_training)
+        model._packs_texts = known
+    return known
+
+
+def similarity(model, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """Vectors (I, P) and (T, P) -> logits (I, T): cosine * exp(logit_scale) + bias."""
+    logits = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T * model.logit_scale.exp()
+    return logits + model.logit_bias if hasattr(model, "logit_bias") else logits

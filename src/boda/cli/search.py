@@ -1,0 +1,107 @@
+"""`boda index`, `boda search`: pictures found by Korean words or by another picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boda.cli.console import result, say
+
+index_app = typer.Typer(help="Indexes of pictures: build, bring up to date, look at.", no_args_is_help=True)
+
+Model = Annotated[str, typer.Option(help="what makes the vectors: a folder, a hub id, or a name Boda ships")]
+Table = Annotated[Path | None, typer.Option(help="a Parquet, CSV or JSON-lines file with a row a picture")]
+Column = Annotated[str | None, typer.Option(help="the table's column of pictures or their names")]
+Keep = Annotated[str | None, typer.Option(help="columns to keep, with commas between: id,title,price")]
+
+
+def _told(index) -> None:
+    done = index.built
+    text = (
+        f"{index.store.address}: {done['n']:,} pictures ({', '.join(f'{done[k]:,} {k}' for k in done if k != 'n' and done[k])})"
+    )
+    if done["broken"]:
+        text += f"\nbroken pictures are listed in {index.store.folder / 'broken.jsonl'}"
+    result(done, text)
+
+
+@index_app.command()
+def build(
+    images: Annotated[
+        str, typer.Argument(help="a folder, archive, 'shards-*.tar' or Parquet file; what a table's names start from")
+    ],
+    model: Model,
+    out: Annotated[str, typer.Option(help="folder or address of the index, such as s3://bucket/index")],
+    table: Table = None,
+    image_column: Column = None,
+    keep: Keep = None,
+) -> None:
+    """Make an index, or bring one up to date: what is new or changed is read, what is gone is dropped."""
+    from boda.search import Index
+
+    _told(Index.build(images, model, out, table=table, image_column=image_column, keep=_names(keep), say=say))
+
+
+@index_app.command()
+def add(
+    index: Annotated[str, typer.Argument(help="the index")],
+    images: Annotated[
+        str | None, typer.Argument(help="further pictures; those it has, brought up to date, unless given")
+    ] = None,
+    table: Table = None,
+    image_column: Column = None,
+    keep: Keep = None,
+) -> None:
+    """Add pictures to an index, or bring it up to date with where its pictures come from."""
+    from boda.search import Index
+
+    _told(Index(index).add(images, table=table, image_column=image_column, keep=_names(keep), say=say))
+
+
+@index_app.command()
+def stats(index: Annotated[str, typer.Argument(help="the index")]) -> None:
+    """Show what an index holds, which model made it, how large it is."""
+    from boda.search import Index
+
+    told = Index.open(index).stats()
+    result(
+        told,
+        "\n".join(
+            f"{name:<12} {', '.join(map(str, value)) if isinstance(value, list) else value}" for name, value in told.items()
+        ),
+    )
+
+
+def search(
+    index: Annotated[str, typer.Argument(help="the index")],
+    query: Annotated[str | None, typer.Argument(help="what to look for, in words")] = None,
+    image: Annotated[Path | None, typer.Option(help="a picture to look for others like it")] = None,
+    top: Annotated[int, typer.Option(min=1, help="how many to show")] = 10,
+    where: Annotated[str | None, typer.Option(help='a condition on the columns kept: "price < 50000"')] = None,
+    group_by: Annotated[str | None, typer.Option(help="only the best picture of each value of this column")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="a PNG of what was found")] = None,
+    model: Annotated[str | None, typer.Option(help="the model, where the index remembers a place that is not here")] = None,
+) -> None:
+    """Find pictures in an index by words or by another picture."""
+    if (query is None) == (image is None):
+        raise typer.BadParameter("give words to look for or --image FILE")
+    from boda.search import Index, contact_sheet
+
+    wanted: str | Path = image or query or ""
+    hits = Index.open(index, model).search(wanted, top, where, group_by)
+    rows = [f"{place:>3}  {hit.score:.3f}  {hit.image}  {_kept(hit.values)}".rstrip() for place, hit in enumerate(hits, 1)]
+    if sheet is not None:
+        from boda.evaluate.fonts import korean_font
+
+        rows.append(f"sheet: {contact_sheet(hits, sheet, str(query or image), font=korean_font())}")
+    result({"hits": [hit.as_dict() for hit in hits]}, "\n".join(rows or ["nothing found"]))
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else []
+
+
+def _kept(values) -> str:
+    return "  ".join(f"{name}={value}" for name, value in values.items())

@@ -1,0 +1,104 @@
+"""Where an index lies: a folder, or any address fsspec knows (s3://, gs://, hf://, sftp://, https:// to read)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from boda.errors import BodaError
+from boda.files import cache_folder
+
+MANIFEST = "manifest.json"
+OWN = ("part-", "dropped-", "fast-")
+
+
+class Store:
+    """Files under one address, each written once under a name of its own; only the manifest is ever replaced.
+
+    Behind an address, files are kept in `BODA_CACHE` too, so that they are fetched once and mapped into memory from there.
+    """
+
+    def __init__(self, address: str | Path):
+        import fsspec
+
+        self.address = str(address)
+        try:
+            self.files, self.root = fsspec.core.url_to_fs(self.address)
+        except (ImportError, ValueError) as error:  # fsspec's message names the package that is missing
+            raise BodaError(f"{self.address} cannot be reached: {error}") from error
+        self.is_local = "file" in self.files.protocol
+        name = hashlib.sha256(self.address.encode()).hexdigest()[:16]
+        self.folder = Path(self.root) if self.is_local else cache_folder() / "search" / name
+
+    def manifest(self) -> bytes:
+        """What the manifest says now; empty where there is none."""
+        try:
+            return self.files.cat_file(f"{self.root}/{MANIFEST}")
+        except FileNotFoundError:
+            return b""
+
+    def fetch(self, name: str) -> str:
+        """A file's path on this machine. Raises FileNotFoundError."""
+        path = self.folder / name
+        if not path.exists() and not self.is_local:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{name}.{os.getpid()}")
+            self.files.get_file(f"{self.root}/{name}", str(partial))
+            partial.replace(path)
+        return str(path)
+
+    def publish(self, manifest: dict, names: set[str], expected: bytes) -> bytes:
+        """Make new files, then the manifest that names them, be seen; older files go, except those of the version before.
+
+        Raises:
+            BodaError: another process has published since `expected` was read.
+        """
+        known = json.loads(expected) if expected else {}
+        if self.manifest() != expected:
+            raise BodaError(f"{self.address} was changed by another process; run the same command again")
+        if not self.is_local:
+            for name in names - files_of(known):
+                self.files.put_file(str(self.folder / name), f"{self.root}/{name}")
+        data = json.dumps(manifest, ensure_ascii=False, indent=1).encode()
+        if self.is_local:
+            partial = self.folder / f".{MANIFEST}"
+            partial.write_bytes(data)
+            partial.replace(self.folder / MANIFEST)
+        else:  # object stores show an object when it is whole
+            self.files.pipe_file(f"{self.root}/{MANIFEST}", data)
+        keep = names | files_of(known)
+        for path in self.files.ls(self.root, detail=False, refresh=True):
+            name = path.rpartition("/")[2]
+            if name.startswith(OWN) and name not in keep:
+                self.files.rm_file(path)
+        self.trim(keep)
+        return data
+
+    def trim(self, keep: set[str]) -> None:
+        """Remove files kept here that no version needs any more; who has them mapped keeps them."""
+        for path in self.folder.iterdir():
+            if path.name.startswith(OWN) and path.name not in keep:
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """One writer at a time; the lock goes with the process that held it."""
+        import fcntl
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "writer.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise BodaError(f"another process is writing to {self.address}; wait until it has ended") from error
+            yield
+
+
+def files_of(manifest: dict) -> set[str]:
+    """The files that one version consists of."""
+    names = {part["name"] + suffix for part in manifest.get("parts", ()) for suffix in (".npy", ".arrow")}
+    return names | {name for name in (manifest.get("dropped"), (manifest.get("fast") or {}).get("name")) if name}

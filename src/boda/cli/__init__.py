@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from boda.cli.console import DataDir, OutDir, Overrides, result, say, settings
 from boda.cli.data import data_app
+from boda.cli.search import index_app, search
 from boda.errors import BodaError
 
 
@@ -30,7 +31,7 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            goes_on = ctx.invoked_subcommand in ("train", "eval", "demo")
+            goes_on = ctx.invoked_subcommand in ("train", "eval", "demo", "index")
             message = "stopped; run the same command again to go on" if goes_on else "stopped"
         except Exception as error:
             mendable = _explain(error)
@@ -77,6 +78,8 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+app.add_typer(index_app, name="index")
+app.command()(search)
 
 
 @app.callback()

@@ -82,6 +82,7 @@ def test_knobs_are_these_and_no_more():
     assert knobs() == sorted(
         "base seed precision max_bad_rows "
         "kind vision vision_layer image_size connector language tokenizer vocab_size chat_template "
+        "projection_dim logit_scale contrast "
         "name objective train epochs max_steps batch_size learning_rate learning_rates schedule warmup_ratio weight_decay "
         "max_length row_length packing share_pictures save_steps eval_steps validation max_grad_norm gradient_checkpointing "
         "image_fit workers "
@@ -382,8 +383,18 @@ def test_clip_and_language_recipes():
     assert load_recipe(tree(model={"kind": "language", "language": "l"}, stage={"train": ["language"]})).model.vision is None
     assert set(ALL_PARTS) == {
         *("vision", "connector", "language", "language.lora", "language.embeddings"),
-        *("text", "resampler", "cross_attention", "logit_scale"),
+        *("text", "text.lora", "vision.lora", "resampler", "cross_attention", "logit_scale"),
     }
+
+
+def test_what_belongs_to_a_clip_alone():
+    clip = {"kind": "clip", "vision": "v", "language": "l", "projection_dim": 64, "logit_scale": 1.0}
+    stage = {"train": ["vision.lora", "text.lora"], "objective": "contrastive", "lora": {"rank": 2, "alpha": 4}}
+    assert load_recipe(tree(model=clip, stage=stage)).model.contrast == "softmax"
+    assert load_recipe(tree(model=clip | {"contrast": "sigmoid"}, stage=stage)).model.contrast == "sigmoid"
+    assert "text.lora an adapter instead" in refused(tree(model=clip, stage=stage | {"train": ["text", "text.lora"]}))
+    assert "text.lora needs a lora block" in refused(tree(model=clip, stage=stage | {"train": ["text.lora"], "lora": None}))
+    assert "only kind: clip has it" in refused(tree(model={"kind": "language", "language": "l", "projection_dim": 64}))
 
 
 # ---------------------------------------------------------------- base

@@ -197,7 +197,7 @@ def _inherit(tree: dict) -> dict[tuple[str, str], str]:
         # What belongs to a part goes no further than the stages that train it.
         trained = stage.get("train")
         if isinstance(trained, list):
-            if "lora" not in said and "language.lora" not in trained:
+            if "lora" not in said and not any(str(part).endswith(".lora") for part in trained):
                 stage["lora"] = None
             if "learning_rates" not in said and isinstance(stage.get("learning_rates"), dict):
                 stage["learning_rates"] = {part: rate for part, rate in stage["learning_rates"].items() if part in trained}

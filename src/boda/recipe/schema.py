@@ -16,7 +16,7 @@ TEMPLATES = Path(__file__).parents[1] / "templates"
 _LANGUAGE_PARTS = ("language", "language.lora", "language.embeddings")
 PARTS: dict[str, tuple[str, ...]] = {
     "vlm": ("vision", "connector", *_LANGUAGE_PARTS),
-    "clip": ("vision", "text", "logit_scale"),
+    "clip": ("vision", "vision.lora", "text", "text.lora", "logit_scale"),
     "flamingo": ("vision", "resampler", "cross_attention", *_LANGUAGE_PARTS),
     "language": _LANGUAGE_PARTS,
 }
@@ -76,6 +76,14 @@ class ModelSpec(Knobs):
     model's."""
     chat_template: str | None = None
     """A template Boda ships, by name, or the path of a `.jinja` file beside the recipe. Unset: the tokenizer's own."""
+    projection_dim: Count | None = None
+    """Of a clip: size of the vectors that pictures and texts become. Unset: 512."""
+    logit_scale: float | None = None
+    """Of a clip: logarithm of what similarities are multiplied with at the start (learnt, at most 100). Unset: ln 14.3 with
+    softmax, ln 10 with sigmoid."""
+    contrast: Literal["softmax", "sigmoid"] | None = None
+    """Of a clip: `softmax` asks which text of the step is the picture's (CLIP), `sigmoid` of every text whether it is (SigLIP).
+    Unset: softmax."""
 
     @model_validator(mode="after")
     def _agree(self) -> ModelSpec:
@@ -102,6 +110,11 @@ class ModelSpec(Knobs):
             raise At(
                 "vision", f"kind: {self.kind} needs a vision tower (hub id, folder or config); without pictures: kind: language"
             )
+        if self.kind == "clip":
+            self.__dict__["contrast"] = self.contrast or "softmax"
+        for name in ("projection_dim", "logit_scale", "contrast"):
+            if self.kind != "clip" and getattr(self, name) is not None:
+                raise At(name, f"only kind: clip has it, and this is kind: {self.kind}; remove it")
         if self.connector is not None and self.kind != "vlm":
             raise At("connector", f"only kind: vlm has a connector, and this is kind: {self.kind}; remove it")
         if self.connector is None and self.kind == "vlm":
@@ -119,11 +132,14 @@ class Data(Knobs):
     """One data set of a stage."""
 
     source: (
-        Literal["llava", "sharegpt", "messages", "alpaca", "preference", "captions", "text", "parquet", "csv", "drawn"] | None
+        Literal[
+            "llava", "sharegpt", "messages", "alpaca", "preference", "captions", "text", "parquet", "csv", "webdataset", "drawn"
+        ]
+        | None
     ) = None
     """The format of the rows. Unset: told from the file. `drawn`: pictures and words that Boda draws itself, no file at all."""
     path: str
-    """File with the rows, a pattern such as `data/train-*.parquet`, or a folder, zip or tar that holds it. A relative path is
+    """File with the rows, a pattern such as `train-*.parquet` or `laion-{00000..00041}.tar`, or a folder, zip or tar that holds it. A relative path is
     looked up in `--data`, then in `BODA_DATA`, then beside the recipe. Of drawn data: the name of the collection."""
     images: str | None = None
     """Folder, zip or tar that the rows' picture names start from, looked up as `path` is. Unset: beside the rows."""
@@ -155,7 +171,7 @@ class Data(Knobs):
 
 
 class Lora(Knobs):
-    """A low-rank adapter on the language model."""
+    """A low-rank adapter on the language model, or on the towers of a clip."""
 
     rank: Count
     """Rank of the adapter's matrices."""
@@ -164,7 +180,7 @@ class Lora(Knobs):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapter's input."""
     targets: Texts | None = None
-    """Names of the linear layers that get an adapter. Unset: every linear layer of the language model but its head."""
+    """Names of the linear layers that get an adapter. Unset: every linear layer of the part but a language model's head."""
 
 
 class Stage(Knobs):
@@ -176,7 +192,8 @@ class Stage(Knobs):
     """What is minimised: the loss of the answers' tokens, of pairs of picture and text, or of chosen against
     rejected answers."""
     train: Texts
-    """The parts that learn; all others are frozen. `language.lora` trains an adapter, see `lora`."""
+    """The parts that learn; all others are frozen. `language.lora` trains an adapter, see `lora`; so do a clip's `vision.lora` and
+    `text.lora`."""
     data: Annotated[list[Data], Field(min_length=1)]
     """The data sets, mixed by their weights."""
     epochs: Positive | None = None
@@ -211,7 +228,7 @@ class Stage(Knobs):
     """What the validation loss is taken on: a share of the rows, which are then not trained on, or data sets of its own. Unset:
     none."""
     lora: Lora | None = None
-    """The adapter, when `language.lora` is trained. A following stage that does not train it does not inherit it."""
+    """The adapter, when a part such as `language.lora` is trained. A following stage that trains none does not inherit it."""
     max_grad_norm: Positive = 1.0
     """Longest gradient; longer ones are scaled down to it."""
     gradient_checkpointing: bool = False
@@ -237,16 +254,17 @@ class Stage(Knobs):
                     raise At(key, f"no part is called '{name}'; {nearest(name, ALL_PARTS)}")
         if len(set(self.train)) < len(self.train):
             raise At("train", f"a part is named twice: {', '.join(self.train)}")
-        if "language" in self.train and "language.lora" in self.train:
-            raise At("train", "language trains all its weights, language.lora an adapter instead of them; say one of them")
+        adapted = [part.removesuffix(".lora") for part in self.train if part.endswith(".lora")]
+        if both := [part for part in adapted if part in self.train]:
+            raise At("train", f"{both[0]} trains all its weights, {both[0]}.lora an adapter instead of them; say one of them")
         if untrained := [part for part in self.learning_rates if part not in self.train]:
             raise At("learning_rates", f"{untrained[0]} has a learning rate and is not in train: {', '.join(self.train)}")
-        if self.lora is not None and "language.lora" not in self.train:
+        if self.lora is not None and not adapted:
             raise At(
                 "lora", "the stage does not train language.lora, so the block has no use; add it to train, or say lora: null"
             )
-        if self.lora is None and "language.lora" in self.train:
-            raise At("train", "language.lora needs a lora block, e.g. lora: {rank: 64, alpha: 16}")
+        if self.lora is None and adapted:
+            raise At("train", f"{adapted[0]}.lora needs a lora block, e.g. lora: {{rank: 64, alpha: 16}}")
         if self.row_length is not None and self.row_length < self.max_length:
             why = f"{self.row_length} is less than max_length: {self.max_length}, so the longest samples fit no row"
             raise At("row_length", f"{why}; raise it, or remove it")

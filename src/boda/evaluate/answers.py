@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ class Answerer:
         identity: name and fingerprint: answers of two models never mix.
         ask: (conversations, decoding) -> one answer each.
         settings: the model's own generation settings, for the record.
-        open: loads the model, before it is first asked. What it raises ends the run; what `ask` raises fails a question.
+        open: loads the model, before it is first asked (gives the Encoder of one that is measured instead). What it raises ends
+            the run; what `ask` raises fails a question.
     """
 
     identity: dict[str, str]
     ask: Ask
     settings: dict
-    open: Callable[[], None] = lambda: None
+    open: Callable[[], Any] = lambda: None
 
 
 def answerer(model: Any, trust_remote_code: bool = False) -> Answerer:
@@ -65,13 +67,34 @@ def _from_name(name: str, trust_remote_code: bool) -> Answerer:
 
     def open() -> None:
         if not loaded:
-            loaded.append(_asker(*load(name, trust_remote_code=trust_remote_code)))
+            model, processor = load(name, trust_remote_code=trust_remote_code)
+            if hasattr(model, "get_text_features"):
+                raise BodaError(
+                    f"'{name}' is a pair model: it compares pictures and texts and answers nothing; `boda eval --list` shows its tasks"
+                )
+            loaded.append(_asker(model, processor))
 
     def ask(conversations: list[list[dict]], decoding: dict) -> Sequence[str]:
         return loaded[0](conversations, decoding)
 
     settings = read_info(name).get("generation", {})
     return Answerer({"model": name, "fingerprint": fingerprint(Path(locate(name)))}, ask, settings, open)
+
+
+def encoding(model: Any) -> Answerer:
+    """A pair model (folder, hub id, (model, processor) or Encoder), which opens to an Encoder. Raises BodaError: none of these."""
+    if hasattr(model, "texts") and hasattr(model, "images"):
+        return Answerer({"model": model.name, "fingerprint": model.fingerprint}, lambda *_: [], {}, lambda: model)
+    if not isinstance(model, (str, Path, tuple)):
+        kind = type(model).__name__
+        raise BodaError(f"{kind} gives no vectors; this task measures a pair model: a folder, hub id, pair or Encoder")
+    from boda.models.checkpoints import locate
+    from boda.models.encoder import Encoder
+
+    if isinstance(model, tuple):
+        return encoding(Encoder(model[0], model[1], type(model[0]).__name__))
+    identity = {"model": str(model), "fingerprint": fingerprint(Path(locate(model)))}
+    return Answerer(identity, lambda *_: [], {}, cache(lambda: Encoder.load(str(model))))
 
 
 def _asker(model, processor) -> Ask:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from boda.errors import BodaError
-from boda.evaluate.answers import Answerer, AnswersFile, answerer, as_text, pictures_of, without_pictures
-from boda.evaluate.task import Row, Task
+from boda.evaluate.answers import Answerer, AnswersFile, answerer, as_text, encoding, pictures_of, without_pictures
+from boda.evaluate.task import PairTask, Row, Task
 from boda.evaluate.tasks import make_task
 
 REPORT_SECONDS = 15.0
@@ -20,7 +21,7 @@ REPORT_SECONDS = 15.0
 
 def run(
     model: Any,
-    tasks: Sequence[str | Task],
+    tasks: Sequence[str | Task | PairTask],
     out: str | Path,
     limit: int | None = None,
     blind: bool = False,
@@ -32,8 +33,9 @@ def run(
     """Evaluates a model.
 
     Args:
-        model: a folder or hub id, a (model, processor) pair, or an object with `answer(conversations) -> list[str]`.
-        tasks: names as `--tasks` takes them, or Task objects.
+        model: a folder or hub id, a (model, processor) pair, or an object with `answer(conversations) -> list[str]`;
+            for tasks on pair models a folder, hub id or Encoder.
+        tasks: names as `--tasks` takes them, or Task or PairTask objects, all for one kind of model.
         out: folder for `answers.jsonl` (every answer as it comes), `run.json` (what was run) and `results.json`.
             The same call again continues after the last answer.
         limit: at most so many rows of each task.
@@ -56,7 +58,11 @@ def run(
     names = [task.name for task in made]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise BodaError(f"task '{doubled[0]}' is named twice")
-    who = answerer(model, trust_remote_code)
+    measured = [task.name for task in made if isinstance(task, PairTask)]
+    if measured and (blind or len(measured) < len(made)):
+        why = "nothing is left of it without pictures" if blind else "other tasks ask models that answer; run it by itself"
+        raise BodaError(f"{measured[0]} compares pictures and texts by a pair model's vectors: {why}")
+    who = encoding(model) if measured else answerer(model, trust_remote_code)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     description = _claim(out, who, made, blind)
@@ -70,10 +76,12 @@ def run(
         missing = [row for row in rows if (task.name, row.id) not in answers.records]
         if missing:  # a run that has every answer already loads nothing
             who.open()
-        progress = _Progress(task.name, len(rows), len(rows) - len(missing), quiet)
-        for start in range(0, len(missing), batch_size):
-            answers.add(_answered(who, task, missing[start : start + batch_size], blind))
-            progress.update(len(rows) - len(missing) + min(start + batch_size, len(missing)))
+        done = len(rows) - len(missing)
+        progress = _Progress(task.name, len(rows), done, quiet)
+        for batch in _batches(who, task, missing, blind, batch_size, quiet):
+            answers.add(batch)
+            done += len(batch)
+            progress.update(done)
         records = [answers.records[task.name, row.id] for row in rows]
         results[task.name] = {**task.summarise(records), "version": task.version, "note": task.note}
     # Tasks of earlier runs into the same folder stay in the file; the caller gets what was asked for.
@@ -84,7 +92,7 @@ def run(
     return results
 
 
-def _claim(out: Path, who: Answerer, tasks: Iterable[Task], blind: bool) -> dict:
+def _claim(out: Path, who: Answerer, tasks: Iterable[Task | PairTask], blind: bool) -> dict:
     """Writes `run.json`, or checks that what is there is a run of the same model, tasks and way of asking."""
     path = out / "run.json"
     versions = {task.name: task.version for task in tasks}
@@ -115,6 +123,25 @@ def _claim(out: Path, who: Answerer, tasks: Iterable[Task], blind: bool) -> dict
         new["started"] = datetime.now(UTC).isoformat(timespec="seconds")
     _write_json(path, new)
     return new
+
+
+def _batches(
+    who: Answerer, task: Task | PairTask, rows: Sequence[Row], blind: bool, size: int, quiet: bool
+) -> Iterator[list[dict]]:
+    """Records of the rows, so many at a time; of a pair model what the task measures."""
+    if not isinstance(task, PairTask):
+        yield from (_answered(who, task, rows[start : start + size], blind) for start in range(0, len(rows), size))
+        return
+
+    def watch(things: Sequence, what: str) -> Iterator:
+        progress = _Progress(f"{task.name}, {what}", len(things), 0, quiet)
+        for done, thing in enumerate(things, 1):
+            yield thing
+            progress.update(done)
+
+    records = ({"task": task.name, **record} for record in (task.measure(who.open(), rows, watch) if rows else ()))
+    while batch := list(islice(records, size)):
+        yield batch
 
 
 def _answered(who: Answerer, task: Task, rows: Sequence[Row], blind: bool) -> list[dict]:
@@ -165,7 +192,7 @@ class _Progress:
         self.shown = now
         rate = (done - self.first) / max(now - self.began, 1e-9)
         left = int((self.total - done) / rate)
-        line = f"{self.name} {done}/{self.total}  {rate:.1f} answers/s  {left // 60}m {left % 60:02d}s left"
+        line = f"{self.name} {done}/{self.total}  {rate:.1f}/s  {left // 60}m {left % 60:02d}s left"
         end = "" if self.on_terminal and done < self.total else "\n"
         print(("\r\x1b[K" if self.on_terminal else "") + line, end=end, file=sys.stderr, flush=True)
 

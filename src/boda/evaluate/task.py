@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,27 @@ class Task:
     summarise: Callable[[list[dict]], dict]
     decoding: dict = field(default_factory=lambda: {"temperature": 0.0, "max_new_tokens": 64})
     note: str = ""
+
+
+Watch = Callable[[Sequence[Any], str], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class PairTask:
+    """One evaluation of a pair model, computed from its vectors where a Task asks questions.
+
+    Args:
+        measure: (Encoder, rows, watch) -> a record of each row in any order: `row prompt images raw gold score failed` and what
+            `summarise` needs. `watch(things, what they are)` goes through things and shows how far it is.
+    """
+
+    name: str
+    version: str
+    load: Callable[[int | None], Sequence[Row]]
+    measure: Callable[[Any, Sequence[Row], Watch], Iterator[dict]]
+    summarise: Callable[[list[dict]], dict]
+    note: str = ""
+    decoding: dict = field(default_factory=dict)
 
 
 def summary(records: Sequence[dict]) -> dict:

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 from boda.errors import BodaError
-from boda.evaluate.task import Task
-from boda.evaluate.tasks import questions
+from boda.evaluate.task import PairTask, Task
+
+Make = Callable[[str, str | Path | None], Task | PairTask]
 
 
-def _drawn(option: str, data_dir: str | Path | None) -> Task:
-    from boda.evaluate.tasks import drawn  # needs Pillow
-
-    return drawn.from_option(option, data_dir)
+def _in(module: str, function: str = "from_option") -> Make:
+    """A function of a task's file, which is imported when the task is asked for: it may need Pillow."""
+    return lambda option, data_dir: getattr(importlib.import_module(f"{__name__}.{module}"), function)(option, data_dir)
 
 
 # name: (what makes the task from its option and the data folder, one line for --list)
-TASKS: dict[str, tuple[Callable[[str, str | Path | None], Task], str]] = {
+TASKS: dict[str, tuple[Make, str]] = {
+    "cifar10-ko": (
+        _in("zero_shot", "cifar10"),
+        "cifar10-ko[:PATH][:template=T|T]: photos and Korean class names (pair models)",
+    ),
+    "coco-ko": (
+        _in("retrieval", "coco"),
+        "coco-ko:JSON:ids=FILE[:images=DIR]: photos, Korean captions, R@1/5/10 (pair models)",
+    ),
     "drawn": (
-        _drawn,
+        _in("drawn"),
         "drawn[:seed=N][:number=N][:only=colour,word]: fresh drawn scenes and words, pairs and a font never trained on among them",
     ),
+    "drawn-pairs": (_in("drawn_pairs"), "drawn-pairs: fresh drawn scenes: tiles, descriptions, words (pair models)"),
+    "emoji-ko": (_in("retrieval", "emoji"), "emoji-ko[:PATH][:text={caption}]: emoji and their Korean names (pair models)"),
+    "imagenet-ko": (_in("zero_shot", "imagenet"), "imagenet-ko:DIR[:names=FILE]: a folder of photos each class (pair models)"),
     "questions": (
-        questions.from_option,
+        _in("questions"),
         "questions:PATH[:train=PATH]: short answers, exact match, on any file Boda's sources read, grouped by its tags",
     ),
+    "retrieval": (_in("retrieval", "own_queries"), "retrieval:QUERIES.jsonl[:images=DIR]: your own queries (pair models)"),
 }
 
 
@@ -35,7 +48,7 @@ def list_tasks() -> dict[str, str]:
     return {name: about for name, (_, about) in sorted(TASKS.items())}
 
 
-def make_task(text: str, data_dir: str | Path | None = None) -> Task:
+def make_task(text: str, data_dir: str | Path | None = None) -> Task | PairTask:
     """The task a `--tasks` entry names. Raises BodaError naming the tasks there are."""
     name, _, option = text.partition(":")
     if name not in TASKS:

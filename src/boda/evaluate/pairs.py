@@ -1,0 +1,176 @@
+"""What tasks on pair models are made of: searches of texts among pictures, pictures among texts, and pictures among classes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from boda.data.images import load_image
+from boda.data.sample import ImageRef
+from boda.data.templates import Template
+from boda.errors import BodaError
+from boda.evaluate.metrics.ranking import hits, places
+from boda.evaluate.task import PairTask, Row, Watch, summary
+
+BLOCK = 256
+
+
+def fill(template: str, label: str) -> str:
+    """`이것은 {} 이다.` or `{:이가} 있다.` with the label in its place. Raises BodaError: no such place, or an empty label."""
+    named = Template(re.sub(r"(?<!\{)\{(:[^{}]*)?\}(?!\})", r"{label\1}", template))
+    if named.columns != ["label"]:
+        raise BodaError(f"template '{template}': write {{}} where the label goes, as in '이것은 {{}} 이다.'")
+    return named.fill({"label": label}, 0)
+
+
+def text_vectors(encoder, texts: Sequence[str], templates: Sequence[str] = ("{}",)) -> np.ndarray:
+    """(T, dim): for each text the mean of its vectors in all templates, normalised again."""
+    vectors = encoder.texts([fill(template, text) for template in templates for text in texts])
+    means = vectors.reshape(len(templates), len(texts), -1).mean(0)
+    return means / np.linalg.norm(means, axis=-1, keepdims=True)
+
+
+def vectors_of(encoder, things: Sequence, templates: Sequence[str], watched: Iterable) -> tuple[np.ndarray, dict[int, str]]:
+    """(N, dim) of texts or of pictures, and what is wrong with pictures that cannot be read, whose vectors are zero."""
+    if isinstance(things[0], str):
+        return text_vectors(encoder, things, templates), {}
+    errors: dict[int, str] = {}
+
+    def readable() -> Iterator:
+        for place, picture in enumerate(watched):
+            try:
+                yield load_image(picture)
+            except BodaError as error:
+                errors[place] = str(error)
+
+    found = encoder.images(readable())
+    vectors = np.zeros((len(things), encoder.dim), np.float32)
+    vectors[[place for place in range(len(things)) if place not in errors]] = found
+    return vectors, errors
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """Queries, each with its relevant ones in a gallery; either side is all texts or all pictures.
+
+    Args:
+        name: of the set that results count it to.
+        relevant: for each query, places in the gallery.
+        metrics: places where the relevant ones were found -> scores, the first of them the query's own.
+        templates: of the gallery's texts.
+    """
+
+    name: str
+    queries: Sequence[Any]
+    gallery: Sequence[Any]
+    relevant: Sequence[Sequence[int]]
+    metrics: Callable[[list[int]], dict[str, float]] = hits
+    templates: Sequence[str] = ("{}",)
+
+    def images(self, query: int) -> list[ImageRef]:
+        """The pictures of a record; queries on the same one stand and fall together."""
+        both = (self.queries[query], self.gallery[self.relevant[query][0]])
+        return [each for each in both if isinstance(each, ImageRef)]
+
+    def measure(self, encoder, wanted: Sequence[int], watch: Watch, sides: dict) -> Iterator[tuple[Any, dict, str]]:
+        """For each wanted query the best of the gallery, its scores, and what went wrong, if anything.
+
+        Args:
+            sides: vectors of galleries by id and templates, kept here: the gallery of one search may be the queries of another.
+        """
+        key, asked_key = (id(self.gallery), tuple(self.templates)), (id(self.queries), ("{}",))
+        if key not in sides:
+            sides[key] = vectors_of(encoder, self.gallery, self.templates, watch(self.gallery, self.name))
+            if errors := list(sides[key][1].values()):
+                said = f"{len(errors)} of {len(self.gallery)} pictures cannot be read and are left out"
+                warnings.warn(f"{self.name}: {said}: {'; '.join(errors[:3])}", stacklevel=2)
+        gallery, missing = sides[key]
+        if asked_key in sides:
+            queries, broken = sides[asked_key][0][wanted], sides[asked_key][1]
+        else:
+            asked = [self.queries[query] for query in wanted]
+            queries, errors_at = vectors_of(encoder, asked, ("{}",), asked)
+            broken = {wanted[place]: error for place, error in errors_at.items()}
+        scores = queries @ gallery.T
+        scores[:, list(missing)] = -np.inf
+        for query, line in zip(wanted, scores):
+            relevant = self.relevant[query]
+            error = broken.get(query) or next((missing[each] for each in relevant if each in missing), "")
+            yield self.gallery[int(np.argmax(line))], {} if error else self.metrics(places(line, relevant)), error
+
+
+def both_ways(captioned: Sequence[tuple[ImageRef, Sequence[str]]], prefix: str = "") -> list[Search]:
+    """Pictures and their captions: each caption looks for its picture, each picture for any of its captions (COCO's protocol)."""
+    pictures = [picture for picture, _ in captioned]
+    texts = [text for _, captions in captioned for text in captions]
+    owner = [number for number, (_, captions) in enumerate(captioned) for _ in captions]
+    captions_of: list[list[int]] = [[] for _ in pictures]
+    for place, number in enumerate(owner):
+        captions_of[number].append(place)
+    to_image = Search(f"{prefix}text to image", texts, pictures, [[number] for number in owner])
+    return [to_image, Search(f"{prefix}image to text", pictures, texts, captions_of)]
+
+
+def pair_task(name: str, searches: Sequence[Search], note: str) -> PairTask:
+    """The task of these searches. A limit leaves out queries, never anything of a gallery, so that scores stay comparable."""
+    rows = [
+        Row(f"{n}/{each.name}/{query}", (each, query)) for n, each in enumerate(searches) for query in range(len(each.queries))
+    ]
+    digest = hashlib.sha256()
+    for search in searches:
+        if not search.queries or not search.gallery:
+            raise BodaError(f"{name}: {search.name} has no queries, or nothing to look in")
+        for thing in (search.name, search.relevant, search.templates, *search.queries, *search.gallery):
+            digest.update(repr(thing.key if isinstance(thing, ImageRef) else thing).encode())
+
+    def load(limit: int | None) -> list[Row]:
+        """Taken from all over, always the same ones; a larger limit only adds to them."""
+        chosen = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).digest())[:limit]
+        return chosen if limit else rows
+
+    def measure(encoder, rows: Sequence[Row], watch: Watch) -> Iterator[dict]:
+        sides: dict = {}
+        for search in searches:
+            wanted = [row for row in rows if row.value[0] is search]
+            for block in (wanted[start : start + BLOCK] for start in range(0, len(wanted), BLOCK)):
+                measured = search.measure(encoder, [row.value[1] for row in block], watch, sides)
+                yield from (_record(row, *found) for row, found in zip(block, measured))
+
+    return PairTask(name, f"1-{digest.hexdigest()[:16]}", load, measure, _summarise, note)
+
+
+def _record(row: Row, best: Any, metrics: dict[str, float], error: str) -> dict:
+    search, query = row.value
+    asked, gold = search.queries[query], search.gallery[search.relevant[query][0]]
+    record: dict = {"row": row.id, "prompt": [{"role": "user", "content": asked}] if isinstance(asked, str) else []}
+    record |= {"images": [json.loads(image.to_json()) for image in search.images(query)], "raw": str(best), "gold": str(gold)}
+    record |= {"tags": {"set": search.name}, "metrics": metrics, "score": next(iter(metrics.values()), None), "failed": False}
+    return record if not error else {**record, "raw": None, "failed": True, "error": error}
+
+
+def _summarise(records: list[dict]) -> dict:
+    """The mean of the queries' own scores, and every metric of every set."""
+    groups: dict[str, dict[str, list[dict]]] = {}
+    for record in records:
+        for metric, value in record["metrics"].items():
+            groups.setdefault(record["tags"]["set"], {}).setdefault(metric, []).append({**record, "score": value})
+    return {
+        **summary(records),
+        "groups": {name: {key: summary(some) for key, some in of.items()} for name, of in groups.items()},
+    }
+
+
+def read_options(task: str, option: str, *allowed: str) -> tuple[str, dict[str, str]]:
+    """`PATH:name=value:...` -> path and options. Raises BodaError on an option that the task does not have."""
+    first, *rest = re.split(r":(?=[a-z]+=)", f":{option}" if re.match("[a-z]+=", option) else option)
+    given = dict(part.split("=", 1) for part in rest)
+    if wrong := [name for name in given if name not in allowed]:
+        raise BodaError(f"{task}: no option '{wrong[0]}'; there are {', '.join(allowed)}")
+    return first, given

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from boda.cli import clip
 from boda.cli.console import DataDir, OutDir, Overrides, result, say, settings
 from boda.cli.data import data_app
 from boda.cli.search import index_app, search
@@ -78,6 +79,8 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+app.command()(clip.classify)
+app.command()(clip.patches)
 app.add_typer(index_app, name="index")
 app.command()(search)
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from boda.errors import BodaError, write_problem
+
+
+def cache_folder() -> Path:
+    """What Boda keeps between runs: BODA_CACHE or ~/.cache/boda."""
+    return Path(os.environ.get("BODA_CACHE") or Path.home() / ".cache" / "boda")
 
 
 @contextmanager

@@ -88,6 +88,9 @@ def plans(draw):
         sources=draw(st.permutations(sources.tolist())),
         weights=weights,
         groups=draw(st.sampled_from([groups, None])),
+        shards=draw(st.sampled_from([None, np.arange(len(sources)) // 5, np.arange(len(sources)) // 5 - 1])),
+        window=draw(st.integers(1, 9)),
+        window_above=draw(st.sampled_from([0, 6, 100])),
     )
     return lambda: Plan(**{**arguments, "sources": np.array(arguments["sources"])})
 
@@ -111,6 +114,69 @@ def test_plan(make, epochs):
             keys = [int(plan.groups[index]) for index in order]
             runs = [key for place, key in enumerate(keys) if key >= 0 and (place == 0 or keys[place - 1] != key)]
             assert len(runs) == len(set(runs))
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    st.integers(0, 9),
+    st.integers(1, 40),
+    st.integers(1, 16),
+    st.integers(1, 3),
+)
+def test_order_in_windows(sizes, seed, window, batch_size, processes):
+    """Every sample once an epoch, each step known without those before it and dealt whole to any number of processes;
+    a shard is read in one go, but for what windows move."""
+    shards = np.repeat(np.arange(len(sizes)), sizes)
+    number = len(shards)
+
+    def make() -> Plan:
+        return Plan(seed, batch_size, np.zeros(number, int), [1.0], None, shards, window, window_above=0)
+
+    data = SimpleNamespace(
+        lengths=np.full(number, 5), prefix=np.zeros(number, int), groups=np.full(number, -1), num_image_tokens=IMAGE_TOKENS
+    )
+    plan = make()
+    for epoch in range(2):
+        steps = [plan.step(epoch, step) for step in range(plan.steps_per_epoch())]
+        order = np.concatenate(steps)
+        assert np.array_equal(np.sort(order), np.arange(number))
+        assert all(np.array_equal(make().step(epoch, step), steps[step]) for step in {0, len(steps) // 2, len(steps) - 1})
+        for step in steps:
+            hands = step_rows(data, step, 20, processes, True, False)
+            assert sorted(index for hand in hands for row in hand for unit in row.units for index in unit.samples) == sorted(
+                step
+            )
+        for shard, size in enumerate(sizes):
+            assert np.ptp(np.flatnonzero(shards[order] == shard)) < size + 2 * window
+
+
+def test_large_sets_of_shards_are_read_nearly_straight_on():
+    """... in another order each epoch, while the sources around them are mixed in evenly; small sets are drawn from everywhere."""
+    shards = np.concatenate([np.repeat(np.arange(20), 500), np.full(1000, -1)])
+    sources = (shards < 0).astype(int)
+
+    def spans(plan: Plan, epoch: int) -> list[int]:
+        order = plan.order(epoch)
+        return [int(np.ptp(np.flatnonzero(shards[order[order < 10_000]] == shard))) for shard in range(20)]
+
+    plan = Plan(0, 64, sources, [1.0, 1.0], None, shards, window=200, window_above=5000)
+    assert max(spans(plan, 0) + spans(plan, 3)) < 900
+    first, second = plan.order(0), plan.order(1)
+    assert (np.abs(np.diff(first)) == 1).mean() < 0.05  # no two that lie side by side, but by chance
+    firsts = [[int(shards[index]) for index in order[order < 10_000][::500]] for order in (first, second)]
+    assert firsts[0] != firsts[1] and not np.array_equal(first, second)
+    assert all(0.06 < (part >= 10_000).mean() < 0.12 for part in np.array_split(first, 5))  # 1 of 11
+    assert min(spans(Plan(0, 64, sources, [1.0, 1.0], None, shards, window=200), 0)) > 5000
+    tenth = Plan(0, 64, sources, [0.1, 1.0], None, shards, window=200, window_above=5000).order(0)
+    assert len(set(shards[tenth].tolist()) - {-1}) == 2  # a part of a source is a part of its shards
+
+
+def test_groups_in_windows_keep_the_mix():
+    """Pictures with many rows stand in a window where chance puts them, not in front."""
+    groups = np.concatenate([np.concatenate([np.full(10, number), np.full(5, -1)]) for number in range(1000)])
+    order = Plan(0, 128, np.zeros(15_000, int), [1.0], groups, np.arange(15_000) // 1500, window=3000, window_above=0).order(0)
+    shares = [(groups[part] < 0).mean() for part in np.array_split(order, 20)]
+    assert all(0.25 < share < 0.42 for share in shares), shares
 
 
 def test_plan_draws_another_part_and_order_each_epoch():

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import glob
 import gzip
 import io
+import itertools
 import os
+import re
 import struct
 import tarfile
 import unicodedata
@@ -123,6 +126,20 @@ class Place:
         return f"{self.path}/{self.member}" if self.member else self.path
 
 
+def matching(pattern: str | Path) -> list[str]:
+    """The paths that a pattern of `*`, `?`, `[...]` and `{000..041}` stands for. Raises BodaError if only a part of a range is there."""
+    parts = re.split(r"\{(\d+)\.\.(\d+)\}", str(pattern))
+    ranges = [[str(n).zfill(len(low)) for n in range(int(low), int(high) + 1)] for low, high in zip(parts[1::3], parts[2::3])]
+    names = ["".join(itertools.chain(*zip(parts[::3], numbers), parts[-1:])) for numbers in itertools.product(*ranges)]
+    found = [sorted(glob.glob(name)) if glob.has_magic(name) else [name] * os.path.exists(name) for name in names]
+    missing = [name for name, paths in zip(names, found) if not paths]
+    if 0 < len(missing) < len(names):
+        raise BodaError(
+            f"{pattern}: {len(missing)} of {len(names)} are not there, the first {missing[0]}; fetch it or name fewer"
+        )
+    return [path for paths in found for path in paths]
+
+
 def _encoding(name: str, head: bytes) -> str:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
@@ -167,6 +184,16 @@ def read_member(path: str, member: str) -> bytes:
         return zlib.decompress(data, -zlib.MAX_WBITS)
     except zlib.error as error:
         raise BodaError(f"{path}!{member}: damaged in the archive ({error}); fetch it again") from error
+
+
+def read_part(path: str, offset: int, size: int) -> bytes:
+    """The bytes of a tar's member, by its place. Raises BodaError if no member of that size is there any more."""
+    with open(path, "rb") as stream:
+        stream.seek(offset - tarfile.BLOCKSIZE)
+        header, data = stream.read(tarfile.BLOCKSIZE), stream.read(size)
+    if len(data) < size or header[124:136].strip(b" \0").lstrip(b"0") != (b"%o" % size).lstrip(b"0"):
+        raise BodaError(f"{path} is not what it was, no member of {size} bytes is at byte {offset}; prepare the data again")
+    return data
 
 
 def archive_index(path: str) -> dict[str, tuple[int, int, int]]:

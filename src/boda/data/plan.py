@@ -27,6 +27,8 @@ class Plan:
         sources: (N,) which source each sample is from.
         weights: passes over each source an epoch; a fraction takes another random part each epoch, one row at least.
         groups: (N,) samples with the same non-negative number share a picture and are kept together; None keeps none together.
+        shards: (N,) the tar shard a sample's picture lies in, -1 for none. A source that lies in shards alone and has more than
+            `window_above` samples is read shard after shard and shuffled in windows of `window`, so that slow disks read on.
     """
 
     seed: int
@@ -34,6 +36,9 @@ class Plan:
     sources: np.ndarray
     weights: list[float]
     groups: np.ndarray | None = None
+    shards: np.ndarray | None = None
+    window: int = 8192
+    window_above: int = 100_000
     _cache: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     def epoch_size(self) -> int:
@@ -58,18 +63,28 @@ class Plan:
         return self._cache[epoch]
 
     def _order(self, epoch: int) -> np.ndarray:
-        chosen = []
+        chosen: list[np.ndarray] = []
+        windowed: list[tuple[int, int]] = []  # parts of all that is chosen whose order stays
         for source, weight in enumerate(self.weights):
             members = np.flatnonzero(self.sources == source)
             wanted = self._rows(weight, len(members))
             passes: list[np.ndarray] = []
+            start = sum(map(len, chosen))
+            straight = self.shards is not None and len(members) > self.window_above and self.shards[members].min() >= 0
+            if straight:
+                windowed.append((start, start + wanted))
             while wanted > 0:
-                draw = generator(self.seed, "draw", epoch, source, len(passes)).permutation(len(members))[:wanted]
-                passes.append(members[draw])
-                wanted -= len(draw)
+                purpose = (epoch, source, len(passes))
+                chance = generator(self.seed, "draw", *purpose)
+                drawn = self._windows(members, *purpose) if straight else members[chance.permutation(len(members))]
+                passes.append(drawn[:wanted])
+                wanted -= len(passes[-1])
             chosen += passes
         samples = np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
-        samples = samples[generator(self.seed, "order", epoch).permutation(len(samples))]
+        mixed = generator(self.seed, "order", epoch).permutation(len(samples))
+        for start, end in windowed:  # its samples take the places that chance gives them, but in their own order
+            mixed[(mixed >= start) & (mixed < end)] = np.arange(start, end)
+        samples = samples[mixed]
         if self.groups is None:
             return samples
         # Groups are shuffled as one, single samples as groups of one. (Where its first member fell would put large groups first.)
@@ -77,7 +92,21 @@ class Plan:
         keys = np.where(keys < 0, -1 - np.arange(len(keys)), keys)
         unique, inverse = np.unique(keys, return_inverse=True)
         place = generator(self.seed, "groups", epoch).permutation(len(unique))
+        if windowed:  # a group stands where its lowest member fell, which is as random as any one member's place
+            from_high = np.argsort(-samples, kind="stable")
+            place[inverse[from_high]] = from_high  # of several values for one group the last stays
         return samples[np.argsort(place[inverse], kind="stable")]
+
+    def _windows(self, members: np.ndarray, *purpose: int) -> np.ndarray:
+        """Samples that lie in shards, shuffled: shards as a whole, then windows of samples, each a draw of its own."""
+        assert self.shards is not None
+        _, inverse = np.unique(self.shards[members], return_inverse=True)
+        place = generator(self.seed, "shards", *purpose).permutation(inverse.max() + 1)
+        order = members[np.argsort(place[inverse], kind="stable")]
+        for number, start in enumerate(range(0, len(order), self.window)):
+            part = order[start : start + self.window]
+            part[:] = generator(self.seed, "window", *purpose, number).permutation(part)
+        return order
 
     def step(self, epoch: int, step: int) -> np.ndarray:
         """Samples of step `step` of an epoch, both counted from 0; the last step of an epoch may be smaller."""

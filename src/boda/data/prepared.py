@@ -20,7 +20,7 @@ from boda.data.sample import ImageRef, Sample
 from boda.errors import BadRow, BodaError
 from boda.files import whole_folder
 
-ARRAYS = ("ids", "trained", "starts", "lengths", "targets", "prefix", "groups", "sources", "image_starts")
+ARRAYS = ("ids", "trained", "starts", "lengths", "targets", "prefix", "groups", "sources", "shards", "image_starts")
 
 
 @dataclass
@@ -28,7 +28,8 @@ class PreparedData:
     """Random access to prepared samples; arrays are memory-mapped, so processes share them.
 
     Attributes: lengths (N,) tokens of each sample with pictures in full; targets (N,) trained tokens; prefix (N,) tokens that
-    may be shared (pictures as one); groups (N,) equal where that prefix is equal, -1 if there is none; sources (N,).
+    may be shared (pictures as one); groups (N,) equal where that prefix is equal, -1 if there is none; sources (N,);
+    shards (N,) equal where the picture lies in the same tar shard, -1 if in none.
     """
 
     folder: Path
@@ -100,6 +101,7 @@ def prepare(
     Raises:
         BodaError: no sample could be used, or the disk is full.
     """
+    key = fingerprint(key, ARRAYS)
     if (folder / "header.json").is_file():
         if json.loads((folder / "header.json").read_text(encoding="utf-8"))["key"] == key:
             return PreparedData.open(folder)
@@ -111,8 +113,9 @@ def prepare(
 
 def _write(sources, renderer: Renderer, folder: Path, key: str, report, progress) -> None:
     starts, image_starts = [0], [0]
-    columns: dict[str, list[int]] = {name: [] for name in ("lengths", "targets", "prefix", "groups", "sources")}
+    columns: dict[str, list[int]] = {name: [] for name in ("lengths", "targets", "prefix", "groups", "sources", "shards")}
     group_numbers: dict[bytes, int] = {}
+    shard_numbers: dict[str, int] = {}
     truncated = 0
     with (
         (folder / "ids.raw").open("wb") as ids,
@@ -132,8 +135,11 @@ def _write(sources, renderer: Renderer, folder: Path, key: str, report, progress
             if rendered.prefix:
                 shared = rendered.input_ids[: rendered.prefix].tobytes() + rendered.images[0].key.encode()
                 group = group_numbers.setdefault(hashlib.sha256(shared).digest()[:16], len(group_numbers))
+            shard = -1
+            if rendered.images and rendered.images[0].offset >= 0:
+                shard = shard_numbers.setdefault(rendered.images[0].path, len(shard_numbers))
             truncated += rendered.truncated
-            facts = (renderer.length(rendered), int(rendered.trained.sum()), rendered.prefix, group, number)
+            facts = (renderer.length(rendered), int(rendered.trained.sum()), rendered.prefix, group, number, shard)
             for name, value in zip(columns, facts):
                 columns[name].append(value)
     if len(starts) == 1:

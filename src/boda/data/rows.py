@@ -19,7 +19,7 @@ _CHUNK = 1 << 18
 _GAP = re.compile(r"[\s,]*")
 _FIRST_KEY = re.compile(r'\{\s*"((?:[^"\\]|\\.)*)"\s*:')
 
-Rows = Iterator[tuple[int, dict | BadRow]]
+Rows = Iterator[tuple[int | str, dict | BadRow]]  # numbered from 0, or named by their keys
 
 
 def text_rows(place: Place) -> Rows:

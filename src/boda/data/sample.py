@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from boda.data.files import read_member
+from boda.data.files import read_member, read_part
 from boda.data.parquet import read_cell
 from boda.errors import BadRow, BodaError
 
@@ -32,6 +32,7 @@ class ImageRef:
         member: its name inside a zip or tar.
         row: its row inside a Parquet file, with `column` naming the image column (`images[1]`: the second of a list).
         data: the bytes themselves, for pictures that come from a request rather than a file.
+        offset, size: where the picture is in a tar shard, so that no list of the shard's members is needed.
         drawn: the name of a picture that Boda draws itself, anew each time (`boda.data.drawn.samples.picture`).
     """
 
@@ -41,6 +42,8 @@ class ImageRef:
     column: str = ""
     data: bytes | None = field(default=None, repr=False)
     drawn: str = ""
+    offset: int = -1
+    size: int = 0
 
     def read(self) -> bytes:
         """The encoded picture. Raises BodaError naming the place if it is not there."""
@@ -51,6 +54,8 @@ class ImageRef:
                 return _encoded(self.picture())
             if self.row >= 0:
                 return read_cell(self.path, self.row, self.column)
+            if self.offset >= 0:
+                return read_part(self.path, self.offset, self.size)
             if self.member:
                 return read_member(self.path, self.member)
             return Path(self.path).read_bytes()
@@ -77,6 +82,8 @@ class ImageRef:
         kept: dict[str, str | int] = {name: value for name, value in values.items() if value}
         if self.row >= 0:
             kept["row"] = self.row
+        if self.offset >= 0:
+            kept |= {"offset": self.offset, "size": self.size}
         if self.data is not None:
             kept["data"] = base64.b64encode(self.data).decode()
         return json.dumps(kept, ensure_ascii=False)

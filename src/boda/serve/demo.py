@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from boda.errors import BodaError
 from boda.evaluate.answers import fingerprint
 from boda.evaluate.report import contact_sheet
 from boda.evaluate.strip import sparkline, strip
+from boda.files import cache_folder
 from boda.models.checkpoints import SHIPPED, locate
 from boda.recipe import Recipe, language_recipe, load_recipe
 from boda.serve.chat import harmless
@@ -22,11 +22,6 @@ from boda.train.stages import train
 RECIPE: str | Path = "demo"
 TASK = "drawn:number=12"
 SHIPPED_NAME = "mini"
-
-
-def cache_folder() -> Path:
-    """Where demo runs are kept: BODA_CACHE or ~/.cache/boda."""
-    return Path(os.environ.get("BODA_CACHE") or Path.home() / ".cache" / "boda")
 
 
 class Show:

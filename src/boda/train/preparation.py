@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from boda.data.drawn import samples as drawn
-from boda.data.files import Place
+from boda.data.files import Place, matching
 from boda.data.plan import generator
 from boda.data.prepared import PreparedData, fingerprint, prepare
 from boda.data.sample import Sample
@@ -149,5 +148,5 @@ def _facts(path: Path) -> list:
     if on_disk.exists():
         files = sorted(on_disk.iterdir()) if on_disk.is_dir() else [on_disk]
     else:
-        files = sorted(map(Path, glob.glob(str(path))))
+        files = [Path(name) for name in matching(path)]
     return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files[:1000]]

@@ -196,8 +196,9 @@ def make_job(recipe, stage, built: Built, trained, data: PreparedData, folder, d
         train_indices, _ = split(data, stage.validation, recipe.seed)
     sources = data.sources if train_indices is None else data.sources[train_indices]
     groups = data.groups if train_indices is None else data.groups[train_indices]
+    shards = np.asarray(data.shards if train_indices is None else data.shards[train_indices])
     shared = np.asarray(groups) if stage.share_pictures else None  # not on packing: the same steps with it and without
-    plan = Plan(recipe.seed, stage.batch_size, np.asarray(sources), data.weights, shared)
+    plan = Plan(recipe.seed, stage.batch_size, np.asarray(sources), data.weights, shared, shards)
     embeddings = embedding_names(built.model)
     autocast = built.frozen_dtype if built.frozen_dtype != torch.float32 else None
     if stage.packing:

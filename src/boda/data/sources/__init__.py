@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from boda.data.files import Place
+from boda.data.files import COMPRESSED_TARS, Place, matching
 from boda.data.rows import Rows
 from boda.data.sample import Sample
-from boda.data.sources import alpaca, captions, csv, llava, messages, parquet, preference, sharegpt, text
+from boda.data.sources import alpaca, captions, csv, llava, messages, parquet, preference, sharegpt, text, webdataset
 from boda.data.sources.bad_rows import BadRows
 from boda.data.sources.common import PICTURES, Format, Options, Row
 from boda.data.templates import Template, as_text
@@ -29,6 +28,7 @@ FORMATS: dict[str, Format] = {
     "csv": csv.FORMAT,
     "text": text.FORMAT,
     "parquet": parquet.FORMAT,
+    "webdataset": webdataset.FORMAT,
 }
 # What other data sets call the fields of a format; the words in front are looked for first.
 _ALIASES: dict[str, dict[str, str]] = {
@@ -66,7 +66,7 @@ def read(
     """Samples of a data set, lazily and in constant memory.
 
     Args:
-        path: a file, a folder, a pattern such as `data/train-*.parquet`, or any of these inside a zip or tar.
+        path: a file, a folder, a pattern such as `train-*.parquet` or `laion-{00000..00041}.tar`, or these inside a zip or tar.
         format: a key of FORMATS; None = told from the rows.
         images: folder, zip or tar that the rows' picture names are relative to; None = beside the data file.
         columns: our field -> the data set's column, or a template: {"image": "img/{id}.png", "caption": "caption_ko"}.
@@ -166,12 +166,18 @@ def _data_files(path: Path, format: str | None) -> list[Place]:
     if place.is_file:
         return [place]
     if not place.is_folder:
-        matches = [Place(name) for name in sorted(glob.glob(str(path)))] if glob.has_magic(str(path)) else []
+        matches = [Place(name) for name in matching(path)]
         if not matches:
             raise BodaError(f"no data set at {path}")
         return matches
     depth = str(place).count("/") + 1
-    found = [file for file in place.files() if file.suffix in DATA_SUFFIXES and str(file).count("/") == depth]
+    if format == "webdataset" and place.is_archive:
+        return [place]
+    top = [file for file in place.files() if str(file).count("/") == depth]
+    found = [file for file in top if file.suffix in DATA_SUFFIXES]
+    shards = [file.path for file in top if file.path.endswith((".tar", *COMPRESSED_TARS)) and not place.inside]
+    if shards and (format == "webdataset" or (format is None and not found and _first_picture(place) is None)):
+        return [Place.of(path) for path in shards]
     tables = [file for file in found if file.suffix == ".parquet"]
     if format != "captions" and tables and len(tables) == len(found):
         return tables
@@ -201,6 +207,8 @@ def tell_format(options: Options) -> str:
     """The format of a data set by its first good row. Raises BodaError that shows the formats there are."""
     place = options.place
     templates = {name for name in ("question", "answer") if getattr(options, name)}
+    if place.is_archive and place.suffix == ".tar" and (shard := webdataset.shard_index(place.path)).groups:
+        return "webdataset" if shard.samples > len(shard.groups) / 2 else "captions"  # that is packed in any order
     if place.is_folder:
         return "captions"
     if place.suffix == ".txt":
@@ -269,7 +277,7 @@ def resolve_data(path: str | Path, data_dir: str | Path | None = None, beside: s
         tried = [Path(folder) / path for folder in folders if folder] or [path]
     for candidate in tried:
         place = Place.of(candidate)
-        if place.is_file or place.is_folder or (glob.has_magic(str(candidate)) and glob.glob(str(candidate))):
+        if place.is_file or place.is_folder or matching(candidate):
             return candidate
     places = "".join(f"\n  {candidate}" for candidate in tried)
     raise BodaError(f"no data at '{path}'; looked for:{places}\n--data DIR or BODA_DATA names the folder that holds it")

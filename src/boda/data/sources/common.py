@@ -104,7 +104,7 @@ def _under_single_folder(place: Place) -> Place:
 class Row:
     """One row of a data set on its way to become samples."""
 
-    number: int
+    number: int | str
     cells: dict[str, Any]
     options: Options
 

@@ -67,7 +67,7 @@ def load_text_tower(language: str | dict, tokenizer, seed: int = 0, revision: st
         config = config_from({"bos_token_id": None, "eos_token_id": None, **language, **sizes}, "language")
     else:
         config = open_part("language", lambda: AutoConfig.from_pretrained(language, revision=revision), language)
-    if not hasattr(config, "vocab_size") or getattr(config, "is_encoder_decoder", False):
+    if not hasattr(type(config)(), "vocab_size") or getattr(config, "is_encoder_decoder", False):
         raise BodaError(f"model.language: a {config.model_type} model is no text encoder; BERT, RoBERTa, ModernBERT, ... are")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
@@ -163,13 +163,15 @@ def text_positions(model, lengths: list[int]) -> torch.Tensor:
     return torch.cat([torch.arange(first, first + length) for length in lengths])[None]
 
 
-def text_vectors(model, input_ids: torch.Tensor, cu_seq_lens: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+def text_vectors(model, input_ids: torch.Tensor, cu_seq_lens: torch.Tensor, position_ids=None) -> torch.Tensor:
     """Texts packed into one row (1, L), with borders (S+1,) and position ids (1, L) -> vectors (S, P), not normalised.
 
     Equal to `get_text_features` of the padded texts, without the padding's work. A tower whose layers do not go through
     transformers' attention interface (tried once) is given padded texts.
     """
     if packs_texts(model):
+        if position_ids is None:
+            position_ids = text_positions(model, cu_seq_lens.diff().tolist()).to(input_ids.device)
         return model.text_projection(_packed(model, input_ids, cu_seq_lens, position_ids))
     lengths = cu_seq_lens.diff()
     real = torch.arange(int(lengths.max()), device=input_ids.device) < lengths[:, None]

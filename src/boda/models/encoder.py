@@ -56,7 +56,8 @@ class Encoder:
             raise BodaError(
                 f"'{name}' is a {kind.model_type} model; one that compares pictures with texts is needed (CLIP, ...)"
             )
-        return cls(*load(name, device, dtype), str(name))
+        model, processor = load(name, device, dtype)
+        return cls(model, processor, str(name))
 
     @torch.inference_mode()
     def texts(self, texts: list[str], batch: int = 256) -> np.ndarray:

@@ -19,6 +19,7 @@ from boda.models.dual_encoder import BodaDualEncoderModel
 from boda.models.encoder import Encoder, pool_alone
 from boda.models.pairing import assemble_pair, image_vectors, packs_texts, similarity, write_pair
 from boda.models.vocabulary import train_tokenizer
+from boda.serve.chat import Conversation
 from tests import tiny
 
 SMALL = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
@@ -95,10 +96,10 @@ def test_what_is_new_comes_from_the_seed():
     for name in ("visual_projection.weight", "text_projection.weight", "text_model.pooler.dense.weight"):
         parameters = [dict(model.named_parameters())[name] for model in (first, again, other)]
         assert torch.equal(parameters[0], parameters[1]) and not torch.equal(parameters[0], parameters[2])
-    assert float(first.logit_scale) == pytest.approx(math.log(1 / 0.07))
-    assert float(made(logit_scale=1.0).model.logit_scale) == 1.0
+    assert first.logit_scale.item() == pytest.approx(math.log(1 / 0.07))
+    assert made(logit_scale=1.0).model.logit_scale.item() == 1.0
     sigmoid = made(contrast="sigmoid").model
-    assert (float(sigmoid.logit_scale), float(sigmoid.logit_bias)) == (pytest.approx(math.log(10)), -10.0)
+    assert (sigmoid.logit_scale.item(), sigmoid.logit_bias.item()) == (pytest.approx(math.log(10)), -10.0)
 
 
 def test_clips_own_projection_is_taken_where_it_fits():
@@ -145,6 +146,8 @@ def test_a_ready_model(family):
     assert encoder.dim == outputs.text_embeds.shape[1]
     with pytest.raises(BodaError, match="one that compares pictures with texts"):
         Encoder.load(tiny.language_folder("llama"))
+    with pytest.raises(BodaError, match="compares pictures with texts and answers nothing"):
+        Conversation(str(folder), [])
 
 
 def test_texts_keep_their_order_in_any_batch(encoder):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from boda.errors import BodaError
-from boda.search.store import Store, files_of
+from boda.search.store import Store
 
 FORMAT = 1
 NEW: dict[str, Any] = {"format": FORMAT, "version": 0, "complete": False, "dropped": None, "fast": None}
@@ -38,7 +38,8 @@ class Snapshot:
                 tables.append(pa.ipc.open_file(pa.memory_map(paths[1])).read_all())
             except ValueError as error:
                 raise BodaError(f"{paths[0]} or its .arrow is damaged ({error}); build the index anew") from error
-        self.table = pa.concat_tables(tables, promote_options="default") if tables else pa.table({})
+        self.table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+        self.columns = [name for name in self.table.column_names if not name.startswith("_")]
         self.starts = np.cumsum([0, *map(len, self.matrices)])
         self.alive = np.ones(len(self), bool)
         if manifest["dropped"]:
@@ -119,7 +120,7 @@ class Writer:
             self.manifest["dropped"] = f"dropped-{uuid.uuid4().hex[:16]}.npy"
             np.save(self.store.folder / self.manifest["dropped"], rows)
             self.dropped = []
-        self.published = self.store.publish(self.manifest, files_of(self.manifest), self.published)
+        self.published = self.store.publish(self.manifest, self.published)
 
     def rewrite(self) -> None:
         """Leave dropped rows out for good, which numbers the others anew. The next commit makes it count."""

@@ -56,7 +56,7 @@ def build_boda(folder: str, count: int, dim: int) -> dict:
     from boda.search.store import Store
 
     store, memory = Store(folder), Memory()
-    making, began, row, during = 0.0, time.perf_counter(), 0, []
+    making, appended, began, row, during = 0.0, 0.0, time.perf_counter(), 0, []
     with store.writing():
         writer = Writer(store, {"model": "none", "fingerprint": "none", "dim": dim, "sources": [], "broken": 0})
         source = vectors(count, dim)
@@ -68,8 +68,10 @@ def build_boda(folder: str, count: int, dim: int) -> dict:
             table = {"_picture": [ImageRef(f"/data/products/{each // 1000:05d}/{each:09d}.jpg").to_json() for each in rows]}
             table |= {name: rows for name in ("_key", "_stamp", "_digest")} | {"_source": rows.astype(np.int32) * 0}
             table |= {"row": rows, "price": rows * 37 % 200_000, "product": rows // 3}
-            writer.append(pa.table(table), block)
+            table, before = pa.table(table), time.perf_counter()
+            writer.append(table, block)
             writer.commit()
+            appended += time.perf_counter() - before
             row += len(block)
             during.append(memory.samples[-1])
         recorded = time.perf_counter()
@@ -77,6 +79,7 @@ def build_boda(folder: str, count: int, dim: int) -> dict:
     ended = time.perf_counter()
     bytes_of = lambda pattern: sum(path.stat().st_size for path in Path(folder).glob(pattern)) / 1e6  # noqa: E731
     return {
+        "append_seconds": appended,
         "record_seconds": recorded - began - making,
         "fast_seconds": ended - recorded,
         "anonymous_mb": {"first": during[0], "half": during[len(during) // 2], "last": during[-1]},

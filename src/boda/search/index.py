@@ -56,7 +56,8 @@ class Index:
     """
 
     def __init__(self, address: str | Path):
-        self.store, self.built, self._encoder = Store(address), dict[str, int](), None
+        self.store, self.built = Store(address), dict[str, int]()
+        self._encoder: Any = None
         self._data, self._looked, self._lock = b"", 0.0, threading.Lock()
         self._view: tuple[Snapshot, Fast] | None = None
 

@@ -269,7 +269,7 @@ def main(run) -> None:
         run.table("Boda's index", [{"": name, "value": value} for name, value in facts.items()], note)
         if run.option("record", False):
             ours = {
-                "append_seconds": built["record_seconds"],
+                "append_seconds": built["append_seconds"],
                 **side("record"),
                 "disk_mb": built["vectors_mb"] + built["tables_mb"],
             }

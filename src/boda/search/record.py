@@ -67,8 +67,9 @@ class Snapshot:
 
     def blocks(self, start: int = 0) -> Iterator[np.ndarray]:
         """All vectors from a row on, (k, dim) float32 at a time."""
-        for first in range(start, len(self), BLOCK):
-            yield self.take(np.arange(first, min(first + BLOCK, len(self))))
+        for matrix, offset in zip(self.matrices, self.starts):
+            for first in range(max(0, start - offset), len(matrix), BLOCK):
+                yield matrix[first : first + BLOCK].astype(np.float32)
 
     def column(self, name: str) -> np.ndarray:
         """A column of numbers, (rows,)."""
@@ -92,7 +93,7 @@ class Writer:
         parts.append(self._write(table, [vectors]))
         while len(parts) > 1 and parts[-2]["rows"] < min(2 * parts[-1]["rows"], PART_ROWS):
             merged = Snapshot(self.store, {**self.manifest, "parts": parts[-2:], "dropped": None})
-            parts[-2:] = [self._write(merged.table, merged.blocks())]
+            parts[-2:] = [self._write(merged.table, merged.matrices)]
 
     def _write(self, table, vectors: Iterable[np.ndarray]) -> dict[str, Any]:
         import pyarrow as pa

@@ -18,7 +18,7 @@ pa = pytest.importorskip("pyarrow")
 from boda.cli import app  # noqa: E402
 from boda.data.sample import ImageRef  # noqa: E402
 from boda.errors import BodaError  # noqa: E402
-from boda.search import Index, contact_sheet, fast  # noqa: E402
+from boda.search import Hit, Index, contact_sheet, fast  # noqa: E402
 from boda.search.record import Writer  # noqa: E402
 from boda.search.store import Store  # noqa: E402
 
@@ -362,3 +362,22 @@ def test_the_commands(folder, shop, tmp_path, monkeypatch):
     shown = run("search", out, "--image", folder / "파랑.png", "--sheet", tmp_path / "s.png")
     assert "파랑.png" in shown.stdout and (tmp_path / "s.png").is_file()
     assert run("search", out).exit_code == 2 and run("search", out, " ").exit_code == 1
+
+
+def test_a_missing_library_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("boda.search.store.find_spec", lambda name: None if name == "faiss" else name)
+    with pytest.raises(BodaError, match=r"needs faiss: pip install 'boda\[search\]'"):
+        Index.open(tmp_path)
+
+
+def test_hits_are_plain_json():
+    from datetime import date
+
+    hit = Hit(ImageRef("a.jpg"), 0.5, {"day": date(2026, 1, 2), "price": 3, "none": None})
+    assert json.loads(json.dumps(hit.as_dict())) == {
+        "day": "2026-01-02",
+        "price": 3,
+        "none": None,
+        "image": "a.jpg",
+        "score": 0.5,
+    }

@@ -19,9 +19,8 @@ Keep = Annotated[str | None, typer.Option(help="columns to keep, with commas bet
 
 def _told(index) -> None:
     done = index.built
-    text = (
-        f"{index.store.address}: {done['n']:,} pictures ({', '.join(f'{done[k]:,} {k}' for k in done if k != 'n' and done[k])})"
-    )
+    counts = ", ".join(f"{number:,} {name}" for name, number in done.items() if name != "n" and number)
+    text = f"{index.store.address}: {done['n']:,} pictures ({counts})"
     result(done, text + (f"; broken ones are listed in {index.store.folder / 'broken.jsonl'}" if done["broken"] else ""))
 
 
@@ -64,12 +63,8 @@ def stats(index: Annotated[str, typer.Argument(help="the index")]) -> None:
     from boda.search import Index
 
     told = Index.open(index).stats()
-    result(
-        told,
-        "\n".join(
-            f"{name:<12} {', '.join(map(str, value)) if isinstance(value, list) else value}" for name, value in told.items()
-        ),
-    )
+    shown = {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in told.items()}
+    result(told, "\n".join(f"{name:<12} {value}" for name, value in shown.items()))
 
 
 def search(
@@ -89,7 +84,8 @@ def search(
 
     wanted: str | Path = image or query or ""
     hits = Index.open(index, model).search(wanted, top, where, group_by)
-    rows = [f"{place:>3}  {hit.score:.3f}  {hit.image}  {_kept(hit.values)}".rstrip() for place, hit in enumerate(hits, 1)]
+    kept = ["  ".join(f"{name}={value}" for name, value in hit.values.items()) for hit in hits]
+    rows = [f"{place:>3}  {hit.score:.3f}  {hit.image}  {text}" for place, (hit, text) in enumerate(zip(hits, kept), 1)]
     if sheet is not None:
         from boda.evaluate.fonts import korean_font
 
@@ -99,7 +95,3 @@ def search(
 
 def _names(text: str | None) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()] if text else []
-
-
-def _kept(values) -> str:
-    return "  ".join(f"{name}={value}" for name, value in values.items())

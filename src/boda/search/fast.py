@@ -54,9 +54,8 @@ class Fast:
             self.index = earlier.index
         else:
             self.index = faiss.read_index(store.fetch(self.fast["name"])) if self.fast else None
-        self.rest = faiss.IndexScalarQuantizer(
-            snapshot.manifest["dim"], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        )
+        kind = faiss.ScalarQuantizer.QT_fp16
+        self.rest = faiss.IndexScalarQuantizer(snapshot.manifest["dim"], kind, faiss.METRIC_INNER_PRODUCT)
         for block in snapshot.blocks(self.covered):
             self.rest.add(block)
 
@@ -77,11 +76,8 @@ class Fast:
         def select(which: np.ndarray):
             return None if which.all() else faiss.IDSelectorBitmap(np.packbits(which, bitorder="little"))
 
-        scores, rows = self.rest.search(
-            query[None],
-            max(1, min(count, self.rest.ntotal)),
-            params=faiss.SearchParameters(sel=select(allowed[self.covered :])),
-        )
+        chosen = faiss.SearchParameters(sel=select(allowed[self.covered :]))
+        scores, rows = self.rest.search(query[None], max(1, min(count, self.rest.ntotal)), params=chosen)
         scores, rows = scores[0], np.where(rows[0] < 0, -1, rows[0] + self.covered)
         if self.index is not None:
             # The fewer rows are allowed, the more lists it takes to meet as many of them.

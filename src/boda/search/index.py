@@ -46,7 +46,8 @@ class Hit:
 
     def as_dict(self) -> dict[str, Any]:
         """As `--json` shows it."""
-        return {**self.values, "image": self.image, "score": self.score}
+        plain = {name: x if isinstance(x, (str, int, float, type(None))) else str(x) for name, x in self.values.items()}
+        return {**plain, "image": self.image, "score": self.score}
 
 
 class Index:

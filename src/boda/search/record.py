@@ -93,7 +93,7 @@ class Writer:
         parts.append(self._write(table, [vectors]))
         while len(parts) > 1 and parts[-2]["rows"] < min(2 * parts[-1]["rows"], PART_ROWS):
             merged = Snapshot(self.store, {**self.manifest, "parts": parts[-2:], "dropped": None})
-            parts[-2:] = [self._write(merged.table, merged.matrices)]
+            parts[-2:] = [self._write(merged.table.combine_chunks(), merged.matrices)]
 
     def _write(self, table, vectors: Iterable[np.ndarray]) -> dict[str, Any]:
         import pyarrow as pa

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from boda.errors import BodaError
@@ -22,6 +23,8 @@ class Store:
     """
 
     def __init__(self, address: str | Path):
+        if missing := [name for name in ("faiss", "fsspec", "pyarrow") if find_spec(name) is None]:
+            raise BodaError(f"an index needs {' and '.join(missing)}: pip install 'boda[search]'")
         import fsspec
 
         self.address = str(address)

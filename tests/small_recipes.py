@@ -7,10 +7,16 @@ from pathlib import Path
 
 from boda.recipe import load_recipe
 from tests import tiny
+from tests.pair_recipes import caption_file
 
 # Which tiny family stands in for what a recipe names.
 BACKBONES = {
     "openai/clip-vit-large-patch14-336": lambda: tiny.vision_folder("clip"),
+    "openai/clip-vit-base-patch32": lambda: tiny.vision_folder("clip"),
+    "google/vit-large-patch16-224": lambda: tiny.vision_folder("vit"),
+    "google/siglip2-base-patch16-224": lambda: tiny.vision_folder("siglip"),
+    "klue/roberta-large": lambda: tiny.text_folder("roberta"),
+    "nlpai-lab/KURE-v1": lambda: tiny.text_folder("roberta"),
     "google/siglip2-so400m-patch14-384": lambda: tiny.vision_folder("siglip"),
     "naver-hyperclovax/HyperCLOVAX-SEED-Text-Instruct-0.5B": lambda: tiny.language_folder("llama"),
     "naver-hyperclovax/HyperCLOVAX-SEED-Text-Instruct-1.5B": lambda: tiny.language_folder("llama"),
@@ -27,11 +33,15 @@ NARROW = {
 PICTURES, TEXTS = 4, 40  # texts: enough for a tokenizer that knows the words
 
 
-def small_data(source: str | None, folder: Path) -> list[dict]:
-    """A few rows of the same format."""
+def small_data(source: str | None, folder: Path, pairs: bool) -> list[dict]:
+    """A few rows of the same format; for contrastive training all with one picture and one answer."""
     if source == "llava":
-        path = Path(tiny.llava_file(folder, 8, turns=(1, 2), text_only=0.25))
+        path = Path(tiny.llava_file(folder, 8, **({"turns": 1, "text_only": 0.0} if pairs else {"turns": (1, 2)})))
         return [{"source": "llava", "path": str(path), "images": str(path.parent / "images")}]
+    if source == "captions":
+        path = caption_file(folder / "captions", 6, image="file_path", captions="caption_ko")
+        columns = {"image": "file_path", "caption": "caption_ko"}
+        return [{"source": "captions", "path": str(path), "images": str(path.parent), "columns": columns}]
     assert source == "alpaca", f"no small data for source {source}"
     rows = [{"instruction": f"{number}에 하나를 더하면?", "input": "", "output": f"{number + 1}입니다."} for number in range(8)]
     (folder / "alpaca.json").write_text(json.dumps(rows), encoding="utf-8")
@@ -57,7 +67,7 @@ def shrunk(name: str, folder: Path, steps: int = 2) -> dict:
         place = f"stages.{stage.name}"
         (folder / stage.name).mkdir()
         sources = dict.fromkeys(block.source for block in stage.data if block.source != "drawn")
-        files = [row for source in sources for row in small_data(source, folder / stage.name)]
+        files = [row for source in sources for row in small_data(source, folder / stage.name, recipe.model.kind == "clip")]
         changes[f"{place}.data"] = _few(stage.data) + files
         changes[f"{place}.validation"] = _few(stage.validation) or None if isinstance(stage.validation, list) else None
         changes[f"{place}.max_steps"] = steps

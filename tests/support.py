@@ -270,7 +270,7 @@ def assert_same_run(given, expected):
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
     for ours, theirs in zip(validations(given), validations(expected), strict=True):
         assert ours["validation_loss"] == pytest.approx(theirs["validation_loss"], rel=1e-4)
-        assert ours["answers"] == theirs["answers"]
+        assert ours.get("answers") == theirs.get("answers")  # a clip gives none
     tensors, wanted = trained_tensors(given), trained_tensors(expected)
     assert tensors.keys() == wanted.keys()
     for name, tensor in wanted.items():

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from io import BytesIO
+from urllib.request import urlopen
 
 import msgpack
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from transformers import AutoModel, CLIPVisionConfig, RobertaConfig, VisionTextDualEncoderModel, ViTConfig
 from typer.testing import CliRunner
 
 import boda
 from boda.cli import app
 from boda.errors import BodaError
+from boda.models.encoder import Encoder
 from boda.models.pairing import similarity, text_positions, text_vectors
 from boda.train.importing import import_checkpoint
 from tests import tiny
@@ -291,6 +295,17 @@ def test_flax_import(vision, tmp_path, vocabulary):
         [0.48145466, 0.4578275, 0.40821073],
         {"height": SIZE, "width": SIZE},
     )
+
+
+@pytest.mark.online
+def test_the_published_port_gives_its_published_numbers():
+    """KoCLIP's notebook: two cats on a sofa, COCO val2017 39769."""
+    with urlopen("http://images.cocodataset.org/val2017/000000039769.jpg") as answer:
+        picture = Image.open(BytesIO(answer.read()))
+    encoder = Encoder.load("koclip/koclip-base-pt", device="cpu", dtype=torch.float32)
+    texts = encoder.texts(["소파 위에 고양이", "강아지와 강아지 주인", "쳇바퀴를 달리는 햄스터", "자동차"])
+    given = encoder.probabilities(encoder.images([picture]), texts)[0]
+    np.testing.assert_allclose(given, [0.8447, 0.0036, 0.0459, 0.1057], atol=2e-3)
 
 
 def test_flax_command(tmp_path, vocabulary):

@@ -209,6 +209,19 @@ def test_broken_pictures_are_left_out_or_fail_and_are_told(photos: Path, tmp_pat
     assert run(FakeEncoder(), [task], tmp_path / "out")[task]["failed"] == 0
 
 
+def test_a_broken_picture_is_never_nearer_than_one_that_can_be_seen(photos: Path, tmp_path: Path):
+    class Opposite(FakeEncoder):
+        def texts(self, texts, batch=256):
+            return -super().texts(texts)
+
+    gallery = [ImageRef(str(photos / "red.png")), ImageRef("nowhere.png")]
+    with pytest.warns(UserWarning, match="1 of 2 pictures"):
+        found = run(
+            Opposite(), [pair_task("far", [Search("text to image", ["빨간 것"], gallery, [[0]])], "")], tmp_path / "out"
+        )
+    assert found["far"]["score"] == 1.0
+
+
 # Zero-shot
 
 

@@ -22,9 +22,7 @@ def _told(index) -> None:
     text = (
         f"{index.store.address}: {done['n']:,} pictures ({', '.join(f'{done[k]:,} {k}' for k in done if k != 'n' and done[k])})"
     )
-    if done["broken"]:
-        text += f"\nbroken pictures are listed in {index.store.folder / 'broken.jsonl'}"
-    result(done, text)
+    result(done, text + (f"; broken ones are listed in {index.store.folder / 'broken.jsonl'}" if done["broken"] else ""))
 
 
 @index_app.command()

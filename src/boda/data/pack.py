@@ -39,7 +39,7 @@ class Row:
 
 def units_of(data: PreparedData, samples: np.ndarray, row_length: int, share: bool) -> list[Unit]:
     """Samples -> units, each at most row_length tokens long where its samples are."""
-    if not share:
+    if not (share and data.num_image_tokens):  # beside a text, a picture has no tokens to share
         return [Unit((int(index),), 0, int(data.lengths[index])) for index in samples]
     groups: dict[int, list[int]] = {}
     for place, index in enumerate(samples):

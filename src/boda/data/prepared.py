@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from boda.data.pairs import PairRenderer
 from boda.data.render import Rendered, Renderer
 from boda.data.sample import ImageRef, Sample
 from boda.errors import BadRow, BodaError
@@ -28,7 +29,7 @@ class PreparedData:
     """Random access to prepared samples; arrays are memory-mapped, so processes share them.
 
     Attributes: lengths (N,) tokens of each sample with pictures in full; targets (N,) trained tokens; prefix (N,) tokens that
-    may be shared (pictures as one); groups (N,) equal where that prefix is equal, -1 if there is none; sources (N,);
+    may be shared (pictures as one); groups (N,) equal where that prefix (of a pair: the picture) is, else -1; sources (N,);
     shards (N,) equal where the picture lies in the same tar shard, -1 if in none.
     """
 
@@ -85,7 +86,7 @@ def fingerprint(*parts: object) -> str:
 
 def prepare(
     sources: Sequence[tuple[Callable[[], Iterable[Sample]], float]],
-    renderer: Renderer,
+    renderer: Renderer | PairRenderer,
     folder: Path,
     key: str,
     report: Callable[[BadRow], None],
@@ -111,7 +112,7 @@ def prepare(
     return PreparedData.open(folder)
 
 
-def _write(sources, renderer: Renderer, folder: Path, key: str, report, progress) -> None:
+def _write(sources, renderer: Renderer | PairRenderer, folder: Path, key: str, report, progress) -> None:
     starts, image_starts = [0], [0]
     columns: dict[str, list[int]] = {name: [] for name in ("lengths", "targets", "prefix", "groups", "sources", "shards")}
     group_numbers: dict[bytes, int] = {}
@@ -132,7 +133,7 @@ def _write(sources, renderer: Renderer, folder: Path, key: str, report, progress
             starts.append(starts[-1] + len(rendered.input_ids))
             image_starts.append(image_starts[-1] + len(rendered.images))
             group = -1
-            if rendered.prefix:
+            if rendered.prefix or (rendered.images and not renderer.num_image_tokens):
                 shared = rendered.input_ids[: rendered.prefix].tobytes() + rendered.images[0].key.encode()
                 group = group_numbers.setdefault(hashlib.sha256(shared).digest()[:16], len(group_numbers))
             shard = -1
@@ -160,7 +161,7 @@ def _write(sources, renderer: Renderer, folder: Path, key: str, report, progress
     (folder / "header.json").write_text(json.dumps(header), encoding="utf-8")
 
 
-def _rendered(sources, renderer: Renderer, report, progress) -> Iterator[tuple[int, Sample, Rendered]]:
+def _rendered(sources, renderer: Renderer | PairRenderer, report, progress) -> Iterator[tuple[int, Sample, Rendered]]:
     count = 0
     for number, (read, _) in enumerate(sources):
         for sample in read():

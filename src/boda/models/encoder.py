@@ -20,7 +20,7 @@ from boda.errors import BodaError
 from boda.models.checkpoints import first_position, is_pair, load, load_config, locate
 from boda.models.pairing import pooled
 
-WHOLE_LENGTH = ("siglip", "siglip2")  # they read the padding too, so every text is as long as in training
+WHOLE_LENGTH = ("siglip", "siglip2")  # they read the padding too, without a mask, so every text is as long as in training
 PATCH_ATTENTION = "boda_patches"
 
 
@@ -56,7 +56,8 @@ class Encoder:
             raise BodaError(
                 f"'{name}' is a {kind.model_type} model; one that compares pictures with texts is needed (CLIP, ...)"
             )
-        return cls(*load(name, device, dtype), str(name))
+        model, processor = load(name, device, dtype)
+        return cls(model, processor, str(name))
 
     @torch.inference_mode()
     def texts(self, texts: list[str], batch: int = 256) -> np.ndarray:
@@ -75,11 +76,14 @@ class Encoder:
             warnings.warn(f"{longer} of {len(texts)} texts are longer than {self.max_length} tokens and were cut", stacklevel=3)
         self.cut += longer
         options = {"truncation": True, "max_length": self.max_length, "return_tensors": "pt"}
-        options["padding"] = "max_length" if self.model.config.model_type in WHOLE_LENGTH else True
+        is_whole = self.model.config.model_type in WHOLE_LENGTH
+        options["padding"] = "max_length" if is_whole else True
         order, found = np.argsort(lengths, kind="stable"), []  # like lengths together: little padding
         for start in range(0, len(texts), batch):
             inputs = tokenizer([texts[index] for index in order[start : start + batch]], **options).to(self.model.device)
             inputs.pop("token_type_ids", None)  # all zero for single texts, and unknown to some towers
+            if is_whole:
+                inputs.pop("attention_mask", None)
             found.append(_unit(pooled(self.model.get_text_features(**inputs))))
         return np.concatenate(found)[np.argsort(order)]
 

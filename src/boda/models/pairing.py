@@ -34,17 +34,10 @@ START, END = "<|im_start|>", "<|im_end|>"  # around texts, where the tokenizer p
 
 
 def assemble_pair(spec, tokenizer, seed: int = 0, revisions: dict[str, str | None] | None = None) -> Assembled:
-    """Parts named by a recipe's `model` block of kind clip -> one model.
+    """Parts named by a recipe's `model` block of kind clip -> one model. Raises BodaError: a part is missing or no encoder.
 
-    Args:
-        spec: the recipe's model block.
-        tokenizer: the text tower's.
-        seed: for parts that are new: the projections (but a CLIP checkpoint's own is taken where it has the width asked for),
-            and poolers that a checkpoint lacks.
-        revisions: exact hub revisions to take, as a run recorded them.
-
-    Raises:
-        BodaError: a part is missing or is no encoder.
+    From `seed` come the projections (but a CLIP checkpoint's own is taken where it has the width asked for) and poolers that a
+    checkpoint lacks. `revisions`: exact hub revisions to take, as a run recorded them.
     """
     revisions = revisions or {}
     tower = load_tower(spec.vision, -1, spec.image_size, seed, revisions.get("vision"), whole=True)

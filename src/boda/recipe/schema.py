@@ -139,8 +139,9 @@ class Data(Knobs):
     ) = None
     """The format of the rows. Unset: told from the file. `drawn`: pictures and words that Boda draws itself, no file at all."""
     path: str
-    """File with the rows, a pattern such as `train-*.parquet` or `laion-{00000..00041}.tar`, or a folder, zip or tar that holds it. A relative path is
-    looked up in `--data`, then in `BODA_DATA`, then beside the recipe. Of drawn data: the name of the collection."""
+    """File with the rows, a pattern such as `train-*.parquet` or `laion-{00000..00041}.tar`, or a folder, zip or tar that
+    holds it. A relative path is looked up in `--data`, then in `BODA_DATA`, then beside the recipe. Of drawn data: the
+    name of the collection."""
     images: str | None = None
     """Folder, zip or tar that the rows' picture names start from, looked up as `path` is. Unset: beside the rows."""
     weight: Positive = 1.0

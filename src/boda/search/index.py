@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from boda.data.images import Picture, load_image
+from boda.data.images import Picture
 from boda.data.sample import ImageRef
 from boda.errors import BodaError
-from boda.search.build import Build, Say, prepared, same
+from boda.search.build import Build, pixels
 from boda.search.fast import Fast
 from boda.search.record import Snapshot, Writer
 from boda.search.store import Store
 from boda.search.where import matching
 
 LOOK_AGAIN = 2.0  # seconds between two looks for a new version behind an address; a folder is looked at each time
+Pictures = str | Path | Iterable
 
 
 @dataclass(frozen=True)
@@ -48,85 +50,69 @@ class Hit:
 
 
 class Index:
-    """An index that was opened. Searching follows the versions that others write; threads may share it.
+    """An index, to search and to bring up to date. Searching follows the versions that others write; threads may share it.
 
-    Attributes: built, what the last `build` or `add` did: n, added, dropped, unchanged, broken.
+    Attributes: built, what the last `build` or `add` did: n, added, updated, unchanged, dropped, broken.
     """
 
-    def __init__(self, address: str | Path, encoder: Any = None):
-        self.store, self._encoder, self.built = Store(address), encoder, dict[str, int]()
+    def __init__(self, address: str | Path):
+        self.store, self.built = Store(address), dict[str, int]()
+        self._encoder: Any = None
         self._data, self._looked, self._lock = b"", 0.0, threading.Lock()
         self._view: tuple[Snapshot, Fast] | None = None
 
     @classmethod
     def open(cls, path: str | Path, model: Any = None) -> Index:
-        """An index that is there.
+        """An index in a folder or behind an address; `model` (a MODEL or Encoder) where the name it remembers leads nowhere.
 
-        Args:
-            path: a folder or an address that fsspec knows.
-            model: what turns questions into vectors, where the name that the index remembers does not lead to it: a
-                MODEL or an Encoder.
-
-        Raises:
-            BodaError: none there, half written before anything was in it, damaged, or made by another model.
+        Raises BodaError: none there, half written before anything was in it, damaged, or made by another model.
         """
         index = cls(path)
-        index._current()
+        manifest = index._current()[0].manifest
         if model is not None:
-            index._encoder = index._checked(model)
+            index._encoder = index._checked(model, manifest)
         return index
 
     @classmethod
-    def build(
-        cls,
-        images: str | Path | Iterable,
-        model: Any,
-        out: str | Path,
-        *,
-        table: str | Path | None = None,
-        image_column: str | None = None,
-        keep: Sequence[str] = (),
-        say: Say | None = None,
-    ) -> Index:
+    def build(cls, images: Pictures, model: Any, out: str | Path, say: Callable = lambda _: None, **source: Any) -> Index:
         """An index of pictures; one that is there already, finished or not, is brought up to date.
 
         Args:
-            images: a folder, archive, pattern of tar shards, or Parquet file; or an iterable of pictures (paths, ImageRefs),
-                or of (picture, {what is kept}).
+            images: a folder (of pictures, tar shards or Parquet files), an archive, a pattern, a Parquet file; what a table's
+                names start from; or an iterable of paths or ImageRefs, or of (picture, {what is kept}).
             model: a MODEL, or an Encoder.
             out: a folder or an address that fsspec knows.
-            table: a table with a row a picture; `image_column` names the pictures, starting from `images`.
-            keep: columns that are kept for filters, groups and results.
             say: told the progress, a line at a time.
+            source: `table`, a row a picture; `image_column`, of pictures or their names; `keep`, columns (fields of the
+                KEY.json beside a picture) for filters, groups and results.
 
         Raises:
-            BodaError: no pictures, none that can be read, or an index that another model or other pictures made.
+            BodaError: no pictures, none that can be read, or an index that another model made, or of other pictures.
         """
-        source = {"images": images, "table": table, "image_column": image_column, "keep": list(keep)}
-        return cls(out)._write([source], model, say, new=True)
+        return cls(out)._write([_source(images, **source)], model, say, new=True)
 
-    def add(self, images: str | Path | Iterable | None = None, *, say: Say | None = None, **source: Any) -> Index:
-        """Adds pictures of another source, or brings a known one up to date; without `images` or `table`: all that are known.
+    def add(self, images: Pictures | None = None, say: Callable = lambda _: None, **source: Any) -> Index:
+        """Adds pictures of another source, or brings a known one up to date; without `images` and `table`: all that are known.
 
         What is there and has not changed is not read again; what is gone from a source is dropped.
         """
-        given = {"images": images, "table": None, "image_column": None, "keep": [], **source}
-        fresh = given["images"] is None and given["table"] is None
-        return self._write(None if fresh else [given], self._encoder, say)
+        given = [_source(images, **source)] if images is not None or source.get("table") else None
+        return self._write(given, self._encoder, say)
 
-    def _write(self, sources: list[dict] | None, model: Any, say: Say | None, new: bool = False) -> Index:
+    def _write(self, sources: list[dict] | None, model: Any, say: Callable, new: bool = False) -> Index:
         with self.store.writing():
             there = json.loads(self.store.manifest() or b"{}")
             if not there and not new:
                 raise BodaError(self._missing())
-            encoder = self._checked(model if model is not None else there["model"], there)
-            start = {"model": encoder.name, "fingerprint": encoder.fingerprint, "dim": encoder.dim, "sources": [], "broken": 0}
-            writer = Writer(self.store, start)
-            chosen = writer.manifest["sources"] if sources is None else [prepared(each) for each in sources]
-            if new and there and "stream" not in chosen[0] and not any(same(chosen[0], each) for each in there["sources"]):
-                held = "; ".join(each["table"] or each["images"] for each in there["sources"])
+            known = [{**each, "keep": 0} for each in there.get("sources", ())]
+            if new and known and sources and {**sources[0], "keep": 0} not in known:
+                held = "; ".join(each["table"] or each["images"] for each in known)
                 raise BodaError(f"{self.store.address} is an index of {held}; `boda index add` adds other pictures to it")
-            self._encoder, self.built = encoder, Build(writer, encoder, say or (lambda _: None)).run(chosen)
+            self._encoder = encoder = self._checked(there["model"] if model is None else model, there)
+            name = os.path.abspath(encoder.name) if os.path.exists(encoder.name) else encoder.name
+            start = {"model": name, "fingerprint": encoder.fingerprint, "dim": encoder.dim, "sources": [], "broken": 0}
+            writer = Writer(self.store, start)
+            self.built = Build(writer, encoder, say).run(list(writer.manifest["sources"] if sources is None else sources))
         return self
 
     def _missing(self) -> str:
@@ -134,13 +120,12 @@ class Index:
         why = "is half written, with no picture in it yet; run `boda index build` again" if begun else "is not there"
         return f"{self.store.address}: the index {why}"
 
-    def _checked(self, model: Any, there: Mapping[str, Any] | None = None) -> Any:
+    def _checked(self, model: Any, manifest: Mapping[str, Any]) -> Any:
         """The encoder of a MODEL. Raises BodaError if the index was made by another."""
         encoder = self._load(str(model)) if isinstance(model, (str, Path)) else model
-        there = self._current()[0].manifest if there is None else there
-        if there and there["fingerprint"] != encoder.fingerprint:
+        if manifest and manifest["fingerprint"] != encoder.fingerprint:
             raise BodaError(
-                f"{self.store.address} was made by {there['model']} ({there['fingerprint'][:12]}), not by {encoder.name} "
+                f"{self.store.address} was made by {manifest['model']} ({manifest['fingerprint'][:12]}), not by {encoder.name} "
                 f"({encoder.fingerprint[:12]}): their vectors cannot be compared; use that model, or build another index"
             )
         return encoder
@@ -155,35 +140,32 @@ class Index:
         """The newest version, opened."""
         with self._lock:
             view = self._view
-            if view is not None and not self.store.is_local and time.monotonic() - self._looked < LOOK_AGAIN:
+            if view and not self.store.is_local and time.monotonic() - self._looked < LOOK_AGAIN:
                 return view
             for last in (False, False, True):
                 data = self.store.manifest()
-                if view is not None and data in (self._data, b""):
-                    break
+                if view and data in (self._data, b""):
+                    return view
                 if not data:
                     raise BodaError(self._missing())
                 try:
                     snapshot = Snapshot.read(self.store, data)
-                    view = self._view = snapshot, Fast(self.store, snapshot, view and view[1])
-                    self._data = data
-                    break
+                    self._view = view = snapshot, Fast(self.store, snapshot, view and view[1])
+                    self._data, self._looked = data, time.monotonic()
+                    return view
                 except FileNotFoundError as error:  # two versions were written since the manifest was read
                     if last:
                         raise BodaError(f"{self.store.address}: {error.filename or error} is gone; build it anew") from error
-            assert view is not None
-            self._looked = time.monotonic()
-            return view
+            raise AssertionError
 
     def vector(self, query: str | Picture | np.ndarray) -> np.ndarray:
         """(dim,) of a text, a picture (a path is a `Path`: a `str` is a text), or a vector as it is."""
         if isinstance(query, np.ndarray):
             return query.astype(np.float32)
         if self._encoder is None:
-            self._encoder = self._checked(self._current()[0].manifest["model"])
-        if isinstance(query, str):
-            return self._encoder.texts([query])[0]
-        return self._encoder.images([load_image(query)])[0]
+            manifest = self._current()[0].manifest
+            self._encoder = self._checked(manifest["model"], manifest)
+        return (self._encoder.texts([query]) if isinstance(query, str) else self._encoder.images([pixels(query)]))[0]
 
     def search(
         self, query: str | Picture | np.ndarray, top: int = 10, where: str | None = None, group_by: str | None = None
@@ -201,42 +183,44 @@ class Index:
         """
         if top < 1:
             raise BodaError(f"top {top}: at least one hit must be wanted")
-        snapshot, fast = self._current()
-        columns = [name for name in snapshot.table.column_names if not name.startswith("_")]
+        vector, (snapshot, fast) = self.vector(query), self._current()
+        columns = snapshot.columns
         if group_by is not None and group_by not in columns:
             raise BodaError(f"--group-by {group_by}: no such column; kept are {', '.join(columns) or 'none'}")
-        vector = self.vector(query)
         allowed = snapshot.alive & matching(snapshot.table, where) if where else snapshot.alive
         number, count, effort = int(allowed.sum()), top, 1
         while number:
             scores, rows = fast.nearest(vector, count, effort, allowed)
-            if group_by is not None:
-                first: dict[Any, int] = {}
-                for place, row in enumerate(rows):
-                    first.setdefault(snapshot.table[group_by][int(row)].as_py(), place)
-                scores, rows = scores[list(first.values())], rows[list(first.values())]
-            if len(rows) >= top or (count >= number and fast.is_whole(effort)):
-                return [self._hit(snapshot, columns, int(row), score) for row, score in zip(rows[:top], scores)]
+            best: dict[Any, int] = {}
+            for place, row in enumerate(rows):
+                best.setdefault(snapshot.table[group_by][int(row)].as_py() if group_by else place, place)
+            if len(best) >= top or (count >= number and fast.is_whole(effort)):
+                return [self._hit(snapshot, columns, int(rows[place]), scores[place]) for place in list(best.values())[:top]]
             count, effort = min(4 * count, number), 4 * effort
         return []
 
-    def _hit(self, snapshot: Snapshot, columns: list[str], row: int, score: float) -> Hit:
+    def _hit(self, snapshot: Snapshot, columns: Sequence[str], row: int, score: float) -> Hit:
         ref = ImageRef.from_json(snapshot.table["_picture"][row].as_py())
         return Hit(ref, float(score), {name: snapshot.table[name][row].as_py() for name in columns})
 
     def stats(self) -> dict[str, Any]:
         """What is in it, who made it, how large it is."""
-        snapshot, _ = self._current()
+        snapshot = self._current()[0]
         manifest, fast = snapshot.manifest, snapshot.manifest["fast"]
-        size = sum(part["bytes"] for part in manifest["parts"]) + (fast["bytes"] if fast else 0)
-        told = {name: manifest[name] for name in ("model", "fingerprint", "dim", "version", "complete", "broken")}
         return {
             "address": self.store.address,
             "n": int(snapshot.alive.sum()),
             "dropped": int((~snapshot.alive).sum()),
-            **told,
-            "bytes": size,
+            **{name: manifest[name] for name in ("model", "fingerprint", "dim", "version", "complete", "broken")},
+            "bytes": sum(part["bytes"] for part in manifest["parts"]) + (fast["bytes"] if fast else 0),
             "form": f"IVF, {fast['lists']} lists" if fast else "exact",
-            "columns": [name for name in snapshot.table.column_names if not name.startswith("_")],
+            "columns": snapshot.columns,
             "sources": [each["table"] or each["images"] for each in manifest["sources"]],
         }
+
+
+def _source(images: Any, table: Any = None, image_column: str | None = None, keep: Sequence[str] = ()) -> dict[str, Any]:
+    """A source as the manifest keeps it."""
+    paths = {"images": images, "table": table}
+    whole = {name: os.path.abspath(each) if isinstance(each, (str, Path)) else each for name, each in paths.items()}
+    return {**whole, "image_column": image_column, "keep": list(keep)}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from boda.errors import BodaError
-from boda.search.store import Store, files_of
+from boda.search.store import Store
 
 FORMAT = 1
 NEW: dict[str, Any] = {"format": FORMAT, "version": 0, "complete": False, "dropped": None, "fast": None}
@@ -38,7 +38,8 @@ class Snapshot:
                 tables.append(pa.ipc.open_file(pa.memory_map(paths[1])).read_all())
             except ValueError as error:
                 raise BodaError(f"{paths[0]} or its .arrow is damaged ({error}); build the index anew") from error
-        self.table = pa.concat_tables(tables, promote_options="default") if tables else pa.table({})
+        self.table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+        self.columns = [name for name in self.table.column_names if not name.startswith("_")]
         self.starts = np.cumsum([0, *map(len, self.matrices)])
         self.alive = np.ones(len(self), bool)
         if manifest["dropped"]:
@@ -66,8 +67,9 @@ class Snapshot:
 
     def blocks(self, start: int = 0) -> Iterator[np.ndarray]:
         """All vectors from a row on, (k, dim) float32 at a time."""
-        for first in range(start, len(self), BLOCK):
-            yield self.take(np.arange(first, min(first + BLOCK, len(self))))
+        for matrix, offset in zip(self.matrices, self.starts):
+            for first in range(max(0, start - offset), len(matrix), BLOCK):
+                yield matrix[first : first + BLOCK].astype(np.float32)
 
     def column(self, name: str) -> np.ndarray:
         """A column of numbers, (rows,)."""
@@ -91,7 +93,7 @@ class Writer:
         parts.append(self._write(table, [vectors]))
         while len(parts) > 1 and parts[-2]["rows"] < min(2 * parts[-1]["rows"], PART_ROWS):
             merged = Snapshot(self.store, {**self.manifest, "parts": parts[-2:], "dropped": None})
-            parts[-2:] = [self._write(merged.table, merged.blocks())]
+            parts[-2:] = [self._write(merged.table, merged.matrices)]
 
     def _write(self, table, vectors: Iterable[np.ndarray]) -> dict[str, Any]:
         import pyarrow as pa
@@ -119,7 +121,7 @@ class Writer:
             self.manifest["dropped"] = f"dropped-{uuid.uuid4().hex[:16]}.npy"
             np.save(self.store.folder / self.manifest["dropped"], rows)
             self.dropped = []
-        self.published = self.store.publish(self.manifest, files_of(self.manifest), self.published)
+        self.published = self.store.publish(self.manifest, self.published)
 
     def rewrite(self) -> None:
         """Leave dropped rows out for good, which numbers the others anew. The next commit makes it count."""

@@ -13,7 +13,7 @@ from boda.errors import BodaError
 if TYPE_CHECKING:
     from boda.search.index import Hit
 
-CELL, GAP, LINE = 200, 12, 20
+CELL, GAP, LINE, INK = 200, 12, 20, "#1f2328"
 
 
 def contact_sheet(hits: Sequence[Hit], out: str | Path, title: str = "", columns: int = 5, font: str | None = None) -> Path:
@@ -21,16 +21,12 @@ def contact_sheet(hits: Sequence[Hit], out: str | Path, title: str = "", columns
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
     face = ImageFont.truetype(font or str(FONTS["gothic"]), 14)
-    labels = [
-        [f"{rank}.  {hit.score:.3f}", hit.name, *(f"{k}: {v}" for k, v in hit.values.items())][:5]
-        for rank, hit in enumerate(hits, 1)
-    ]
+    labels = [[f"{hit.score:.3f}  {hit.name}", *(f"{name}: {value}" for name, value in hit.values.items())][:4] for hit in hits]
     height = CELL + LINE * max(map(len, labels), default=0) + GAP
     columns = max(1, min(columns, len(hits)))
-    rows = -(-len(hits) // columns)
-    sheet = Image.new("RGB", (columns * (CELL + GAP) + GAP, LINE + 2 * GAP + rows * height), "white")
+    sheet = Image.new("RGB", (columns * (CELL + GAP) + GAP, LINE + 2 * GAP - -len(hits) // columns * height), "white")
     pen = ImageDraw.Draw(sheet)
-    pen.text((GAP, GAP), title, "#1f2328", face)
+    pen.text((GAP, GAP), title, INK, face)
     for number, (hit, lines) in enumerate(zip(hits, labels)):
         left, top = GAP + number % columns * (CELL + GAP), LINE + 2 * GAP + number // columns * height
         try:
@@ -41,7 +37,7 @@ def contact_sheet(hits: Sequence[Hit], out: str | Path, title: str = "", columns
         for place, line in enumerate(lines):
             while face.getlength(line) > CELL:
                 line = line[:-2] + "…"
-            pen.text((left, top + CELL + place * LINE), line, "#1f2328", face)
+            pen.text((left, top + CELL + place * LINE), line, INK, face)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)
     return Path(out)

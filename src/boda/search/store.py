@@ -13,7 +13,6 @@ from boda.errors import BodaError
 from boda.files import cache_folder
 
 MANIFEST = "manifest.json"
-OWN = ("part-", "dropped-", "fast-")
 
 
 class Store:
@@ -51,38 +50,29 @@ class Store:
             partial.replace(path)
         return str(path)
 
-    def publish(self, manifest: dict, names: set[str], expected: bytes) -> bytes:
-        """Make new files, then the manifest that names them, be seen; older files go, except those of the version before.
+    def publish(self, manifest: dict, before: bytes) -> bytes:
+        """Show new files, then the manifest that names them; older files go, except those of the version before.
 
-        Raises:
-            BodaError: another process has published since `expected` was read.
+        Raises BodaError if another process has published since `before` was read.
         """
-        known = json.loads(expected) if expected else {}
-        if self.manifest() != expected:
+        if self.manifest() != before:
             raise BodaError(f"{self.address} was changed by another process; run the same command again")
-        if not self.is_local:
-            for name in names - files_of(known):
-                self.files.put_file(str(self.folder / name), f"{self.root}/{name}")
+        names, older = files_of(manifest), files_of(json.loads(before or b"{}"))
         data = json.dumps(manifest, ensure_ascii=False, indent=1).encode()
         if self.is_local:
             partial = self.folder / f".{MANIFEST}"
             partial.write_bytes(data)
             partial.replace(self.folder / MANIFEST)
         else:  # object stores show an object when it is whole
+            for name in names - older:
+                self.files.put_file(str(self.folder / name), f"{self.root}/{name}")
             self.files.pipe_file(f"{self.root}/{MANIFEST}", data)
-        keep = names | files_of(known)
-        for path in self.files.ls(self.root, detail=False, refresh=True):
+        found = [str(path) for path in self.folder.iterdir()]
+        for path in found if self.is_local else found + self.files.ls(self.root, detail=False, refresh=True):
             name = path.rpartition("/")[2]
-            if name.startswith(OWN) and name not in keep:
-                self.files.rm_file(path)
-        self.trim(keep)
+            if name.startswith(("part-", "dropped-", "fast-")) and name not in names | older:
+                os.unlink(path) if path in found else self.files.rm_file(path)
         return data
-
-    def trim(self, keep: set[str]) -> None:
-        """Remove files kept here that no version needs any more; who has them mapped keeps them."""
-        for path in self.folder.iterdir():
-            if path.name.startswith(OWN) and path.name not in keep:
-                path.unlink(missing_ok=True)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

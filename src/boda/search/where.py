@@ -10,53 +10,30 @@ import numpy as np
 
 from boda.errors import BodaError
 
-_WORDS = {
-    "and": "and",
-    "or": "or",
-    "not": "not",
-    "in": "in",
-    "is": "is",
-    "null": "None",
-    "like": "@",
-    "true": "True",
-    "false": "False",
-}
-_COMPARE = {
-    ast.Eq: "equal",
-    ast.NotEq: "not_equal",
-    ast.Lt: "less",
-    ast.LtE: "less_equal",
-    ast.Gt: "greater",
-    ast.GtE: "greater_equal",
-}
+WORDS = {"null": "None", "like": "@", "true": "True", "false": "False"} | {word: word for word in "and or not in is".split()}
+COMPARE = {"Eq": "equal", "NotEq": "not_equal", "Lt": "less", "LtE": "less_equal", "Gt": "greater", "GtE": "greater_equal"}
 
 
 def matching(table, text: str) -> np.ndarray:
-    """Which rows of a pyarrow table a condition holds for, (rows,) bool; a missing value fulfils none.
+    """Which rows of a pyarrow table a condition in SQL's words holds for, (rows,) bool; a missing value fulfils none.
 
-    Raises:
-        BodaError: it cannot be read, or names a column that is not there.
+    Raises BodaError if it cannot be read, or names a column that is not there.
     """
     import pyarrow as pa
 
-    pieces = re.split(r"('[^']*')", unicodedata.normalize("NFC", text))
-    pieces[::2] = [_python(piece) for piece in pieces[::2]]
+    pieces = re.split("('[^']*')", unicodedata.normalize("NFC", text).strip())
+    for place in range(0, len(pieces), 2):  # what stands outside quotes, as Python would write it
+        python = re.sub(r"(?<![<>=!])=(?!=)", "==", pieces[place].replace("<>", "!="))
+        pieces[place] = re.sub(r"\b[A-Za-z]+\b", lambda word: WORDS.get(word[0].lower(), word[0]), python)
     try:
-        found = _value(ast.parse("".join(pieces).strip(), mode="eval").body, table)
+        found = _value(ast.parse("".join(pieces), mode="eval").body, table)
         if not isinstance(found, (pa.Array, pa.ChunkedArray)) or not pa.types.is_boolean(found.type):
             raise NotImplementedError("it is no condition")
         return np.asarray(found.fill_null(False), bool)
     except (SyntaxError, KeyError, pa.ArrowException, NotImplementedError) as error:
         names = ", ".join(name for name in table.column_names if not name.startswith("_")) or "none"
-        raise BodaError(
-            f'--where "{text}" cannot be used ({error}); columns kept: {names}; such as "price < 50000 and title like \'%가방%\'"'
-        ) from error
-
-
-def _python(text: str) -> str:
-    """SQL's words and signs as Python's."""
-    text = re.sub(r"(?<![<>=!])=(?!=)", "==", text.replace("<>", "!="))
-    return re.sub(r"\b[A-Za-z]+\b", lambda word: _WORDS.get(word[0].lower(), word[0]), text)
+        example = "price < 50000 and title like '%가방%'"
+        raise BodaError(f'--where "{text}" cannot be used ({error}); columns kept: {names}; such as "{example}"') from error
 
 
 def _value(node: ast.AST, table):
@@ -75,14 +52,12 @@ def _value(node: ast.AST, table):
             return -value
         case ast.BinOp(left=left, op=ast.MatMult(), right=ast.Constant(value=str(pattern))):
             return pc.match_like(_value(left, table), pattern)
-        case ast.Compare(left=left, ops=[ast.In()], comparators=[ast.Tuple(elts=values) | ast.List(elts=values)]):
+        case ast.Compare(left=left, ops=[ast.In()], comparators=[ast.Tuple(elts=values)]):
             return pc.is_in(_value(left, table), pa.array([_value(each, table) for each in values]))
-        case ast.Compare(left=left, ops=[ast.Is()], comparators=[ast.Constant(value=None)]):
-            return pc.is_null(_value(left, table))
-        case ast.Compare(left=left, ops=[ast.IsNot()], comparators=[ast.Constant(value=None)]):
-            return pc.is_valid(_value(left, table))
-        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARE:
-            return getattr(pc, _COMPARE[type(op)])(_value(left, table), _value(right, table))
+        case ast.Compare(left=left, ops=[ast.Is() | ast.IsNot() as op], comparators=[ast.Constant(value=None)]):
+            return (pc.is_null if isinstance(op, ast.Is) else pc.is_valid)(_value(left, table))
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op).__name__ in COMPARE:
+            return getattr(pc, COMPARE[type(op).__name__])(_value(left, table), _value(right, table))
         case ast.Name(id=name) if not name.startswith("_"):
             return table[name]
         case ast.Constant(value=value):

@@ -74,6 +74,10 @@ class Conversation:
         self.context = context
         self.model, self.processor = boda.load(model, trust_remote_code=trust_remote_code)
         self.name = model
+        if hasattr(self.model, "get_text_features"):
+            raise BodaError(
+                f"'{model}' compares pictures with texts and answers nothing; ask it by boda classify or boda search"
+            )
         self._check_pictures()
         if not self.processor.chat_template:
             raise BodaError(f"'{model}' has no chat template, so it continues texts and answers no questions")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from boda.data.images import ImageSpec, fit_image, load_image
+from boda.data.pairs import PairRenderer
 from boda.data.render import Renderer, processor_template, without_marks
 from boda.data.sample import ImageRef
 from boda.errors import BodaError
@@ -17,12 +18,13 @@ from boda.files import whole_folder
 from boda.models.assemble import Assembled, assemble, build_processor, load_tokenizer
 from boda.models.checkpoints import best_dtype, generation_config, save_folder
 from boda.models.language import ADAPTER, apply_adapter, lora_layers, merge_lora, save_adapter
+from boda.models.pairing import assemble_pair, image_vectors, text_positions, text_vectors, write_pair
 from boda.models.vocabulary import IMAGE_TOKEN, add_token, train_tokenizer
 from boda.recipe import Recipe, Stage, template_text
-from boda.train.freeze import cast, language_of, language_prefix, open_parts
+from boda.train.freeze import adaptable, cast, is_pair, open_parts, picture_size
 
 FALLBACK_TEMPLATE = "question-answer"
-TRAINED = ("vlm", "language")
+TRAINED = ("vlm", "language", "clip")
 
 
 def check_kind(recipe: Recipe) -> None:
@@ -87,7 +89,7 @@ def get_tokenizer(recipe: Recipe, out: Path | None, texts: Iterator[str]):
     if folder and (folder / "tokenizer.json").is_file():
         return load_tokenizer(str(folder))
     tokenizer = train_tokenizer(texts, spec.vocab_size)
-    tokenizer.chat_template = template_text("chatml")
+    tokenizer.chat_template = template_text("chatml") if recipe.model.kind != "clip" else None
     if folder:
         with whole_folder(folder) as partial:
             tokenizer.save_pretrained(partial)
@@ -99,7 +101,7 @@ def build(recipe: Recipe, tokenizer, out: Path | None, before: list[Stage], devi
     """The model as the stages in `before` left it, everything frozen."""
     revisions = _recorded_revisions(out)
     spec = recipe.model.model_copy(update={"language": language_source(recipe, out)})
-    assembled = assemble(spec, tokenizer, recipe.seed, revisions)
+    assembled = (assemble_pair if spec.kind == "clip" else assemble)(spec, tokenizer, recipe.seed, revisions)
     frozen = best_dtype(device, recipe.precision)
     assembled.model.requires_grad_(False)
     for stage in before:
@@ -116,13 +118,13 @@ def _recorded_revisions(out: Path | None) -> dict[str, str | None]:
 
 @torch.no_grad()
 def apply_stage(model, folder: Path, frozen: torch.dtype) -> None:
-    """Puts what a stage trained into a model: parts as they are, an adapter merged in fp32 and cast."""
-    if (folder / "trained.safetensors").is_file():
-        apply_trained(model, folder / "trained.safetensors")
+    """Puts what a stage trained into a model: an adapter merged in fp32 and cast, parts as they are."""
     if (folder / "adapter").is_dir():
-        for parameter in language_of(model).parameters():
+        for parameter in (parameter for module in adaptable(model).values() for parameter in module.parameters()):
             parameter.data = parameter.data.to(frozen)
         apply_adapter(model, folder / "adapter")
+    if (folder / "trained.safetensors").is_file():
+        apply_trained(model, folder / "trained.safetensors")
 
 
 @torch.no_grad()
@@ -130,14 +132,13 @@ def attach_stage(built: Built, stage: Stage, folder: Path) -> None:
     """Puts what a stage trained on the model it started from, its adapter unmerged."""
     from safetensors.torch import load_file
 
-    if "language.lora" in stage.train:
+    if stage.lora is not None:
         opened(built, stage, seed=0)
         built.model.requires_grad_(False)
         tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
-        prefix = language_prefix(built.model)
-        for name, layer in lora_layers(language_of(built.model)).items():
+        for name, layer in lora_layers(built.model).items():
             for side in ("lora_A", "lora_B"):
-                getattr(layer, side)[ADAPTER].weight.copy_(tensors[f"base_model.model.{prefix}{name}.{side}.weight"])
+                getattr(layer, side)[ADAPTER].weight.copy_(tensors[f"base_model.model.{name}.{side}.weight"])
     if (folder / "trained.safetensors").is_file():
         apply_trained(built.model, folder / "trained.safetensors")
 
@@ -164,7 +165,7 @@ def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, to
             save_file(whole, partial / "trained.safetensors", metadata={"format": "pt"})
         if lora_layers(built.model):
             base = recipe.model.language if isinstance(recipe.model.language, str) else "made by the recipe"
-            save_adapter(language_of(built.model), language_prefix(built.model), partial / "adapter", base)
+            save_adapter(built.model, "", partial / "adapter", base)
         facts = {
             "stage": stage.name,
             "base": {"vision": recipe.model.vision, "language": recipe.model.language, "connector": recipe.model.connector},
@@ -184,6 +185,12 @@ def image_spec(built: Built, fit: str) -> ImageSpec | None:
     return ImageSpec.from_processor(processor).refit(size, fit)
 
 
+def pair_renderer(stage: Stage, built: Built) -> PairRenderer:
+    """The renderer of a clip's stage; texts have at most as many tokens as the tower has places for."""
+    places = getattr(built.model.text_model.config, "max_position_embeddings", stage.max_length)
+    return PairRenderer(built.assembled.tokenizer, min(stage.max_length, places - int(text_positions(built.model, [1]))))
+
+
 def renderer_for(recipe: Recipe, stage: Stage | None, built: Built) -> Renderer:
     """The renderer of a stage or, without one, of the finished model."""
     tokenizer, system = built.assembled.tokenizer, recipe.generation.system
@@ -197,7 +204,6 @@ def finish(built: Built, recipe: Recipe, folder: Path, info: dict) -> Path:
     Raises BodaError where the merged model's logits differ from the unmerged one's by more than rounding.
     """
     model, tokenizer = built.model.cpu(), built.assembled.tokenizer
-    template = template_of(recipe, tokenizer)
     if lora_layers(model):
         before = probe_logits(model)
         merge_lora(model)
@@ -206,13 +212,15 @@ def finish(built: Built, recipe: Recipe, folder: Path, info: dict) -> Path:
         limit = 1e-3 if built.frozen_dtype == torch.float32 else 0.1
         if not difference <= limit:
             raise BodaError(f"merging the adapter changed the logits by {difference:.2g} of their size; nothing was written")
-    end_ids = renderer_for(recipe, None, built).end_ids()
     spec = image_spec(built, recipe.stages[-1].image_fit)
-    if spec is None and tokenizer.eos_token_id is not None:  # what ends a text that answers nothing
-        end_ids = sorted({*end_ids, tokenizer.eos_token_id})
     dtype = torch.float32 if recipe.precision == "fp32" else torch.bfloat16
     model.to(dtype)
     model.config.dtype = dtype
+    if is_pair(model):
+        return write_pair(built.assembled, spec, folder, info)
+    template, end_ids = template_of(recipe, tokenizer), renderer_for(recipe, None, built).end_ids()
+    if spec is None and tokenizer.eos_token_id is not None:  # what ends a text that answers nothing
+        end_ids = sorted({*end_ids, tokenizer.eos_token_id})
     settings = recipe.generation.model_dump()
     if spec is not None:
         return write_vlm(built.assembled, processor_template(template), spec, end_ids, settings, folder, info)
@@ -243,8 +251,14 @@ def _set_answering(model, tokenizer, end_ids: list[int], settings: dict) -> None
 
 @torch.no_grad()
 def probe_logits(model) -> torch.Tensor:
-    """Logits (8, V) of a few fixed tokens: equal numbers mean an equal language model."""
+    """Logits (8, V) of a few fixed tokens: equal numbers mean an equal language model. Of a pair its vectors (2, P)."""
     model.eval()
+    if is_pair(model):
+        size, words = picture_size(model), torch.arange(3, 11)[None] % model.text_model.config.vocab_size
+        picture = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)
+        with torch.autocast("cpu", enabled=False):
+            texts = text_vectors(model.float(), words, torch.tensor([0, 8], dtype=torch.int32))
+            return torch.cat([image_vectors(model, picture), texts])
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.arange(vocabulary // 2, vocabulary // 2 + 8)[None] % vocabulary
     ids = torch.where(ids == getattr(model.config, "image_token_index", -1), 1, ids)

@@ -71,6 +71,20 @@ def any_process(flag: bool) -> bool:
     return bool(number.item())
 
 
+@torch.no_grad()
+def gather_rows(rows: torch.Tensor) -> list[torch.Tensor]:
+    """What every process holds, by process: (n, ...) each, with an n of its own."""
+    if world_size() == 1:
+        return [rows]
+    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    most = max(int(count) for count in counts)
+    filled = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    every = [torch.empty_like(filled) for _ in counts]
+    dist.all_gather(every, filled)
+    return [part[: int(count)] for part, count in zip(every, counts)]
+
+
 def broadcast_object(value):
     """The main process's value, in every process."""
     if not dist.is_initialized():
@@ -124,6 +138,32 @@ def _passing_on_interrupts(pids: list[int]) -> Iterator[None]:
     before = signal.signal(signal.SIGINT, pass_on)
     try:
         yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the training process alone decides what follows."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def polite_interrupt() -> Iterator[dict]:
+    """Ctrl-C raises a flag that the loop reads between micro-batches; a second one stops at once."""
+    flag = {"up": False}
+
+    def handler(signum, frame):
+        if flag["up"]:
+            raise KeyboardInterrupt
+        flag["up"] = True
+
+    try:
+        before = signal.signal(signal.SIGINT, handler)
+    except ValueError:  # not the main thread: the caller handles Ctrl-C
+        yield flag
+        return
+    try:
+        yield flag
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from boda.errors import BodaError
 from boda.recipe import Stage
-from boda.train.freeze import count_by_part, language_of, picture_size, vision_of
+from boda.train.freeze import count_by_part, is_pair, language_of, picture_size, vision_of
 from boda.train.objectives import MAX_LOGITS
 
 UTILISATION = 0.4  # share of a device's matrix peak that training is taken to reach
@@ -71,7 +71,8 @@ class Tower:
 
 def tower_of(model) -> Tower:
     """Found by running the tower's shapes without its numbers."""
-    real = model.model.vision_tower
+    real = vision_of(model)
+    assert real is not None
     size = picture_size(model)
     positions: dict[str, int] = {}
 
@@ -87,7 +88,9 @@ def tower_of(model) -> Tower:
             if isinstance(part, (nn.Linear, nn.Conv2d)):
                 part.register_forward_hook(note(name))
         states = shapes(torch.zeros(1, 3, size, size, dtype=shapes.dtype), output_hidden_states=True, return_dict=True)
-        layer = states.hidden_states[model.config.vision_feature_layer]
+    if is_pair(model):
+        return Tower(positions, 1)
+    layer = states.hidden_states[model.config.vision_feature_layer]
     return Tower(positions, layer.shape[2] * layer.shape[3] if layer.ndim == 4 else layer.shape[1])
 
 
@@ -98,10 +101,13 @@ def memory(model, stage: Stage, load: Load, frozen: torch.dtype, devices: int = 
     width = frozen.itemsize
     language = _kept(language_of(model), width)
     if stage.gradient_checkpointing:
-        text = model.config.get_text_config()
+        text = language_of(model).config
         layers = max(1, text.num_hidden_layers)
         language = language / layers + layers * width * text.hidden_size
-    logits = min(load.row_labels * model.get_output_embeddings().weight.shape[0], MAX_LOGITS)
+    if is_pair(model):  # every picture of the step with every text
+        logits = min(load.labels**2, MAX_LOGITS)
+    else:
+        logits = min(load.row_labels * model.get_output_embeddings().weight.shape[0], MAX_LOGITS)
     parts = {
         "frozen weights": (every - trained) * width,
         "trained weights": trained * 4,
@@ -159,21 +165,30 @@ def operations(model, stage: Stage, load: Load) -> float:
 
     Attention's own products are left out: they are few at the lengths of a sample.
     """
-    language, head = language_of(model), model.get_output_embeddings().weight
+    language = language_of(model)
     again = 2 if stage.gradient_checkpointing else 0
-    through = _matrices(language) * (4 + again) + 2 * _matrices(language, trained=True)
-    words = load.tokens * through + load.labels * head.numel() * (4 + 2 * head.requires_grad)
-    return words + load.pictures * _picture_operations(model) if load.pictures else words
+    if is_pair(model):  # all rows but one are computed twice
+        again += 2 * (1 - load.row_tokens / load.tokens)
+    learns = any(parameter.requires_grad for parameter in language.parameters())
+    through = _matrices(language) * ((4 if learns or not is_pair(model) else 2) + again) + 2 * _matrices(language, trained=True)
+    words = load.tokens * through
+    if not is_pair(model):
+        head = model.get_output_embeddings().weight
+        words += load.labels * head.numel() * (4 + 2 * head.requires_grad)
+    return words + load.pictures * _picture_operations(model, again if is_pair(model) else 0) if load.pictures else words
 
 
-def _picture_operations(model) -> float:
+def _picture_operations(model, again: float = 0.0) -> float:
     """Of one picture's way through the tower and the connector."""
-    tower, found = model.model.vision_tower, tower_of(model)
+    tower, found = vision_of(model), tower_of(model)
+    assert tower is not None
     is_trained = any(parameter.requires_grad for parameter in tower.parameters())
-    picture = 6.0 * _matrices(model.model.multi_modal_projector) * found.features
+    picture = 0.0 if is_pair(model) else 6.0 * _matrices(model.model.multi_modal_projector) * found.features
     for name, part in tower.named_modules():
         if name in found.positions:
-            picture += found.positions[name] * part.weight.numel() * ((4 if is_trained else 2) + 2 * part.weight.requires_grad)
+            picture += (
+                found.positions[name] * part.weight.numel() * ((4 + again if is_trained else 2) + 2 * part.weight.requires_grad)
+            )
     return picture
 
 

@@ -7,38 +7,54 @@ from torch import nn
 
 from boda.errors import BodaError
 from boda.models.language import add_lora, lora_layers
+from boda.models.pairing import image_vectors, text_vectors
 
 # Where each part's parameters live in the model, by name; the language model has all others.
-PARTS = {"vision": "model.vision_tower.", "connector": "model.multi_modal_projector.", "language": ""}
+PARTS = {
+    "vision": ("model.vision_tower.", "vision_model.", "visual_projection."),
+    "connector": ("model.multi_modal_projector.",),
+    "text": ("text_model.", "text_projection."),
+    "logit_scale": ("logit_scale", "logit_bias"),
+    "language": ("",),
+}
+
+
+def is_pair(model: nn.Module) -> bool:
+    """Whether it compares pictures with texts and answers nothing."""
+    return hasattr(model, "vision_model") and hasattr(model, "text_model")
 
 
 def vision_of(model: nn.Module) -> nn.Module | None:
     """The vision tower; None in a language model."""
-    return getattr(getattr(model, "model", None), "vision_tower", None)
+    return model.vision_model if is_pair(model) else getattr(getattr(model, "model", None), "vision_tower", None)
 
 
 def language_of(model: nn.Module) -> nn.Module:
-    """The language model without its head: a part of a VLM, or the body of a model that is nothing else."""
+    """The language model without its head: a part of a VLM, or the body of a model that is nothing else; a pair's text tower."""
+    if is_pair(model):
+        return model.text_model
     return model.base_model if vision_of(model) is None else model.model.language_model
 
 
-def language_prefix(model: nn.Module) -> str:
-    """What the names of the language model's parameters begin with in the whole model."""
-    body = language_of(model)
-    return next(name for name, module in model.named_modules() if module is body) + "."
+def adaptable(model: nn.Module) -> dict[str, nn.Module]:
+    """Parts that are adapters, and what each sits on."""
+    if is_pair(model):
+        return {"vision.lora": model.vision_model, "text.lora": model.text_model}
+    return {"language.lora": language_of(model)}
 
 
 def part_of(name: str, embedding_names: set[str]) -> str:
     """The part that a parameter belongs to: the name learning rates and the table of parameters use."""
+    part = next(part for part, prefixes in PARTS.items() if name.startswith(prefixes))
     if ".lora_" in name:
-        return "language.lora"
-    if name in embedding_names:
-        return "language.embeddings"
-    return next(part for part, prefix in PARTS.items() if name.startswith(prefix))
+        return f"{part}.lora"
+    return "language.embeddings" if name in embedding_names else part
 
 
 def embedding_names(model: nn.Module) -> set[str]:
-    """Names of the input table and, where it is its own, the output matrix."""
+    """Names of the input table and, where it is its own, the output matrix; a pair's belong to its text tower."""
+    if is_pair(model):
+        return set()
     tables = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     return {name for name, parameter in model.named_parameters() if id(parameter) in tables}
 
@@ -47,20 +63,23 @@ def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str,
     """Closes the whole model, opens the parts named, and returns what is trained by name.
 
     Args:
-        train: part names. lora: the recipe's block, where `language.lora` is among them. seed: for new adapters.
+        train: part names. lora: the recipe's block, where an adapter is among them. seed: for new adapters.
 
     Raises:
         BodaError: a part that the model does not have.
     """
-    if "language.lora" in train:
-        add_lora(language_of(model), lora.rank, lora.alpha, lora.dropout, lora.targets, seed)
+    for number, (part, module) in enumerate(adaptable(model).items()):
+        if part in train:
+            add_lora(module, lora.rank, lora.alpha, lora.dropout, lora.targets, seed + number)
     model.requires_grad_(False)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     embeddings = embedding_names(model)
     unused = set()
-    if "vision" in train and vision_of(model) is not None:
-        _refuse_new_batch_norms(model.model.vision_tower)
-        unused = _unused_of_tower(model)
+    tower = vision_of(model)
+    if "vision" in train and tower is not None:
+        _refuse_new_batch_norms(tower)
+    if is_pair(model) or ("vision" in train and tower is not None):
+        unused = _unused(model)
     for name, parameter in model.named_parameters():
         part = part_of(name, embeddings)
         # A model's tables are part of `language`; `language.embeddings` opens them alone.
@@ -71,7 +90,7 @@ def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str,
     for part in train:
         has = any(part_of(name, embeddings) == part or (part == "language" and name in embeddings) for name in trained)
         if not has:
-            there = [*count_by_part(model), "language.lora"]
+            there = [*count_by_part(model), *adaptable(model)]
             raise BodaError(f"train: the model has no part '{part}'; it has {', '.join(sorted(set(there)))}")
     return trained
 
@@ -84,17 +103,27 @@ def _is_fixed(model: nn.Module, name: str) -> bool:
     return is_linear and name.startswith("model.multi_modal_projector.linear_2.")
 
 
-def _unused_of_tower(model: nn.Module) -> set[str]:
-    """Parameters of the tower that its chosen layer does not depend on (pooler, last norm): found by one backward pass."""
-    tower = model.model.vision_tower
-    named = dict(tower.named_parameters(prefix="model.vision_tower"))
+def _unused(model: nn.Module) -> set[str]:
+    """Parameters of a VLM's tower that its chosen layer does not depend on (pooler, last norm), or of a pair's towers that its
+    vectors do not: found by one backward pass."""
+    tower = vision_of(model)
+    assert tower is not None
+    named = {name: p for name, p in model.named_parameters() if is_pair(model) or name.startswith(PARTS["vision"])}
+    named = {name: parameter for name, parameter in named.items() if not name.startswith(PARTS["logit_scale"])}
     before = {name: parameter.requires_grad for name, parameter in named.items()}
-    tower.requires_grad_(True)
+    for parameter in named.values():
+        parameter.requires_grad_(True)
     size = picture_size(model)
     device, dtype = next(tower.parameters()).device, next(tower.parameters()).dtype
+    pixels = torch.zeros(1, 3, size, size, device=device, dtype=dtype)
     with torch.enable_grad():
-        states = tower(torch.zeros(1, 3, size, size, device=device, dtype=dtype), output_hidden_states=True, return_dict=True)
-        target = states.hidden_states[model.config.vision_feature_layer].float().sum()
+        if is_pair(model):
+            ids = torch.arange(4, 8, device=device)[None] % model.text_model.config.vocab_size
+            texts = text_vectors(model, ids, torch.tensor([0, 4], dtype=torch.int32, device=device))
+            target = image_vectors(model, pixels).float().sum() + texts.float().sum()
+        else:
+            states = tower(pixels, output_hidden_states=True, return_dict=True)
+            target = states.hidden_states[model.config.vision_feature_layer].float().sum()
         gradients = torch.autograd.grad(target, list(named.values()), allow_unused=True)
     for name, parameter in named.items():
         parameter.requires_grad_(before[name])
@@ -108,14 +137,17 @@ def picture_size(model: nn.Module) -> int:
 
 
 def cast(model: nn.Module, frozen: torch.dtype) -> None:
-    """Frozen floating parameters and buffers take the given type, trained ones fp32."""
-    vision = vision_of(model)
-    tower = [] if vision is None else list(vision.parameters())
+    """Frozen floating parameters and buffers take the given type, trained ones fp32; single numbers (a scale) stay exact."""
+    towers = [tower for tower in (vision_of(model), language_of(model) if is_pair(model) else None) if tower is not None]
     # What a trained tower computes beside the chosen layer (its last norm) sees fp32 features, and runs in no other type.
-    beside = {id(parameter) for parameter in tower} if any(parameter.requires_grad for parameter in tower) else set()
+    beside = set()
+    for tower in towers:
+        if any(parameter.requires_grad for name, parameter in tower.named_parameters() if ".lora_" not in name):
+            beside |= {id(parameter) for parameter in tower.parameters()}
     for parameter in model.parameters():
         if parameter.is_floating_point():
-            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad or id(parameter) in beside else frozen)
+            exact = parameter.requires_grad or id(parameter) in beside or parameter.ndim == 0
+            parameter.data = parameter.data.to(torch.float32 if exact else frozen)
 
 
 def set_modes(model: nn.Module, trained: dict[str, nn.Parameter]) -> None:
@@ -124,8 +156,10 @@ def set_modes(model: nn.Module, trained: dict[str, nn.Parameter]) -> None:
     for layer in lora_layers(model).values():
         layer.train()
     for part in {part_of(name, set()) for name in trained if ".lora_" not in name}:
-        (language_of(model) if part == "language" else model.get_submodule(PARTS[part].rstrip("."))).train()
-    for module in language_of(model).modules():
+        inside = [module for name, module in model.named_modules() if f"{name}." in PARTS[part]]
+        for module in [language_of(model)] if part == "language" else inside:
+            module.train()
+    for module in (model if is_pair(model) else language_of(model)).modules():
         if getattr(module, "gradient_checkpointing", False):
             # transformers computes twice only then; the modules inside, dropout among them, stay as they are
             module.training = True

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from boda.data.pack import step_rows
+from boda.data.pairs import PairRenderer
 from boda.data.prepared import PreparedData, prepare
 from boda.data.render import Rendered, Renderer
 from boda.data.sources import BadRows
@@ -20,8 +21,8 @@ from boda.errors import BadRow, BodaError
 from boda.models.checkpoints import best_device, best_dtype
 from boda.recipe import Recipe, Stage, TokenizerSpec, language_recipe, load_recipe
 from boda.train import estimate
-from boda.train.build import FALLBACK_TEMPLATE, build, check_kind, get_tokenizer, renderer_for
-from boda.train.freeze import count_by_part, open_parts
+from boda.train.build import FALLBACK_TEMPLATE, build, check_kind, get_tokenizer, pair_renderer, renderer_for
+from boda.train.freeze import count_by_part, is_pair, open_parts
 from boda.train.show import SHORT, Report, palette, print_facts, print_parts, sample_of, stop_tokens, terminal
 
 MAX_STEPS = 32  # of an epoch, spread over it, to measure rows on
@@ -61,7 +62,8 @@ def inspect(
         plain = recipe.model_copy(update={"precision": "fp32"})  # the wanted type may be one that this machine does not have
         built = build(plain, tokenizer, None, [], torch.device("cpu"))
         trained = open_parts(built.model, chosen.train, chosen.lora, seed=0)
-        data, sources = _prepare(recipe, chosen, renderer_for(recipe, chosen, built), folder / "data", data_dir)
+        renderer = pair_renderer(chosen, built) if is_pair(built.model) else renderer_for(recipe, chosen, built)
+        data, sources = _prepare(recipe, chosen, renderer, folder / "data", data_dir)
         job = stages.make_job(plain, chosen, built, trained, data, folder, torch.device("cpu"), 0, BadRows())
         for number, source in enumerate(sources):
             source.update(_source_values(data, number))
@@ -79,7 +81,7 @@ def inspect(
             "validation_samples": 0 if job.train_indices is None else len(data) - len(job.train_indices),
             "steps": {"epoch": job.plan.steps_per_epoch(), "total": job.total_steps, "batch_size": chosen.batch_size},
             "rows": rows,
-            "stop_tokens": stop_tokens(data, tokenizer),
+            "stop_tokens": _stop_tokens(built, data),
             "memory": {"devices": count, "gpu": gpu, **estimate.memory(built.model, chosen, load, frozen, count)},
             "time": _time(built.model, chosen, load, job.total_steps, device, count),
             "samples": [],
@@ -101,7 +103,7 @@ def preview(built, recipe: Recipe, stage: Stage, data: PreparedData) -> None:
         "parts": _parts(built.model),
         "memory": needs,
         "template": _template(recipe, stage, built, tokenizer),
-        "stop_tokens": stop_tokens(data, tokenizer),
+        "stop_tokens": _stop_tokens(built, data),
     }
     console = terminal(stderr=True)
     console.rule(f"[bold]{stage.name}[/bold]: trains {', '.join(stage.train)}", align="left")
@@ -110,6 +112,10 @@ def preview(built, recipe: Recipe, stage: Stage, data: PreparedData) -> None:
     console.print()
     console.print(sample_of(data, tokenizer, 0).text(palette(console), SHORT))
     console.print()
+
+
+def _stop_tokens(built, data: PreparedData) -> list[dict]:
+    return [] if is_pair(built.model) else stop_tokens(data, built.assembled.tokenizer)  # a caption answers nothing
 
 
 def _with_language(recipe: Recipe) -> tuple[Recipe, Recipe, str | None]:
@@ -150,7 +156,7 @@ def _frozen_dtype(recipe: Recipe, gpu: estimate.Gpu | None) -> torch.dtype:
 class _Counting:
     """A renderer that counts what it cut, source by source."""
 
-    def __init__(self, renderer: Renderer, current: list[int], sources: list[dict]):
+    def __init__(self, renderer: Renderer | PairRenderer, current: list[int], sources: list[dict]):
         self.renderer, self.current, self.sources = renderer, current, sources
 
     def __getattr__(self, name: str):
@@ -162,7 +168,9 @@ class _Counting:
         return every
 
 
-def _prepare(recipe: Recipe, stage: Stage, renderer: Renderer, folder: Path, data_dir) -> tuple[PreparedData, list[dict]]:
+def _prepare(
+    recipe: Recipe, stage: Stage, renderer: Renderer | PairRenderer, folder: Path, data_dir
+) -> tuple[PreparedData, list[dict]]:
     """Renders the stage's data; for each source its name and what was wrong with it."""
     from boda.train.preparation import open_sources
 
@@ -236,7 +244,9 @@ def _parts(model) -> dict[str, dict[str, int]]:
     return {part: {"parameters": every, "trained": trained} for part, (every, trained) in counts}
 
 
-def _template(recipe: Recipe, stage: Stage, built, tokenizer) -> dict[str, str]:
+def _template(recipe: Recipe, stage: Stage, built, tokenizer) -> dict[str, str] | None:
+    if is_pair(built.model):
+        return None
     said = stage.chat_template or recipe.model.chat_template
     if said is not None:
         name, source = said, "said by the stage" if stage.chat_template else "said by model"
@@ -283,7 +293,7 @@ def _rows(job, count: int) -> tuple[dict[str, float], estimate.Load]:
         "tokens_without_sharing": alone / len(steps),
         "saved_by_sharing": 1 - tokens / alone,
         "saved_from_padding": 1 - tokens / padded,
-    }, load
+    } | ({"pairs_a_step": load.labels} if job.is_contrastive else {}), load
 
 
 def load_of(steps: list[list], data: PreparedData) -> estimate.Load:

@@ -6,10 +6,8 @@ tokens of all of them divided by their number, so none of these changes the grad
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,14 +17,16 @@ import numpy as np
 import torch
 
 from boda.data.pack import Row, build_batch, step_rows
+from boda.data.pairs import build_pairs
 from boda.data.plan import Plan, generator
 from boda.data.prepared import PreparedData
 from boda.errors import BodaError
 from boda.models.language import lora_layers
 from boda.recipe import Stage
 from boda.train import distributed, resume
+from boda.train.contrastive import bound_scale, contrastive_step
 from boda.train.log import Progress, peak_memory
-from boda.train.objectives import OBJECTIVES
+from boda.train.objectives import OBJECTIVES, Pass, row_step
 from boda.train.optimizer import build_optimizer
 
 
@@ -67,6 +67,10 @@ class Job:
         assert self.stage.epochs is not None
         return max(1, math.ceil(self.stage.epochs * self.plan.steps_per_epoch()))
 
+    @property
+    def is_contrastive(self) -> bool:
+        return self.stage.objective == "contrastive"
+
     def samples(self, epoch: int, step: int) -> np.ndarray:
         chosen = self.plan.step(epoch, step)
         return chosen if self.train_indices is None else self.train_indices[chosen]
@@ -106,13 +110,12 @@ class _RowSampler:
 class _RowReader(torch.utils.data.Dataset):
     """Turns what the sampler yields into a Batch, in a worker process where there are any."""
 
-    def __init__(self, data: PreparedData, load_pixels: Callable, pad_id: int):
-        self.data, self.load_pixels, self.pad_id = data, load_pixels, pad_id
+    def __init__(self, data: PreparedData, load_pixels: Callable, build: Callable):
+        self.data, self.load_pixels, self.build = data, load_pixels, build
 
     def __getitem__(self, item: tuple[int, int, int, int, Row]) -> dict:
         epoch, step, place, rows, row = item
-        batch = build_batch(self.data, row, self.load_pixels, (epoch, step), self.pad_id)
-        return batch | {"place": place, "rows": rows}
+        return self.build(self.data, row, self.load_pixels, (epoch, step)) | {"place": place, "rows": rows}
 
 
 def _as_it_is(batch: dict) -> dict:
@@ -121,14 +124,14 @@ def _as_it_is(batch: dict) -> dict:
 
 def batches(job: Job, start: int) -> Iterator[dict]:
     """The Batches of this process from global step `start` on, in order."""
-    dataset = _RowReader(job.data, job.load_pixels, 0)
+    dataset = _RowReader(job.data, job.load_pixels, build_pairs if job.is_contrastive else build_batch)
     options: dict = {}
     if job.workers:
         options = {
             "num_workers": job.workers,
             "prefetch_factor": 4,
             "multiprocessing_context": "spawn",
-            "worker_init_fn": _ignore_interrupt,
+            "worker_init_fn": distributed.ignore_interrupt,
         }
     loader = torch.utils.data.DataLoader(
         dataset,
@@ -146,36 +149,6 @@ def readers(processes: int) -> int:
     """Processes that read pictures ahead of the step, for each of `processes`: what the cores allow, four at most."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(4, max(0, cores // processes - 2))
-
-
-def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the training process alone decides what follows."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def to_device(batch: dict, device: torch.device) -> dict:
-    return {key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value for key, value in batch.items()}
-
-
-@contextlib.contextmanager
-def _polite_interrupt():
-    """Ctrl-C raises a flag that the loop reads between micro-batches; a second one stops at once."""
-    flag = {"up": False}
-
-    def handler(signum, frame):
-        if flag["up"]:
-            raise KeyboardInterrupt
-        flag["up"] = True
-
-    try:
-        before = signal.signal(signal.SIGINT, handler)
-    except ValueError:  # not the main thread: the caller handles Ctrl-C
-        yield flag
-        return
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def run(job: Job) -> dict:
@@ -201,7 +174,7 @@ def run(job: Job) -> dict:
     stream = batches(job, start)
     record: dict = {}
     job.set_modes()
-    with _polite_interrupt() as interrupt:
+    with distributed.polite_interrupt() as interrupt:
         for number in range(start, total):
             began = time.monotonic()
             epoch, step = divmod(number, each)
@@ -229,6 +202,7 @@ def run(job: Job) -> dict:
                 )
             scaler.step(optimizer)
             scaler.update()
+            bound_scale(job.trained)
             optimizer.zero_grad(set_to_none=True)
             seconds = time.monotonic() - began
             record = {
@@ -250,32 +224,48 @@ def run(job: Job) -> dict:
     return record
 
 
+class _StepRows:
+    """The Batches of one step as they come; they end early, and `stopped` is up, where the user asks to stop."""
+
+    def __init__(self, job: Job, stream, position: tuple[int, int], interrupt: dict):
+        self.job, self.stream, self.position, self.interrupt = job, stream, position, interrupt
+        self.tokens, self.stopped = 0, False
+
+    def __iter__(self) -> Iterator[dict]:
+        while True:
+            batch = next(self.stream)
+            assert batch["position"] == self.position
+            if self.interrupt["up"]:
+                self.stopped = True
+                return
+            for sample, why in batch["bad_images"]:
+                _note_bad_image(self.job, sample, why)
+            self.tokens += batch["input_ids"].shape[1]
+            yield batch
+            if batch["place"] == batch["rows"] - 1:
+                return
+
+
+def pass_of(job: Job, position: tuple[int, int], planned: int = 1, scaler=None) -> Pass:
+    """How the step at `position` goes through its rows."""
+
+    def key(batch: dict) -> int:
+        draw = generator(job.seed, "dropout", job.stage.name, *position, batch["place"], distributed.rank())
+        return int(draw.integers(2**62))
+
+    learning = {job.part_of(name).split(".")[0] for name in job.trained}
+    scaler = scaler or torch.amp.GradScaler(job.device.type, enabled=False)
+    return Pass(job.model, job.device, job.autocast, scaler, planned, key, learning)
+
+
 def _accumulate(job: Job, stream, position, planned: int, scaler, interrupt) -> tuple[float, int, int] | None:
     """Gradients of one step's rows: (sum of losses, labels, tokens); None if the user asked to stop."""
-    loss_sum = torch.zeros((), dtype=torch.float64)
-    done, tokens = 0, 0
-    while True:
-        batch = next(stream)
-        assert batch["position"] == position
-        if interrupt["up"]:
-            return None
-        for sample, why in batch["bad_images"]:
-            _note_bad_image(job, sample, why)
-        labels = batch["labels"].numel()
-        if labels:
-            # Dropout draws from a stream of its own for every row: what ran before does not matter.
-            key = generator(job.seed, "dropout", job.stage.name, *position, batch["place"], distributed.rank())
-            torch.manual_seed(int(key.integers(2**62)))
-            batch = to_device(batch, job.device)
-            with torch.autocast(job.device.type, dtype=job.autocast, enabled=job.autocast is not None):
-                loss = OBJECTIVES[job.stage.objective](job.model, batch)
-            if loss.requires_grad:  # words alone do not reach a connector
-                scaler.scale(loss / planned).backward()
-            loss_sum = loss_sum.to(loss.device) + loss.detach().double()
-        done += labels
-        tokens += batch["input_ids"].shape[1]
-        if batch["place"] == batch["rows"] - 1:
-            return float(loss_sum), done, tokens
+    rows, step = _StepRows(job, stream, position, interrupt), pass_of(job, position, planned, scaler)
+    if job.is_contrastive:
+        sums = contrastive_step(step, rows, lambda: rows.stopped)
+    else:
+        sums = row_step(step, rows, OBJECTIVES[job.stage.objective])
+    return None if rows.stopped else (*sums, rows.tokens)
 
 
 def _note_bad_image(job: Job, sample: int, why: str) -> None:

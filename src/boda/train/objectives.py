@@ -1,8 +1,11 @@
-"""What is minimised: an objective takes a model and a Batch and gives a summed loss."""
+"""What is minimised: an objective takes a model and a Batch and gives a summed loss. (Contrastive training, which looks at all
+rows of a step at once, is in `contrastive.py`.)"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +15,50 @@ from boda.models.vlm import head_change
 
 # Logits of this many numbers at most are held at a time, so that a long row with a large vocabulary fits in memory.
 MAX_LOGITS = 2**27
+
+
+@dataclass
+class Pass:
+    """How an objective goes through the rows of one step.
+
+    Args:
+        planned: what the sums of losses are divided by. key: the seed of a row's dropout. learning: towers that are trained.
+    """
+
+    model: torch.nn.Module
+    device: torch.device
+    autocast: torch.dtype | None
+    scaler: torch.amp.GradScaler
+    planned: int
+    key: Callable[[dict], int]
+    learning: set[str]
+
+    @contextlib.contextmanager
+    def forward(self, batch: dict, stream: int = 0) -> Iterator[None]:
+        """Dropout draws from a stream of its own for every row: what ran before does not matter."""
+        torch.manual_seed(self.key(batch) + stream)
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            yield
+
+
+def to_device(batch: dict, device: torch.device) -> dict:
+    return {key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value for key, value in batch.items()}
+
+
+def row_step(step: Pass, rows: Iterable[dict], objective: Callable[[torch.nn.Module, dict], torch.Tensor]) -> tuple[float, int]:
+    """Gradients of a step whose rows do not know each other: (sum of the losses, labels)."""
+    loss_sum, done = torch.zeros((), dtype=torch.float64), 0
+    for batch in rows:
+        labels = batch["labels"].numel()
+        if labels:
+            batch = to_device(batch, step.device)
+            with step.forward(batch):
+                loss = objective(step.model, batch)
+            if loss.requires_grad:  # words alone do not reach a connector
+                step.scaler.scale(loss / step.planned).backward()
+            loss_sum = loss_sum.to(loss.device) + loss.detach().double()
+        done += labels
+    return float(loss_sum), done
 
 
 def language_loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:

@@ -19,7 +19,7 @@ from boda.data.sources import BadRows, read, resolve_data
 from boda.errors import BodaError
 from boda.recipe import Data, Recipe, Stage
 from boda.train import distributed
-from boda.train.build import Built, renderer_for
+from boda.train.build import Built, pair_renderer, renderer_for
 
 
 def split(data: PreparedData, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,8 +91,9 @@ def prepare_stage(
 ) -> PreparedData:
     """Renders a stage's data once (by the main process) and opens it. Bad rows are listed in `bad_rows.jsonl` beside it."""
     blocks = blocks if blocks is not None else stage.data
-    renderer = renderer_for(recipe, stage, built)
-    renderer_for(recipe, None, built).end_ids()  # a template that cannot end an answer is refused now, not after training
+    renderer = pair_renderer(stage, built) if recipe.model.kind == "clip" else renderer_for(recipe, stage, built)
+    if recipe.model.kind != "clip":
+        renderer_for(recipe, None, built).end_ids()  # a template that cannot end an answer is refused now, not after training
     target = folder / "data"
     problem = None
     if distributed.is_main():
@@ -109,7 +110,7 @@ def prepare_stage(
             data = prepare(open_sources(blocks, recipe, data_dir, bad_rows), renderer, target, key, bad_rows.add, every)
             if data.truncated and not quiet:
                 print(
-                    f"{stage.name}: {data.truncated} samples longer than max_length {stage.max_length} were cut",
+                    f"{stage.name}: {data.truncated} samples longer than max_length {renderer.max_length} were cut",
                     file=sys.stderr,
                 )
         except BodaError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -143,7 +143,12 @@ def pieces_of(rendered: Rendered, image_id: int, num_image_tokens: int, tokenize
 
 
 def sample_of(data: PreparedData, tokenizer, index: int) -> Shown:
-    return Shown(data.name(index), pieces_of(data.row(index), data.image_id, data.num_image_tokens, tokenizer))
+    rendered = data.row(index)
+    if not rendered.images or data.num_image_tokens:
+        return Shown(data.name(index), pieces_of(rendered, data.image_id, data.num_image_tokens, tokenizer))
+    # Of a pair all words are learnt from, and the picture stands beside them.
+    words = replace(rendered, trained=np.ones(len(rendered.input_ids), dtype=bool))
+    return Shown(data.name(index), [Piece("[그림] ", 0, False), *pieces_of(words, data.image_id, 0, tokenizer)])
 
 
 def stop_tokens(data: PreparedData, tokenizer) -> list[dict]:
@@ -282,10 +287,12 @@ def _steps_line(values: dict) -> str:
 
 def _row_line(values: dict) -> str:
     rows = values["rows"]
-    line = (
-        f"a step has {rows['tokens_a_step']:,.0f} tokens, {rows['trained_tokens_a_step']:,.0f} of them trained, in "
-        f"{rows['a_step']:,.1f} rows of at most {rows['row_length']:,}, {rows['filled']:.0%} full"
+    has = (
+        f"{rows['pairs_a_step']:,.0f} pairs with {rows['tokens_a_step']:,.0f} tokens"
+        if "pairs_a_step" in rows
+        else f"{rows['tokens_a_step']:,.0f} tokens, {rows['trained_tokens_a_step']:,.0f} of them trained,"
     )
+    line = f"a step has {has} in {rows['a_step']:,.1f} rows of at most {rows['row_length']:,}, {rows['filled']:.0%} full"
     if rows["saved_from_padding"] > 0.005:
         shared = rows["saved_by_sharing"]
         line += f"; {rows['saved_from_padding']:.0%} fewer than padded"

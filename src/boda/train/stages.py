@@ -19,15 +19,16 @@ from boda.data.prepared import PreparedData
 from boda.data.sources import BadRows
 from boda.errors import BodaError
 from boda.models.attention import ATTENTION_NAME, keeps_segments_apart
+from boda.models.pairing import packs_texts
 from boda.recipe import Recipe, language_recipe, load_recipe, recipe_difference, template_text
 from boda.train import distributed, loop
 from boda.train.build import Built, PixelLoader, build, check_kind, get_tokenizer, image_spec, opened, save_stage
 from boda.train.finished import finish_run
-from boda.train.freeze import embedding_names, language_of, part_of, set_modes
+from boda.train.freeze import embedding_names, is_pair, language_of, part_of, set_modes, vision_of
 from boda.train.inspect import preview
 from boda.train.log import JsonLines, Logger, TensorBoard
 from boda.train.preparation import prepare_stage, split, texts_of
-from boda.train.validate import Validator
+from boda.train.validate import PairValidator, Validator
 
 
 def train(
@@ -188,20 +189,25 @@ def make_job(recipe, stage, built: Built, trained, data: PreparedData, folder, d
     language = language_of(built.model)
     if stage.gradient_checkpointing:
         # transformers renamed it after 5.17
-        enable = getattr(language, "activation_checkpointing_enable", None) or language.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-    language.set_attn_implementation(ATTENTION_NAME)
+        for tower in [language, vision_of(built.model)] if is_pair(built.model) else [language]:
+            enable = getattr(tower, "activation_checkpointing_enable", None) or tower.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+    if not is_pair(built.model):
+        language.set_attn_implementation(ATTENTION_NAME)
     train_indices = None
     if isinstance(stage.validation, float):
         train_indices, _ = split(data, stage.validation, recipe.seed)
     sources = data.sources if train_indices is None else data.sources[train_indices]
     groups = data.groups if train_indices is None else data.groups[train_indices]
     shards = np.asarray(data.shards if train_indices is None else data.shards[train_indices])
-    shared = np.asarray(groups) if stage.share_pictures else None  # not on packing: the same steps with it and without
+    share = stage.share_pictures and not is_pair(built.model)
+    shared = np.asarray(groups) if share else None  # not on packing: the same steps with it and without
     plan = Plan(recipe.seed, stage.batch_size, np.asarray(sources), data.weights, shared, shards)
     embeddings = embedding_names(built.model)
     autocast = built.frozen_dtype if built.frozen_dtype != torch.float32 else None
-    if stage.packing:
+    if is_pair(built.model):
+        packs_texts(built.model)  # found out before modes are set, which trying it changes
+    elif stage.packing:
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
             if not keeps_segments_apart(language):
                 kind = language.config.model_type
@@ -248,6 +254,8 @@ def make_validator(recipe, stage, built: Built, job: loop.Job, folder: Path, dev
         bad_rows = BadRows()
         data = prepare_stage(recipe, stage, built, folder / "validation", data_dir, bad_rows, True, stage.validation)
         indices = np.arange(len(data))
+    if is_pair(built.model):
+        return PairValidator(job, data, indices)
     return Validator(job, data, indices, built, recipe.generation.max_new_tokens)
 
 

@@ -7,13 +7,15 @@ import json
 import torch
 
 from boda.data.pack import build_batch, step_rows
+from boda.data.pairs import build_pairs
 from boda.data.prepared import PreparedData
 from boda.errors import BodaError
 from boda.models.generate import generate_ids
 from boda.train import distributed
 from boda.train.build import Built
-from boda.train.loop import Job, to_device
-from boda.train.objectives import OBJECTIVES
+from boda.train.contrastive import measure
+from boda.train.loop import Job, pass_of
+from boda.train.objectives import OBJECTIVES, to_device
 
 MAX_SAMPLES = 512
 NUM_ANSWERS = 4
@@ -79,6 +81,36 @@ class Validator:
                 }
             )
         return found
+
+
+class PairValidator:
+    """Called between steps: `validation_loss`, and how often the nearest of a batch is a right one (`image_to_text_r1` and back).
+
+    Batches are as large as the stage's: of more pairs the loss is higher and the right one harder to find.
+    """
+
+    def __init__(self, job: Job, data: PreparedData, indices):
+        self.job, self.data, size = job, data, job.stage.batch_size
+        most = max(size, MAX_SAMPLES // size * size)
+        spread = max(1, len(indices) // most)
+        chosen = indices[::spread][:most]
+        self.chunks = [chosen[first : first + size] for first in range(0, len(chosen), size)]
+
+    def __call__(self) -> dict:
+        job, sums = self.job, [0.0, 0.0, 0.0, 0.0]
+        job.model.eval()
+        step = pass_of(job, (0, 0))
+        for chunk in self.chunks:
+            hands = step_rows(self.data, chunk, job.row_length, distributed.world_size(), job.stage.packing, False)
+            rows = hands[distributed.rank()]
+            batches = [
+                build_pairs(self.data, row, job.load_pixels, (0, 0)) | {"place": place} for place, row in enumerate(rows)
+            ]
+            found = measure(step, batches)
+            sums = [before + number for before, number in zip(sums, found)]
+        loss, *hits, count = sums
+        names = ("validation_loss", "image_to_text_r1", "text_to_image_r1")
+        return {name: number / max(1, count) for name, number in zip(names, (loss, *hits))}
 
 
 def _last_answer(trained) -> tuple[int, int]:

@@ -83,9 +83,9 @@ def test_knobs_are_these_and_no_more():
         "base seed precision max_bad_rows "
         "kind vision vision_layer image_size connector language tokenizer vocab_size chat_template "
         "projection_dim logit_scale contrast "
-        "name objective train epochs max_steps batch_size learning_rate learning_rates schedule warmup_ratio weight_decay "
+        "name objective train epochs max_steps batch_size learning_rate learning_rates optimizer schedule warmup_ratio weight_decay "
         "max_length row_length packing share_pictures save_steps eval_steps validation max_grad_norm gradient_checkpointing "
-        "image_fit workers "
+        "image_fit "
         "rank alpha dropout targets "
         "source path images weight columns where question answer limit licence "
         "system stop temperature top_p repetition_penalty beams max_new_tokens".split()

@@ -64,9 +64,9 @@ class ModelSpec(Knobs):
     """The tower's layer whose output is used; -2 = the last but one, as LLaVA does."""
     image_size: Count | None = None
     """Side in pixels of the square a picture becomes. Unset: the tower's own."""
-    connector: Literal["linear", "mlp2x_gelu", "ldpv2"] | None = None
+    connector: Literal["linear", "mlp2x_gelu", "ldpv2", "placed_mlp"] | None = None
     """From vision features to language embeddings: one matrix, two with GELU between, or these with 2x pooling and a
-    convolution (a quarter of the tokens). Unset: `mlp2x_gelu` for a vlm."""
+    convolution (a quarter of the tokens); `placed_mlp`: for convolutional towers, with a norm and places. Unset: `mlp2x_gelu` for a vlm."""
     language: str | dict[str, Any]
     """The language model (`clip`: the text tower): a hub id or folder; a transformers config (a mapping with `model_type`),
     initialised from the seed; or `{recipe: NAME}`, what another recipe (shipped, or a path from this file) makes, trained
@@ -139,8 +139,9 @@ class Data(Knobs):
     ) = None
     """The format of the rows. Unset: told from the file. `drawn`: pictures and words that Boda draws itself, no file at all."""
     path: str
-    """File with the rows, a pattern such as `train-*.parquet` or `laion-{00000..00041}.tar`, or a folder, zip or tar that holds it. A relative path is
-    looked up in `--data`, then in `BODA_DATA`, then beside the recipe. Of drawn data: the name of the collection."""
+    """File with the rows, a pattern such as `train-*.parquet` or `laion-{00000..00041}.tar`, or a folder, zip or tar that
+    holds it. A relative path is looked up in `--data`, then in `BODA_DATA`, then beside the recipe. Of drawn data: the
+    name of the collection."""
     images: str | None = None
     """Folder, zip or tar that the rows' picture names start from, looked up as `path` is. Unset: beside the rows."""
     weight: Positive = 1.0
@@ -206,6 +207,9 @@ class Stage(Knobs):
     """Peak learning rate."""
     learning_rates: dict[str, Positive] = {}
     """Peak learning rates of single parts, `{connector: 2.0e-5}`; other parts take `learning_rate`."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: for the matrices inside layers, AdamW for all else. Faster where layers learn from nothing; adapters and trained
+    models keep `adamw`."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate goes on after the warm-up: down to 0 along a cosine or a line, or not at all."""
     warmup_ratio: Share = 0.03
@@ -237,8 +241,6 @@ class Stage(Knobs):
     """How a picture becomes a square: cut at its middle, filled up with the mean colour, or stretched."""
     chat_template: str | None = None
     """Chat template of this stage, as in `model`. Unset: the model's."""
-    workers: Annotated[int, Field(ge=0)] = 2
-    """Processes that read pictures ahead of the step, for each training process; 0 = none."""
 
     @model_validator(mode="after")
     def _agree(self) -> Stage:

@@ -7,6 +7,7 @@ tokens of all of them divided by their number, so none of these changes the grad
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from boda.train import distributed, resume
 from boda.train.contrastive import bound_scale, contrastive_step
 from boda.train.log import Progress, peak_memory
 from boda.train.objectives import OBJECTIVES, Pass, row_step
+from boda.train.optimizer import build_optimizer
 
 
 @dataclass
@@ -87,23 +89,6 @@ def learning_rate_at(step: int, total: int, stage: Stage) -> float:
     return {"cosine": 0.5 * (1 + math.cos(math.pi * rest)), "linear": 1 - rest, "constant": 1.0}[stage.schedule]
 
 
-def build_optimizer(job: Job) -> torch.optim.AdamW:
-    """AdamW; a group for each part and for tensors that weight decay leaves alone (vectors: biases and norms)."""
-    groups: dict[tuple[str, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in job.trained.items():
-        groups.setdefault((job.part_of(name), parameter.ndim >= 2), []).append(parameter)
-    rates = {"language.lora": job.stage.learning_rate, **job.stage.learning_rates}
-    settings = [
-        {
-            "params": parameters,
-            "base_rate": rates.get(part, rates.get(part.split(".")[0], job.stage.learning_rate)),
-            "weight_decay": job.stage.weight_decay if decays else 0.0,
-        }
-        for (part, decays), parameters in groups.items()
-    ]
-    return torch.optim.AdamW(settings, lr=job.stage.learning_rate, betas=(0.9, 0.999), eps=1e-8, foreach=None)
-
-
 class _RowSampler:
     """Yields (epoch, step, number of row, rows in the step, row) from a position on; packing a step costs about a millisecond."""
 
@@ -160,9 +145,15 @@ def batches(job: Job, start: int) -> Iterator[dict]:
     return iter(loader)
 
 
+def readers(processes: int) -> int:
+    """Processes that read pictures ahead of the step, for each of `processes`: what the cores allow, four at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, max(0, cores // processes - 2))
+
+
 def run(job: Job) -> dict:
     """Trains until the stage's last step and returns the last record. Raises Interrupted after Ctrl-C with the state saved."""
-    optimizer = build_optimizer(job)
+    optimizer = build_optimizer(job.stage, job.model, job.trained, job.part_of)
     checkpoints = job.folder / "checkpoints"
     state = resume.latest(checkpoints)
     start = 0

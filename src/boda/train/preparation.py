@@ -66,7 +66,7 @@ def open_sources(
 
 
 def texts_of(recipe: Recipe, data_dir) -> Iterator[str]:
-    """All words of the recipe's data, for training a tokenizer."""
+    """All words of the recipe's data, for training a tokenizer, and the roles that a chat template writes before them."""
     seen = set()
     for stage in recipe.stages:
         for block in stage.data:
@@ -76,7 +76,7 @@ def texts_of(recipe: Recipe, data_dir) -> Iterator[str]:
             seen.add(key)
             for start, _ in open_sources([block], recipe, data_dir, BadRows(), probe=False):
                 for sample in start():
-                    yield from (message.text for message in sample.messages)
+                    yield from (f"{message.role}\n{message.text}" for message in sample.messages)
 
 
 def prepare_stage(

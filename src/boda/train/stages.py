@@ -116,7 +116,7 @@ def claim(recipe: Recipe, out: Path) -> None:
 
 def _weights_of(recipe: Recipe) -> Recipe:
     """The recipe with the knobs evened out that a run's weights do not depend on."""
-    same = {"save_steps": 1, "eval_steps": 1, "workers": 0}
+    same = {"save_steps": 1, "eval_steps": 1}
     stages = [stage.model_copy(update=same) for stage in recipe.stages]
     return recipe.model_copy(update={"max_bad_rows": 0.0, "stages": stages})
 
@@ -240,7 +240,7 @@ def make_job(recipe, stage, built: Built, trained, data: PreparedData, folder, d
         log=lambda record: None,
         report_bad=report_bad,
         max_bad_images=int(recipe.max_bad_rows * len(data)),
-        workers=stage.workers if (os.cpu_count() or 1) > 2 else 0,
+        workers=loop.readers(distributed.world_size()),
         train_indices=train_indices,
         set_modes=lambda: set_modes(built.model, trained),
     )

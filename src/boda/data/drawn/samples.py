@@ -212,12 +212,15 @@ def _text(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
         facts = scene_facts(dice.pick(choice.layout), "seen", seed, number)
         told = description(facts, dice, dice.pick(STYLES[:3])).answer
         yield conversation(("assistant", told), source=source)
-        asked = [question(facts, kind, dice) for kind in dice.some(list(KINDS), 3)] + [
-            description(facts, dice, dice.pick(STYLES))
+        asked = [question(facts, kind, dice) for kind in dice.some(list(KINDS), 4)]
+        asked += [description(facts, dice, dice.pick(STYLES)), inventory(facts, dice, dice.pick(STYLES[:3]))]
+        turns = [
+            turn
+            for said in dice.some(asked, len(asked))
+            if said
+            for turn in (("user", said.question), ("assistant", said.answer))
         ]
-        for said in asked:
-            if said is not None:
-                yield conversation(("user", f"{told}\n{said.question}"), ("assistant", said.answer), source=source)
+        yield conversation(("user", f"{told}\n{turns[0][1]}"), *turns[1:], source=source)
         return
     word, other, style = dice.pick(choice.words), dice.pick(choice.words), dice.pick(STYLES[:3])
     yield conversation(("assistant", " ".join(dice.some(choice.words, min(4, len(choice.words))))), source=source)

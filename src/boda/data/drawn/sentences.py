@@ -201,20 +201,35 @@ def description(scene: dict, dice: Dice, style: str | None = None) -> Said:
     return _said("description", style, ask("description", style, "", dice), describe(scene, style), wrong, scene["objects"])
 
 
-INVENTORY = ("그림의 도형을 하나씩 말해 주세요.", "도형이 어디에 있는지 하나씩 말해 주세요.")
+# What is asked for, and the key by which objects are called there (None: by their places, or with all that is known of them).
+INVENTORY: tuple[tuple[str, str | None], ...] = (
+    ("그림의 도형을 하나씩 말해 주세요.", None),
+    ("도형이 어디에 있는지 하나씩 말해 주세요.", None),
+    ("모양마다 어떤 도형인지 말해 주세요.", "shape"),
+    ("색깔마다 어떤 도형인지 말해 주세요.", "colour"),
+)
 
 
 def inventory(scene: dict, dice: Dice, style: str) -> Said:
-    """All objects in random order: what lies at each place, or where each object lies.
+    """All objects in random order: what lies at each place, where each object lies, or what has each shape (each colour).
 
-    Told in reading order they can be counted off; in random order each must be found by what is said of it.
+    Told in reading order they can be counted off; in random order each must be found by what is said of it. Of a shape or a
+    colour that several have nothing is said.
     """
-    things, by_place = dice.some(scene["objects"], len(scene["objects"])), dice.chance(0.5)
-    if by_place:
-        clauses = [f"{place_of(thing)}에는 {_particle(noun_phrase(thing), '이가')}" for thing in things]
-    else:
-        clauses = [f"{_particle(noun_phrase(thing), '은는')} {place_of(thing)}에" for thing in things]
-    return _said("inventory", style, INVENTORY[not by_place], there_is(", ".join(clauses), style), "", things)
+    things, way = dice.some(scene["objects"], len(scene["objects"])), dice.below(len(INVENTORY))
+    if key := INVENTORY[way][1]:
+        alone = [thing for thing in things if sum(thing[key] == each[key] for each in things) == 1]
+        things, way = (alone, way) if alone else (things, way % 2)
+    question, key = INVENTORY[way]
+    if key is None:
+        clauses = [f"{place_of(t)}에는 {_particle(noun_phrase(t), '이가')}" for t in things]
+        if way == 1:
+            clauses = [f"{_particle(noun_phrase(t), '은는')} {place_of(t)}에" for t in things]
+        return _said("inventory", style, question, there_is(", ".join(clauses), style), "", things)
+    name = lambda thing: thing["shape"] if key == "shape" else f"{thing['colour']} 도형"  # noqa: E731
+    rest = lambda thing: noun_phrase(thing | ({"shape": "도형"} if key == "shape" else {"colour": ""}))  # noqa: E731
+    said = ", ".join(f"{_particle(name(thing), '은는')} {place_of(thing)}에 있는 {rest(thing)}" for thing in things)
+    return _said("inventory", style, question, is_a(said, style), "", things)
 
 
 def _altered(thing: dict, dice: Dice) -> dict:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,24 +25,30 @@ READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF, JPEG 2000 and AVIF can be read"
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is the bound here
 # The padded square is made before it is scaled; beyond this side the picture is shrunk first to bound memory.
 MAX_SQUARE = 10_000
+# What makes a picture of an EXIF orientation upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Picture = ImageRef | bytes | str | Path | Image.Image
 
 
 def load_image(ref: Picture) -> Image.Image:
-    """A picture as upright RGB: first frame, transparency on white, 16-bit scaled to 8.
+    """A picture (a str is a path or a `data:` address) as upright RGB: first frame, transparency on white, 16-bit scaled to 8.
 
-    Args:
-        ref: an ImageRef, encoded bytes, a path, a `data:` address, or a PIL image.
-
-    Raises:
-        BodaError: not there, not a picture, cut off, or out of bounds; says which picture and what would work.
+    Raises BodaError where it is not there, not a picture, cut off, or out of bounds; says which picture and what would work.
     """
-    with _opened(ref) as (image, name):
-        with _decoding(name):
-            image.load()
-            rgb = _to_rgb(_upright(image), name)
-        return rgb
+    with _opened(ref) as (image, name), _decoding(name):
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        rgb = _to_rgb(image, name)
+        return rgb if turn is None else rgb.transpose(turn)
 
 
 def probe_image(ref: Picture) -> tuple[int, int]:
@@ -83,7 +89,7 @@ def _opened(ref: Picture) -> Iterator[tuple[Image.Image, str]]:
 
 def _stream(ref: ImageRef) -> BinaryIO:
     """The encoded picture, not read into memory where it is a file of its own."""
-    if ref.data is None and not ref.member and ref.row < 0 and not ref.drawn:
+    if ref.data is None and not ref.member and ref.row < 0:
         try:
             return open(ref.path, "rb")
         except OSError as error:
@@ -139,38 +145,18 @@ def _orientation(image: Image.Image) -> int:
         value = image.getexif().get(0x0112, 1)
     except Exception:  # broken EXIF: no orientation is stated, as for every viewer
         return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    turn = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_270,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_90,
-    }.get(_orientation(image))
-    if turn is None:
-        return image
-    turned = image.transpose(turn)
-    turned.info, turned.format = image.info, image.format  # type: ignore[attr-defined]
-    return turned
+    return value if value in _TURNS else 1
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return _wide_grey_to_rgb(image, name)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        if image.mode in ("La", "RGBa"):  # premultiplied
-            image = image.convert("LA" if image.mode == "La" else "RGBA")
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
         image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for Adobe's, which are stored inverted
-    return image.copy() if image.mode == "RGB" else image.convert("RGB")
+    return image.convert("RGB")
 
 
 def _wide_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -192,43 +178,34 @@ def _wide_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
 class ImageSpec:
     """What a vision tower takes: a square of `size` pixels, and how a picture becomes one.
 
-    Args:
-        size: side of the square.
-        fit: `crop` scales the shorter side to `resize` and keeps the middle; `pad` puts the whole picture in the middle of
-            a square of the mean colour, then scales; `stretch` scales both sides to `size`.
-        mean: what is subtracted, by channel, on the 0..1 scale.
-        std: what is divided by.
-        resample: Pillow's filter number (2 bilinear, 3 bicubic).
-        resize: the shorter side before a crop; 0 = `size`.
+    Fit `crop` scales the shorter side to `resize` and keeps the middle; `pad` puts the whole picture in the middle of a square of
+    the mean colour, then scales; `stretch` scales both sides to `size`. Mean and std are by channel, on the 0..1 scale.
     """
 
     size: int
     fit: str = "crop"
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    resample: int = 3
-    resize: int = 0
+    resample: int = 3  # Pillow's filter number: 2 bilinear, 3 bicubic
+    resize: int = 0  # 0: `size`
 
     def __post_init__(self):
         if self.fit not in ("crop", "pad", "stretch"):
             raise BodaError(f"image fit '{self.fit}' is none of crop, pad, stretch")
         if self.size < 1 or (self.resize and self.resize < self.size):
-            raise BodaError(
-                f"image size {self.size} with resize {self.resize or self.size}: sizes are at least 1, resize at least size"
-            )
+            sizes = f"image size {self.size} with resize {self.resize or self.size}"
+            raise BodaError(f"{sizes}: sizes are at least 1, resize at least size")
 
     def refit(self, size: int | None = None, fit: str | None = None) -> ImageSpec:
         """The same tower fed at another size or with another fit; the margin that a crop cuts off keeps its share."""
         size = size or self.size
-        resize = round(self.resize * size / self.size)
-        return replace(self, size=size, fit=fit or self.fit, resize=resize)
+        return replace(self, size=size, fit=fit or self.fit, resize=round(self.resize * size / self.size))
 
     @classmethod
     def from_processor(cls, processor) -> ImageSpec:
         """The spec of a transformers image processor (CLIP, SigLIP, ViT, ConvNeXt, BiT/DINOv2, LLaVA; any backend).
 
-        Raises:
-            BodaError: it does something that no spec describes (several crops, sizes that depend on the picture, ...).
+        Raises BodaError where it does what no spec describes (several crops, sizes that depend on the picture, ...).
         """
         spec = cls._read_attributes(processor)
         # Attributes say little about what a class does with them, so it is asked: one picture, both ways.
@@ -237,45 +214,38 @@ class ImageSpec:
         given = np.asarray(processor(picture, return_tensors="pt")["pixel_values"], np.float32)
         ours = fit_image(picture, spec)
         if given.shape != (1, *ours.shape) or np.abs(given[0] - ours).max() > 0.1:  # torchvision rounds differently
-            raise BodaError(
-                f"{type(processor).__name__} does more than {spec.fit} to {spec.size} pixels; it cannot be used here"
-            )
+            more = f"does more than {spec.fit} to {spec.size} pixels"
+            raise BodaError(f"{type(processor).__name__} {more}; it cannot be used here")
         return spec
 
     @classmethod
     def _read_attributes(cls, processor) -> ImageSpec:
-        kind = type(processor).__name__
+        said: Any = partial(getattr, processor)
 
         def refuse(why: str) -> BodaError:
-            return BodaError(f"{kind} {why}; image processors that give one square of fixed size (CLIP, SigLIP, ViT, ...) work")
+            works = "image processors that give one square of fixed size (CLIP, SigLIP, ViT, ...) work"
+            return BodaError(f"{type(processor).__name__} {why}; {works}")
 
-        size = dict(getattr(processor, "size", None) or {})
-        if not getattr(processor, "do_resize", True) or not size:
+        size = dict(said("size", None) or {})
+        if not said("do_resize", True) or not size:
             raise refuse("does not resize")
-        if not getattr(processor, "do_rescale", True) or abs(getattr(processor, "rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+        if not said("do_rescale", True) or abs(said("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
             raise refuse("does not rescale by 1/255")
-        crop_size = dict(getattr(processor, "crop_size", None) or {}) if getattr(processor, "do_center_crop", False) else {}
+        crop_size = dict(said("crop_size", None) or {}) if said("do_center_crop", False) else {}
         if not set(size) <= {"height", "width", "shortest_edge"} or not set(crop_size) <= {"height", "width"}:
             raise refuse(f"has size {size}")
-        normalises = getattr(processor, "do_normalize", True)
-        rest: dict[str, Any] = {
-            "mean": _three(processor.image_mean if normalises else 0.0),
-            "std": _three(processor.image_std if normalises else 1.0),
-            "resample": int(processor.resample if processor.resample is not None else Image.Resampling.BILINEAR),
-        }
-        if "shortest_edge" in size and hasattr(processor, "crop_pct"):  # ConvNeXt: what size means depends on the size
-            side = size["shortest_edge"]
-            if side >= 384:
-                return cls(side, "stretch", **rest)
-            return cls(side, "crop", resize=int(side / processor.crop_pct), **rest)
+        mean, std = (processor.image_mean, processor.image_std) if said("do_normalize", True) else (0.0, 1.0)
+        resample = Image.Resampling.BILINEAR if processor.resample is None else processor.resample
+        rest: dict[str, Any] = {"mean": _three(mean), "std": _three(std), "resample": int(resample)}
+        short = size.get("shortest_edge", 0)
+        if short and hasattr(processor, "crop_pct"):  # ConvNeXt: what size means depends on the size
+            return cls(short, "stretch", **rest) if short >= 384 else cls(short, resize=int(short / processor.crop_pct), **rest)
         sides = set(crop_size.values()) or {size.get("height", 0), size.get("width", 0)}
-        if "shortest_edge" in size:
-            resize = size["shortest_edge"]
-            if hasattr(processor, "pad_to_square") and processor.do_pad and (not crop_size or sides == {resize}):
-                return cls(resize, "pad", **rest)
-            if len(sides) == 1 and crop_size and resize >= min(sides):
-                return cls(min(sides), "crop", resize=0 if sides == {resize} else resize, **rest)
-        elif len(sides) == 1 and set(size.values()) == sides and not getattr(processor, "do_pad", False):
+        if short and hasattr(processor, "pad_to_square") and processor.do_pad and (not crop_size or sides == {short}):
+            return cls(short, "pad", **rest)
+        if len(sides) == 1 and crop_size and short >= min(sides):
+            return cls(min(sides), "crop", resize=0 if sides == {short} else short, **rest)
+        if len(sides) == 1 and set(size.values()) == sides and not said("do_pad", False):
             return cls(min(sides), "stretch", **rest)
         raise refuse(f"has size {size} and crop {crop_size or 'none'}")
 
@@ -320,10 +290,9 @@ def fit_image(image: Image.Image, spec: ImageSpec) -> np.ndarray:
         left, top = (image.width - spec.size) // 2, (image.height - spec.size) // 2
         image = image.crop((left, top, left + spec.size, top + spec.size))
     pixels = np.asarray(image)
-    tables = _tables(spec.mean, spec.std)
     values = np.empty((3, spec.size, spec.size), np.float32)
-    for channel in range(3):
-        np.take(tables[channel], pixels[..., channel], out=values[channel], mode="clip")
+    for channel, table in enumerate(_tables(spec.mean, spec.std)):
+        np.take(table, pixels[..., channel], out=values[channel], mode="clip")
     return values
 
 

@@ -32,7 +32,6 @@ def pair_recipe(folder: Path, stages: list[dict], dropout: float = 0.1, **model)
         "max_length": 24,
         "row_length": 64,
         "max_steps": 4,
-        "workers": 0,
     }
     shutil.copytree(tiny.text_folder("roberta"), folder / "text")
     config = json.loads((folder / "text" / "config.json").read_text(encoding="utf-8"))

@@ -211,7 +211,6 @@ def tiny_recipe(
         "learning_rate": 1e-3,
         "max_length": 512,
         "max_steps": 4,
-        "workers": 0,
     }
     model = {"vision": str(tiny.vision_folder("clip")), "connector": connector, "language": str(tiny.language_folder(language))}
     generation = {"max_new_tokens": 12}
@@ -233,7 +232,7 @@ def language_recipe(folder: Path, **rest) -> dict:
     config = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     config |= {"num_attention_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}
     read = {"name": "read", "train": ["language"], "data": data, "batch_size": 8, "learning_rate": 1e-2}
-    read |= {"max_length": 64, "max_steps": 24, "workers": 0}
+    read |= {"max_length": 64, "max_steps": 24}
     talk = {"name": "talk", "train": ["language.lora"], "lora": {"rank": 2, "alpha": 4}, "max_steps": 2, "learning_rate": 1e-3}
     model = {"kind": "language", "language": config, "tokenizer": {"vocab_size": 400}}
     recipe = {"precision": "fp32", "model": model, "stages": [read, talk], "generation": {"max_new_tokens": 8}}
@@ -262,8 +261,8 @@ def validations(run) -> list[dict]:
     return [record for record in map(json.loads, lines) if "validation_loss" in record]
 
 
-def assert_same_run(given, expected):
-    """Losses and gradients to 1e-5 of their size at every step, and the same way gone from the start."""
+def assert_same_run(given, expected, limit: float = 1e-4):
+    """Losses and gradients to 1e-5 of their size at every step, and the same way gone from the start, to `limit` of its length."""
     for ours, theirs in zip(records(given), records(expected), strict=True):
         assert ours["trained_tokens"] == theirs["trained_tokens"]
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
@@ -276,4 +275,4 @@ def assert_same_run(given, expected):
     for name, tensor in wanted.items():
         # Adam moves a number whose gradient is rounding error by a whole step, so single numbers say little.
         apart = float((tensors[name] - tensor).norm() / tensor.norm().clamp(min=1e-6))
-        assert apart < 1e-4, f"{name}: {apart:.2g} of its size apart"
+        assert apart < limit, f"{name}: {apart:.2g} of its size apart"

@@ -21,7 +21,7 @@ from tests.support import assert_same_run, records, trained_tensors, validations
 
 STAGES = [  # each says all of what it trains: a whole pair, a locked image tower, adapters on both
     {"name": "both", "train": ["vision", "text", "logit_scale"], "validation": 0.25, "eval_steps": 2, "save_steps": 2}
-    | {"learning_rate": 1e-4},  # a key's bias has no gradient but rounding errors, which Adam makes whole steps of
+    | {"learning_rate": 1e-4},
     {"name": "lit", "train": ["text", "logit_scale"], "max_steps": 2, "validation": None},
     {"name": "adapt", "train": ["vision.lora", "text.lora"], "lora": {"rank": 2, "alpha": 4}, "max_steps": 2},
 ]
@@ -49,13 +49,13 @@ def test_the_log_tells_how_it_goes(run):
 
 def test_one_row_a_step_is_several(recipe, run, tmp_path):
     train(recipe, tmp_path / "run", quiet=True, overrides={"stages.*.row_length": 4096})
-    assert_same_run(tmp_path / "run", run)
+    assert_same_run(tmp_path / "run", run, 1e-3)  # a key's bias has no gradient but rounding errors: whole steps to Adam
 
 
 def test_two_processes_are_one(recipe, run, tmp_path):
     """All of both processes' pairs are told apart, and the scale's gradient counts once."""
     train(recipe, tmp_path / "run", processes=2, quiet=True)
-    assert_same_run(tmp_path / "run", run)
+    assert_same_run(tmp_path / "run", run, 1e-3)  # a key's bias has no gradient but rounding errors: whole steps to Adam
 
 
 def test_resumed_is_uninterrupted(recipe, run, tmp_path):

@@ -156,9 +156,13 @@ class Segments:
 def _attend_both_ways(query, key, value, segments: Segments, scaling, dropout, softcap):
     """(1, H, L, D) each -> (1, L, H, D): a segment's queries see all of its keys."""
     pieces = []
-    for index, real, mask in segments.batches:
-        q, k, v = (tensor[0][:, index].transpose(0, 1) for tensor in (query, key, value))  # (S, H, W, D)
-        pieces.append(_attend(q, k, v, mask, scaling, dropout, softcap, causal=False).transpose(1, 2)[real])
+    with torch.autocast(query.device.type, enabled=False):
+        for index, real, mask in segments.batches:
+            q, k, v = (tensor[0][:, index].transpose(0, 1) for tensor in (query, key, value))  # (S, H, W, D)
+            if query.device.type == "cpu" and index.shape[1] <= SHORT:
+                q, k, v = q.float(), k.float(), v.float()
+            found = _attend(q, k, v, mask, scaling, dropout, softcap, causal=False)
+            pieces.append(found.transpose(1, 2)[real].to(query.dtype))
     return torch.cat(pieces)[segments.order][None]
 
 

@@ -102,8 +102,8 @@ def contrastive_step(step: Pass, rows: Iterable[dict], stopped: Callable[[], boo
         texts.append(text)
     if distributed.any_process(stopped()):
         return 0.0, 0
-    whole = [torch.cat(every).detach().float() for every in (images, texts)]
-    found_images, found_texts, keys = gathered(*whole, keys_of(batches, step.device))
+    image, text = (torch.cat(every).detach().float() for every in (images, texts))
+    found_images, found_texts, keys = gathered(image, text, keys_of(batches, step.device))
     own = distributed.rank()
     leaves = [found_images[own].requires_grad_(), found_texts[own].requires_grad_()]
     shared = [p for name, p in step.model.named_parameters() if name in ("logit_scale", "logit_bias") and p.requires_grad]

@@ -166,7 +166,7 @@ def operations(model, stage: Stage, load: Load) -> float:
     Attention's own products are left out: they are few at the lengths of a sample.
     """
     language = language_of(model)
-    again = 2 if stage.gradient_checkpointing else 0
+    again = 2.0 if stage.gradient_checkpointing else 0.0
     if is_pair(model):  # all rows but one are computed twice
         again += 2 * (1 - load.row_tokens / load.tokens)
     learns = any(parameter.requires_grad for parameter in language.parameters())

@@ -59,23 +59,19 @@ class Place:
 
     @property
     def is_file(self) -> bool:
-        if self.is_archive:
-            return False
-        return self.member in archive_index(self.path) if self.member else os.path.isfile(self.path)
+        if self.member:
+            return self.member in archive_index(self.path)
+        return os.path.isfile(self.path) and not self.is_archive
 
     @property
     def is_folder(self) -> bool:
-        if self.is_archive:
-            return True
         if self.member:
             return any(name.startswith(self.member + "/") for name in archive_index(self.path))
-        return os.path.isdir(self.path)
+        return os.path.isdir(self.path) or self.is_archive
 
     @property
     def parent(self) -> Place:
-        if self.member:
-            return Place(self.path, self.member.rpartition("/")[0])
-        return Place(str(Path(self.path).parent))
+        return Place(self.path, self.member.rpartition("/")[0]) if self.member else Place(str(Path(self.path).parent))
 
     @property
     def suffix(self) -> str:
@@ -113,10 +109,8 @@ class Place:
     def open_text(self) -> TextIO:
         """The file as text with its line ends as they are: UTF-8 (with or without mark) or marked UTF-16.
 
-        Single bytes that are not UTF-8 become lone surrogates, which `boda.data.rows` reports by row.
-
-        Raises:
-            BodaError: the file as a whole is in another encoding, or no text.
+        Single bytes that are not UTF-8 become lone surrogates, which `boda.data.rows` reports by row. Raises BodaError if the file
+        as a whole is in another encoding, or no text.
         """
         stream = self.open()
         head = stream.peek(_SNIFFED)  # type: ignore[attr-defined]
@@ -166,7 +160,7 @@ def read_member(path: str, member: str) -> bytes:
 
     Raises:
         KeyError: no such member.
-        BodaError: it is packed in a way that cannot be read, or damaged.
+        BodaError: it is damaged.
     """
     offset, size, method = archive_index(path)[unicodedata.normalize("NFC", member)]
     with open(path, "rb") as stream:
@@ -210,9 +204,7 @@ def _archive_index(path: str, _changed: int, _size: int) -> dict[str, tuple[int,
     index: dict[str, tuple[int, int, int]] = {}
     if path.lower().endswith(".zip"):
         with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                if entry.is_dir():
-                    continue
+            for entry in (each for each in archive.infolist() if not each.is_dir()):
                 if entry.flag_bits & 1:
                     raise BodaError(f"{path} is encrypted; unpack it first")
                 if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -1,4 +1,4 @@
-"""Data sets as they lie on disk -> Samples. A new format is one file here and one line in FORMATS."""
+"""Data sets as they lie on disk -> Samples. A new format is a function (row -> samples) here and an entry in FORMATS."""
 
 from __future__ import annotations
 
@@ -11,24 +11,66 @@ from typing import Any
 from boda.data.files import COMPRESSED_TARS, Place, matching
 from boda.data.rows import Rows
 from boda.data.sample import Sample
-from boda.data.sources import alpaca, captions, csv, llava, messages, parquet, preference, sharegpt, text, webdataset
-from boda.data.sources.bad_rows import BadRows
-from boda.data.sources.common import PICTURES, Format, Options, Row
+from boda.data.sources import captions, conversations, parquet, text, webdataset
+from boda.data.sources.common import PICTURES, BadRows, Format, NoBadRows, Options, Row, file_rows, table_samples
 from boda.data.templates import Template, as_text
 from boda.errors import BadRow, BodaError
 
 # In the order they are asked whether a row is theirs: the first that says so reads it.
 FORMATS: dict[str, Format] = {
-    "preference": preference.FORMAT,
-    "llava": llava.FORMAT,
-    "sharegpt": sharegpt.FORMAT,
-    "messages": messages.FORMAT,
-    "alpaca": alpaca.FORMAT,
-    "captions": captions.FORMAT,
-    "csv": csv.FORMAT,
-    "text": text.FORMAT,
-    "parquet": parquet.FORMAT,
-    "webdataset": webdataset.FORMAT,
+    "preference": Format(
+        '{"prompt": "수도는?", "chosen": "서울입니다.", "rejected": "부산입니다."}, each a text or a list of turns',
+        conversations.preference,
+        ({"rejected", "rejected_response"}, {"chosen", "messages"}),
+    ),
+    "llava": Format(
+        '{"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\n뭐죠?"}, {"from": "gpt", ...}]}',
+        conversations.llava,
+        ({"conversations"}, {"image", "images"}),
+    ),
+    "sharegpt": Format(
+        '{"conversations": [{"from": "human", "value": "안녕?"}, {"from": "gpt", "value": "안녕하세요."}]}, no "image"',
+        conversations.sharegpt,
+        ({"conversations"},),
+    ),
+    "messages": Format(
+        '{"messages": [{"role": "user", "content": "<image>무엇인가요?"}, {"role": "assistant", ...}], "images": ["a.jpg"]}',
+        conversations.messages,
+        ({"messages"},),
+    ),
+    "alpaca": Format(
+        '{"instruction": "옮겨 주세요.", "input": "사과", "output": "apple"}, where "input" may be empty or absent',
+        conversations.alpaca,
+        ({"instruction"}, {"output"}),
+    ),
+    "captions": Format(
+        '{"image": "a.jpg", "caption": "고양이 한 마리"} (or "captions": [...]), or a folder of KEY.jpg and KEY.txt',
+        captions.samples,
+        (set(captions.CAPTIONS), set(captions.IMAGES)),
+        captions.rows,
+    ),
+    "csv": Format(
+        'a line of column names, then rows; with question="{Q}" and answer="{A}", or columns named question and answer',
+        table_samples,
+        ({"question"}, {"answer"}),
+    ),
+    "text": Format(
+        '{"text": "긴 글 하나."}, or .txt files with documents between blank lines (without any: one a line)',
+        text.samples,
+        ({"text"},),
+        text.rows,
+    ),
+    # These two are told by the file, not by its columns.
+    "parquet": Format(
+        "a .parquet file with columns messages or conversations, or any columns with question= and answer= templates",
+        parquet.samples,
+        rows=parquet.rows,
+    ),
+    "webdataset": Format(
+        "tar shards of KEY.jpg, KEY.txt and KEY.json: laion-{00000..00041}.tar, or a folder of them",
+        webdataset.samples,
+        rows=webdataset.rows,
+    ),
 }
 # What other data sets call the fields of a format; the words in front are looked for first.
 _ALIASES: dict[str, dict[str, str]] = {
@@ -85,51 +127,48 @@ def read(
     """
     if format is not None and format not in FORMATS:
         raise BodaError(f"unknown format '{format}'; formats are:\n{describe_formats()}")
+    folder = None if images is None else Place.of(images)
+    if folder and not folder.is_folder:
+        raise BodaError(f"images: {images} is no folder, zip or tar")
     given = {
-        "images": None if images is None else _folder(images),
+        "images": folder,
         "columns": dict(columns or {}),
         "question": None if question is None else Template(question),
         "answer": None if answer is None else Template(answer),
-        "keep": {name: _values(values) for name, values in (where or {}).items()},
+        "keep": {
+            name: [as_text(value) for value in (values if isinstance(values, (list, tuple)) else [values])]
+            for name, values in (where or {}).items()
+        },
         "licence": licence,
         "probe": probe,
         "trainable": trainable,
     }
-    return _read(_data_files(Path(path), format), format, given, limit, bad_rows)
+    return _read(_data_files(Path(path), format), format, given, limit, NoBadRows() if bad_rows is None else bad_rows)
 
 
-def _read(
-    places: list[Place], format: str | None, given: dict, limit: int | None, bad_rows: BadRows | None
-) -> Iterator[Sample]:
+def _read(places: list[Place], format: str | None, given: dict, limit: int | None, bad_rows: BadRows) -> Iterator[Sample]:
     count = seen = 0
     others: dict[str, None] = {}  # values of rows that `where` leaves out, for the message if it leaves out all
     for place in places:
         options = Options(place=place, **given)
         name = format or tell_format(options)
-        kind = FORMATS[name]
-        if bad_rows is not None:
-            bad_rows.formats[name] = None
-        for number, cells in _guarded(parquet.rows if place.suffix == ".parquet" else kind.rows, options):
+        bad_rows.formats[name] = None
+        for number, cells in _guarded(parquet.rows if place.suffix == ".parquet" else FORMATS[name].rows, options):
             seen += 1
+            made: list[Sample] = []
             try:
                 if isinstance(cells, BadRow):
                     raise cells
-                if bad_rows is not None:
-                    bad_rows.example = bad_rows.example or cells
+                bad_rows.example = bad_rows.example or cells
                 row = Row(number, cells, options)
                 if not row.is_kept():
                     if len(others) < 8:
                         others[", ".join(f"{name} = {as_text(cells[name])}" for name in options.keep)] = None
                     continue
-                made = list(kind.samples(row))
+                made = list(FORMATS[name].samples(row))  # all of them or none
             except BadRow as bad:
-                if bad_rows is None:
-                    raise
-                bad_rows.seen += 1
                 bad_rows.add(bad)
-                continue
-            if bad_rows is not None:
-                bad_rows.seen += 1
+            bad_rows.seen += 1
             for sample in made[: None if limit is None else limit - count]:
                 count += 1
                 yield sample
@@ -149,58 +188,38 @@ def _guarded(rows, options: Options) -> Rows:
         raise BodaError(f"{options.name} is cut off or damaged ({error}); fetch it again") from error
 
 
-def _values(values: Any) -> list[str]:
-    return [as_text(value) for value in (values if isinstance(values, (list, tuple)) else [values])]
-
-
-def _folder(images: str | Path) -> Place:
-    place = Place.of(images)
-    if not place.is_folder:
-        raise BodaError(f"images: {images} is no folder, zip or tar")
-    return place
-
-
 def _data_files(path: Path, format: str | None) -> list[Place]:
     """The files that a path stands for. Raises BodaError if that is not clear."""
     place = Place.of(path)
     if place.is_file:
         return [place]
     if not place.is_folder:
-        matches = [Place(name) for name in matching(path)]
-        if not matches:
-            raise BodaError(f"no data set at {path}")
-        return matches
-    depth = str(place).count("/") + 1
+        if matches := [Place(name) for name in matching(path)]:
+            return matches
+        raise BodaError(f"no data set at {path}")
     if format == "webdataset" and place.is_archive:
         return [place]
+    picture = next((file for file in place.files() if file.suffix in PICTURES), None)
+    depth = str(place).count("/") + 1
     top = [file for file in place.files() if str(file).count("/") == depth]
     found = [file for file in top if file.suffix in DATA_SUFFIXES]
     shards = [file.path for file in top if file.path.endswith((".tar", *COMPRESSED_TARS)) and not place.inside]
-    if shards and (format == "webdataset" or (format is None and not found and _first_picture(place) is None)):
+    if shards and (format == "webdataset" or (format is None and not found and picture is None)):
         return [Place.of(path) for path in shards]
     tables = [file for file in found if file.suffix == ".parquet"]
     if format != "captions" and tables and len(tables) == len(found):
         return tables
-    if format in (None, "captions") and (format or len(found) != 1) and _has_keys(place):
+    keys = picture is not None and captions.text_beside(picture).is_file  # KEY.jpg with KEY.txt
+    if keys and (format == "captions" or (format is None and len(found) != 1)):
         return [place]
     if len(found) == 1:
         return found
-    if not found and (format == "text" or (format is None and _first_picture(place) is None)):
+    if not found and (format == "text" or (format is None and picture is None)):
         found = [file for file in place.files() if file.suffix == ".txt"]
         if found:
             return found
     names = ", ".join(str(file) for file in found[:9])
     raise BodaError(f"{path} holds {f'several data files ({names}); name one of them' if found else 'no data file'}")
-
-
-def _has_keys(place: Place) -> bool:
-    """Whether a folder holds KEY.jpg with KEY.txt; one look at the first picture tells."""
-    first = _first_picture(place)
-    return first is not None and captions.text_beside(first).is_file
-
-
-def _first_picture(place: Place) -> Place | None:
-    return next((file for file in place.files() if file.suffix in PICTURES), None)
 
 
 def tell_format(options: Options) -> str:
@@ -216,8 +235,7 @@ def tell_format(options: Options) -> str:
     row = dict.fromkeys(parquet.column_names(options)) if place.suffix == ".parquet" else _first_row(options)
     if len(templates) == 2:
         return "csv"
-    found = _told({*row, *options.columns, *templates}, place.suffix == ".parquet")
-    if found:
+    if found := _told({*row, *options.columns, *templates}, place.suffix == ".parquet"):
         return found
     why = f"is in no format that can be told by its columns ({', '.join(map(str, row))}){guess(row)}"
     raise BodaError(f"{place} {why}; formats are:\n{describe_formats()}")
@@ -225,7 +243,7 @@ def tell_format(options: Options) -> str:
 
 def _first_row(options: Options) -> dict[str, Any]:
     first_bad = ""
-    for _, row in _guarded(FORMATS["csv"].rows, options):
+    for _, row in _guarded(file_rows, options):
         if isinstance(row, dict):
             return row
         first_bad = first_bad or f"; the first: {row.why}"

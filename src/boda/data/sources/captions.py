@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from boda.data.files import Place
 from boda.data.rows import Rows
 from boda.data.sample import Sample
-from boda.data.sources.common import PICTURES, Format, Options, Row, file_rows
+from boda.data.sources.common import PICTURES, Options, Row, file_rows
 from boda.data.templates import is_empty
 from boda.errors import BadRow
 
@@ -51,11 +51,3 @@ def samples(row: Row) -> Iterable[Sample]:
         if is_empty(caption):
             raise row.bad("caption", "a caption is empty")
         yield row.asked(question, row.text(caption, "caption"), [image])
-
-
-FORMAT = Format(
-    looks_like='{"image": "a.jpg", "caption": "고양이 한 마리"} (or "captions": [...]), or a folder of KEY.jpg and KEY.txt',
-    recognises=lambda names: bool(names & set(CAPTIONS)) and bool(names & set(IMAGES)),
-    samples=samples,
-    rows=rows,
-)

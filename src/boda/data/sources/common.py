@@ -9,12 +9,13 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 from boda.data.files import Place, archive_index
 from boda.data.rows import Rows, text_rows
 from boda.data.sample import IMAGE_MARK, ImageRef, Message, Part, Role, Sample, Source, image_from_uri, printable, split_marks
-from boda.data.templates import EmptyCell, Template, as_text, is_empty
+from boda.data.templates import Template, as_text, is_empty
 from boda.errors import BadRow, BodaError
 
 _template = lru_cache(Template)
@@ -54,50 +55,50 @@ class Options:
         written = [_template(value) for value in self.columns.values() if "{" in value]
         return [*written, *(template for template in (self.question, self.answer) if template)]
 
-    def picture(self, name: str) -> ImageRef:
-        """The picture a row names: absolute, or in `images`, or beside the data file. Raises BodaError if it cannot be used."""
-        if name.startswith("data:"):
-            ref = image_from_uri(name)
+    def picture(self, value: str | bytes) -> ImageRef:
+        """The picture a row holds or names: a `data:` address, absolute, in `images`, or beside the data file.
+
+        Raises:
+            BodaError: it cannot be used.
+        """
+        if isinstance(value, bytes) or value.startswith("data:"):
+            ref = ImageRef(data=value) if isinstance(value, bytes) else image_from_uri(value)
             self.check(ref)
             return ref
-        if "://" in name:
-            raise BodaError(f"pictures on the web are not fetched: download {name[:80]} and give its path")
-        base = self.base
-        place = Place.of(name) if os.path.isabs(name) else base.child(name)
-        if place.member and place.member not in archive_index(place.path):
-            place = _under_single_folder(place)
-        elif not place.member and not name.isascii() and not os.path.exists(place.path):
-            forms = (unicodedata.normalize(form, place.path) for form in ("NFC", "NFD"))  # macOS writes Hangul decomposed
-            place = next((Place(form) for form in forms if os.path.exists(form)), place)
+        if "://" in value:
+            raise BodaError(f"pictures on the web are not fetched: download {value[:80]} and give its path")
+        place = self._place(value)
         ref = ImageRef(place.path, place.member)
-        if self.probe:
-            self.check(ref, base)
+        try:
+            if self.probe:
+                self.check(ref)
+        except BodaError as error:
+            if "no picture at" not in str(error):
+                raise
+            hint = f"it is looked for in {self.base}; `images:` names another folder, zip or tar"
+            raise BodaError(f"{error}; {hint}") from error
         return ref
 
-    def check(self, ref: ImageRef, base: Place | None = None) -> None:
+    def _place(self, name: str) -> Place:
+        place = Place.of(name) if os.path.isabs(name) else self.base.child(name)
+        if place.member:  # an archive may hold all in one folder of its own: `images/1.jpg` in `images.zip`
+            index = archive_index(place.path)
+            inner = f"{next(iter(index), '').partition('/')[0]}/{place.member}"
+            return Place(place.path, inner) if place.member not in index and inner in index else place
+        if name.isascii() or os.path.exists(place.path):
+            return place
+        forms = (unicodedata.normalize(form, place.path) for form in ("NFC", "NFD"))  # macOS writes Hangul decomposed
+        return next((Place(form) for form in forms if os.path.exists(form)), place)
+
+    def check(self, ref: ImageRef) -> None:
         """Reads the picture's header, once for each of the last pictures. Raises BodaError if it cannot be used."""
         from boda.data.images import probe_image
 
-        if ref.key in self.probed:
-            return
-        try:
+        if ref.key not in self.probed:
             probe_image(ref)
-        except BodaError as error:
-            if base is not None and "no picture at" in str(error):
-                hint = f"it is looked for in {base}; `images:` names another folder, zip or tar"
-                raise BodaError(f"{error}; {hint}") from error
-            raise
-        self.probed[ref.key] = None
-        if len(self.probed) > 50_000:
-            del self.probed[next(iter(self.probed))]
-
-
-def _under_single_folder(place: Place) -> Place:
-    """An archive that holds all in one folder of its own is entered: `images.zip` may hold `images/1.jpg`."""
-    index = archive_index(place.path)
-    top = next(iter(index), "").partition("/")[0]
-    inner = f"{top}/{place.member}"
-    return Place(place.path, inner) if inner in index else place
+            self.probed[ref.key] = None
+            if len(self.probed) > 50_000:
+                del self.probed[next(iter(self.probed))]
 
 
 @dataclass
@@ -112,20 +113,19 @@ class Row:
         return BadRow(self.options.name, self.number, field_name, why)
 
     def get(self, name: str, *others: str) -> Any:
-        """The cell of our field `name`: the column given for it, else the first of these names there is; None if it is empty.
-
-        Raises:
-            BadRow: the column given is not there.
-        """
+        """The cell of our field `name`: the column given for it, else the first of these names there is; None if it is empty."""
         column = self.options.columns.get(name)
         if column is None:
-            column = next((candidate for candidate in (name, *others) if not is_empty(self.cells.get(candidate))), None)
-            return None if column is None else self.cells[column]
+            return next((self.cells[each] for each in (name, *others) if not is_empty(self.cells.get(each))), None)
         if "{" in column:
             return self.fill(_template(column), name)
+        cell = self._cell(column, name)
+        return None if is_empty(cell) else cell
+
+    def _cell(self, column: str, field_name: str) -> Any:
         if column not in self.cells:
-            raise self.bad(name, f"no column '{column}'; the row has {self.names()}")
-        return None if is_empty(self.cells[column]) else self.cells[column]
+            raise self.bad(field_name, f"no column '{column}'; the row has {self.names()}")
+        return self.cells[column]
 
     def need(self, name: str, *others: str) -> Any:
         """As `get`, but an empty cell is an error that names the columns there are."""
@@ -144,25 +144,14 @@ class Row:
 
     def is_kept(self) -> bool:
         """Whether the row has the values that `where:` asks for. Raises BadRow if it lacks the column."""
-        for column, values in self.options.keep.items():
-            if column not in self.cells:
-                raise self.bad("where", f"no column '{column}'; the row has {self.names()}")
-            if as_text(self.cells[column]) not in values:
-                return False
-        return True
+        return all(as_text(self._cell(column, "where")) in values for column, values in self.options.keep.items())
 
     def fill(self, template: Template, field_name: str) -> str:
         try:
-            return template.fill(self.cells, self.id)
-        except EmptyCell as error:
-            raise self.bad(field_name, f"column {error.column!r} {error.why}") from error
+            row_id = self.cells.get(self.options.columns.get("id", "id"))
+            return template.fill(self.cells, str(self.number if is_empty(row_id) else row_id))
         except BodaError as error:
             raise self.bad(field_name, str(error)) from error
-
-    @property
-    def id(self) -> str:
-        value = self.cells.get(self.options.columns.get("id", "id"))
-        return str(self.number if is_empty(value) else value)
 
     def text(self, value: Any, field_name: str) -> str:
         """`value` if it is text; else BadRow."""
@@ -176,18 +165,12 @@ class Row:
             return value
         if isinstance(value, dict):
             value = next((value[key] for key in ("bytes", "path", "url", "image") if not is_empty(value.get(key))), None)
+        if not isinstance(value, bytes) and not (isinstance(value, str) and value.strip()):
+            raise self.bad(field_name, f"a picture's path is needed; this is {kind_of(value)}")
         try:
-            if isinstance(value, bytes):
-                ref = ImageRef(data=value)
-                self.options.check(ref)
-                return ref
-            if isinstance(value, str) and value.strip():
-                return self.options.picture(value)
-        except BadRow:
-            raise
+            return self.options.picture(value)
         except BodaError as error:
             raise self.bad(field_name, str(error)) from error
-        raise self.bad(field_name, f"a picture's path is needed; this is {kind_of(value)}")
 
     def pictures(self, name: str = "image", *others: str) -> list[ImageRef]:
         """The pictures of a cell that holds none, one or a list."""
@@ -210,27 +193,18 @@ class Row:
         text = self.get("system")
         return [] if text is None else [Message("system", split_marks(self.text(text, "system")))]
 
-    def conversation(
-        self, name: str, images: list[ImageRef], tidy: Callable[[list[Message]], list[Message]] | None = None
-    ) -> Sample:
-        """The turns in column `name` as a sample.
-
-        Args:
-            images: what <image> marks and parts that name no picture of their own stand for, in order.
-            tidy: what the format does to the turns first.
-        """
+    def conversation(self, name: str, images: list[ImageRef], tidy: Callable[[list[Message]], list[Message]] = list) -> Sample:
+        """The turns in column `name` as a sample; <image> marks stand for `images`, in order, unless a part names its own."""
         waiting = list(images)
         messages, used = self.turns(self.need(name), name, waiting)
         if not any(message.role == "user" for message in messages):
             raise self.bad(name, "no user turn, so nothing is asked; a text that nobody asks for is format 'text'")
-        messages = self.system() + messages
-        return self.sample(tidy(messages) if tidy else messages, [*used, *waiting])
+        return self.sample(tidy(self.system() + messages), [*used, *waiting])
 
     def turns(self, turns: Any, name: str, waiting: list[ImageRef]) -> tuple[list[Message], list[ImageRef]]:
         """Turns {from, value} or {role, content}, content being text or parts -> messages and their pictures.
 
-        Args:
-            waiting: pictures for marks without one of their own; those that are used are taken out.
+        Marks without a picture of their own take the next out of `waiting`.
         """
         if not isinstance(turns, list):
             raise self.bad(name, f"a list of turns is needed; this is {kind_of(turns)}")
@@ -294,13 +268,12 @@ def kind_of(value: Any) -> str:
 
 def table_samples(row: Row) -> Iterable[Sample]:
     """A row of a table -> its question and answer: from templates, else from the columns `question` and `answer`."""
-    options = row.options
+    options, answer = row.options, None
     question = row.fill(options.question, "question") if options.question else as_text(row.need("question"))
-    answer: str | None
     if options.answer:
         answer = row.fill(options.answer, "answer")
-    else:
-        answer = as_text(row.need("answer")) if options.trainable or row.get("answer") is not None else None
+    elif options.trainable or row.get("answer") is not None:
+        answer = as_text(row.need("answer"))
     images = row.pictures("image", "images")
     if "image" in options.columns and not images:
         raise row.bad("image", "no picture is named; fill the cell, or drop the row")
@@ -329,16 +302,58 @@ def check_columns(options: Options, names: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class Format:
-    """A source: how rows are read, what makes a row one of its own, and how it becomes samples.
-
-    Args:
-        looks_like: one row, as an error shows it.
-        recognises: whether a row (its column names) is of this format.
-        samples: row -> samples; raises BadRow.
-        rows: data set -> numbered rows.
-    """
+    """What a row looks like, how it becomes samples, the columns that tell it (one of each set), and how rows are read."""
 
     looks_like: str
-    recognises: Callable[[set[str]], bool]
     samples: Callable[[Row], Iterable[Sample]]
+    columns: tuple[set[str], ...] = ()
     rows: Callable[[Options], Rows] = file_rows
+
+    def recognises(self, names: set[str]) -> bool:
+        return bool(self.columns) and all(names & each for each in self.columns)
+
+
+class BadRows:
+    """Rows that cannot be used, collected while a data set is read.
+
+    Attributes: rows, the bad ones; seen, how many rows were read, good and bad; formats, the formats they were read as; example,
+    the first row as it was read.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[BadRow] = []
+        self.seen = 0
+        self.formats: dict[str, None] = {}
+        self.example: dict[str, Any] = {}
+
+    def add(self, row: BadRow) -> None:
+        self.rows.append(row)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def write(self, path: str | Path) -> Path:
+        """All of them as JSON lines: {where, row, field, why}."""
+        text = "".join(json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in self.rows)
+        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+        return Path(path)
+
+    def check(self, max_fraction: float, listed_in: str | Path = "bad_rows.jsonl") -> None:
+        """Raises BodaError naming the first three if more than this share of the rows is bad."""
+        bad, seen = len(self.rows), max(self.seen, len(self.rows), 1)
+        if bad / seen > max_fraction:
+            first = "".join(f"\n  {row}" for row in self.rows[:3])
+            raise BodaError(
+                f"{bad} of {seen} rows cannot be used ({bad / seen:.1%}; max_bad_rows allows {max_fraction:.1%}); the first:"
+                f"{first}\nAll are listed in {listed_in}. Mend or remove them, or raise max_bad_rows."
+            )
+
+
+class NoBadRows(BadRows):
+    """The first bad row is raised."""
+
+    def add(self, row: BadRow) -> None:
+        raise row

@@ -10,7 +10,7 @@ from boda.data.parquet import class_names, holds_pictures
 from boda.data.rows import Rows
 from boda.data.sample import ImageRef, Sample
 from boda.data.sources import captions
-from boda.data.sources.common import Format, Options, Row, check_columns, table_samples
+from boda.data.sources.common import Options, Row, check_columns, table_samples
 from boda.errors import BadRow, BodaError
 
 # Columns that are read without being asked for.
@@ -89,11 +89,3 @@ def samples(row: Row) -> Iterable[Sample]:
             yield row.conversation(name, row.pictures("images", "image"))
             return
     yield from table_samples(row)
-
-
-FORMAT = Format(
-    looks_like="a .parquet file with columns messages or conversations, or any columns with question= and answer= templates",
-    recognises=lambda names: False,  # told by the file, not by its columns
-    samples=samples,
-    rows=rows,
-)

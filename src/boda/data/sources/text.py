@@ -8,7 +8,7 @@ from typing import TextIO
 
 from boda.data.rows import MAX_ROW, Rows, lines
 from boda.data.sample import Message, Part, Sample
-from boda.data.sources.common import Format, Options, Row, file_rows
+from boda.data.sources.common import Options, Row, file_rows
 from boda.errors import BadRow
 
 SEPARATORS = ("\x1e", "<|endoftext|>", "")  # lines that end a document: the first of these that the file's beginning has
@@ -56,11 +56,3 @@ def documents(stream: TextIO, where: str) -> Iterator[str]:
 def samples(row: Row) -> Iterable[Sample]:
     """The document as an assistant's message that stands alone."""
     yield row.sample([Message("assistant", (Part("text", row.text(row.need("text"), "text")),))])
-
-
-FORMAT = Format(
-    looks_like='{"text": "긴 글 하나."}, or .txt files with documents between blank lines (without any: one a line)',
-    recognises=lambda names: "text" in names,  # asked last
-    samples=samples,
-    rows=rows,
-)

@@ -19,7 +19,7 @@ from boda.data.files import read_part
 from boda.data.rows import Rows
 from boda.data.sample import ImageRef, Sample
 from boda.data.sources import captions
-from boda.data.sources.common import Format, Options, Row
+from boda.data.sources.common import Options, Row
 from boda.data.templates import as_text
 from boda.errors import BadRow, BodaError
 from boda.files import cache_folder
@@ -141,11 +141,3 @@ def samples(row: Row) -> Iterable[Sample]:
     licence = options.licence or as_text(row.get("licence", "license", "LICENSE") or "")
     for sample in [row.conversation("messages", [cells["image"]])] if talk else captions.samples(row):
         yield replace(sample, source=replace(sample.source, licence=licence))
-
-
-FORMAT = Format(
-    looks_like="tar shards of KEY.jpg, KEY.txt and KEY.json: laion-{00000..00041}.tar, or a folder of them",
-    recognises=lambda names: False,  # told by the files
-    samples=samples,
-    rows=rows,
-)

@@ -29,6 +29,8 @@ NARROW = {
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
 }
 PICTURES, TEXTS = 4, 40  # texts: enough for a tokenizer that knows the words
 

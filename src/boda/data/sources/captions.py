@@ -31,9 +31,9 @@ def rows(options: Options) -> Rows:
             yield number, {"id": name.rpartition(".")[0], "image": name, "caption": stream.read().strip()}
 
 
-def text_beside(picture: Place) -> Place:
-    """KEY.txt of KEY.jpg."""
-    stem = (picture.member or picture.path).rpartition(".")[0] + ".txt"
+def text_beside(picture: Place, suffix: str = ".txt") -> Place:
+    """KEY.txt of KEY.jpg, or its KEY.json."""
+    stem = (picture.member or picture.path).rpartition(".")[0] + suffix
     return Place(picture.path, stem) if picture.member else Place(stem)
 
 

@@ -28,11 +28,10 @@ def text_rows(place: Place) -> Rows:
     Raises:
         BodaError: the file as a whole cannot be read: encoding, no rows at all, no JSON.
     """
-    if place.suffix in (".csv", ".tsv"):
-        with place.open_text() as stream:
-            yield from csv_rows(stream, str(place), "\t" if place.suffix == ".tsv" else None)
-        return
     with place.open_text() as stream:
+        if place.suffix in (".csv", ".tsv"):
+            yield from csv_rows(stream, str(place), "\t" if place.suffix == ".tsv" else None)
+            return
         head = stream.read(_CHUNK)
         start = head.lstrip()
         if start.startswith("["):
@@ -59,16 +58,6 @@ def list_rows(stream: TextIO, where: str, buffer: str = "", chunk: int = _CHUNK)
         text = stream.read(max(chunk, len(buffer) - position))  # doubling: a long row is not decoded over and over
         ended = not text
         buffer, position = buffer[position:] + text, 0
-
-    def skip_to_next_row() -> bool:
-        nonlocal position
-        start = position + 1
-        while (found := _next_row(buffer, start, first_keys)) is None and not ended:
-            position = max(0, len(buffer) - 1100)  # a key may be cut by the end of the buffer
-            start = max(start - position, 100) if position else start
-            more()
-        position = found or 0
-        return found is not None
 
     while True:
         position = _GAP.match(buffer, position).end()  # type: ignore[union-attr]
@@ -107,8 +96,14 @@ def list_rows(stream: TextIO, where: str, buffer: str = "", chunk: int = _CHUNK)
             while len(buffer) - position < _CHUNK and not ended:
                 more()
             first_keys = _likely_first_keys(buffer, position)
-        if not skip_to_next_row():
-            return
+        start = position + 1
+        while (found := _next_row(buffer, start, first_keys)) is None:
+            if ended:
+                return
+            position = max(0, len(buffer) - 1100)  # a key may be cut by the end of the buffer
+            start = max(start - position, 100) if position else start
+            more()
+        position = found
 
 
 def line_rows(stream: TextIO, where: str, head: str = "") -> Rows:
@@ -148,10 +143,7 @@ def csv_rows(stream: TextIO, where: str, delimiter: str | None = None) -> Rows:
     delimiter = delimiter or max(",;\t", key=head.count)
     csv.field_size_limit(MAX_ROW)
     lines = itertools.chain([head], stream)
-    if delimiter == "\t":
-        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(lines, delimiter=delimiter)
+    reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL)
     names = next(reader)
     if len(set(names)) < len(names):
         raise BodaError(f"{where}: two columns have one name in {', '.join(names)}")
@@ -173,9 +165,8 @@ def csv_rows(stream: TextIO, where: str, delimiter: str | None = None) -> Rows:
 def _checked(value, where: str, number: int) -> dict | BadRow:
     if isinstance(value, dict):
         return value
-    return BadRow(
-        where, number, "row", f"a row is an object {{...}}; this is {printable(json.dumps(value, ensure_ascii=False))}"
-    )
+    shown = printable(json.dumps(value, ensure_ascii=False))
+    return BadRow(where, number, "row", f"a row is an object {{...}}; this is {shown}")
 
 
 def _is_incomplete(error: Exception, length: int) -> bool:
@@ -198,9 +189,8 @@ def _explain(error: Exception, text: str, ended: bool) -> str:
 def _next_row(buffer: str, position: int, first_keys: set[str]) -> int | None:
     """Where the next row begins: an object with a known first key that is not the value of another's key."""
     for match in _FIRST_KEY.finditer(buffer, position):
-        if (not first_keys or match[1] in first_keys) and buffer[max(0, match.start() - 99) : match.start()].rstrip()[
-            -1:
-        ] != ":":
+        before = buffer[max(0, match.start() - 99) : match.start()].rstrip()
+        if (not first_keys or match[1] in first_keys) and not before.endswith(":"):
             return match.start()
     return None
 
@@ -230,9 +220,8 @@ def lines(stream: TextIO, where: str, head: str) -> Iterator[tuple[int, str]]:
         if not line and not feed:
             return
         if len(line) > MAX_ROW:
-            raise BodaError(
-                f"{where}, line {number + 1} is longer than {MAX_ROW >> 20} million characters; this is no file of lines"
-            )
+            most = f"{MAX_ROW >> 20} million characters"
+            raise BodaError(f"{where}, line {number + 1} is longer than {most}; this is no file of lines")
         yield number, line
         number += 1
 

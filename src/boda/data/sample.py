@@ -6,11 +6,11 @@ Every on-disk format becomes Samples in `boda.data.sources` and nowhere else.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import io
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -25,25 +25,16 @@ IMAGE_MARK = "<image>"
 
 @dataclass(frozen=True)
 class ImageRef:
-    """Where a picture is; nothing is read before `read()`.
+    """Where a picture is; nothing is read before `read()`."""
 
-    Args:
-        path: the picture's file, or the archive or Parquet file that holds it.
-        member: its name inside a zip or tar.
-        row: its row inside a Parquet file, with `column` naming the image column (`images[1]`: the second of a list).
-        data: the bytes themselves, for pictures that come from a request rather than a file.
-        offset, size: where the picture is in a tar shard, so that no list of the shard's members is needed.
-        drawn: the name of a picture that Boda draws itself, anew each time (`boda.data.drawn.samples.picture`).
-    """
-
-    path: str = ""
-    member: str = ""
-    row: int = -1
-    column: str = ""
-    data: bytes | None = field(default=None, repr=False)
-    drawn: str = ""
-    offset: int = -1
-    size: int = 0
+    path: str = ""  # the picture's file, or the archive or Parquet file that holds it
+    member: str = ""  # its name inside a zip or tar
+    row: int = -1  # its row inside a Parquet file
+    column: str = ""  # the image column there (`images[1]`: the second of a list)
+    data: bytes | None = field(default=None, repr=False)  # the bytes themselves, of pictures that come from a request
+    drawn: str = ""  # the name of a picture that Boda draws itself, anew each time (`boda.data.drawn.samples.picture`)
+    offset: int = -1  # where it begins in a tar shard, so that no list of the shard's members is needed
+    size: int = 0  # and its bytes there
 
     def read(self) -> bytes:
         """The encoded picture. Raises BodaError naming the place if it is not there."""
@@ -51,7 +42,7 @@ class ImageRef:
             if self.data is not None:
                 return self.data
             if self.drawn:
-                return _encoded(self.picture())
+                return image_from_pil(self.picture()).read()
             if self.row >= 0:
                 return read_cell(self.path, self.row, self.column)
             if self.offset >= 0:
@@ -78,12 +69,7 @@ class ImageRef:
 
     def to_json(self) -> str:
         """One line that `from_json` turns back; a picture held in memory is written out whole."""
-        values = {"path": self.path, "member": self.member, "column": self.column, "drawn": self.drawn}
-        kept: dict[str, str | int] = {name: value for name, value in values.items() if value}
-        if self.row >= 0:
-            kept["row"] = self.row
-        if self.offset >= 0:
-            kept |= {"offset": self.offset, "size": self.size}
+        kept = {each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default}
         if self.data is not None:
             kept["data"] = base64.b64encode(self.data).decode()
         return json.dumps(kept, ensure_ascii=False)
@@ -148,31 +134,21 @@ class Source:
 class Sample:
     """A conversation with its pictures: what every model here learns from.
 
-    Args:
-        messages: system (at most one, first), then user and assistant turns.
-        images: pictures in the order of the image parts of the messages.
-        rejected: the losing last answer, for preference training.
-        source: data set, row and licence.
-        tags: free labels that evaluation groups by (question type, split).
-
     Raises:
         BadRow: the numbers of image parts and pictures differ, or the turns make no conversation.
     """
 
-    messages: tuple[Message, ...]
-    images: tuple[ImageRef, ...] = ()
-    rejected: str | None = None
+    messages: tuple[Message, ...]  # system (at most one, first), then user and assistant turns
+    images: tuple[ImageRef, ...] = ()  # in the order of the image parts of the messages
+    rejected: str | None = None  # the losing last answer, for preference training
     source: Source = Source()
-    tags: tuple[tuple[str, str], ...] = ()
+    tags: tuple[tuple[str, str], ...] = ()  # free labels that evaluation groups by (question type, split)
 
     def __post_init__(self):
-        marks = sum(message.num_images for message in self.messages)
-        if marks != len(self.images):
-            raise self.bad(
-                "images",
-                f"the conversation has {marks} {IMAGE_MARK} {'mark' if marks == 1 else 'marks'} and the row names "
-                f"{len(self.images)} {'picture' if len(self.images) == 1 else 'pictures'}; write one {IMAGE_MARK} where each belongs",
-            )
+        marks, pictures = sum(message.num_images for message in self.messages), len(self.images)
+        if marks != pictures:
+            why = f"the conversation has {marks} {IMAGE_MARK} mark{'s' * (marks != 1)} and the row names {pictures} "
+            raise self.bad("images", f"{why}picture{'s' * (pictures != 1)}; write one {IMAGE_MARK} where each belongs")
         if not self.messages:
             raise self.bad("messages", "the conversation is empty")
         for index, message in enumerate(self.messages):
@@ -214,9 +190,10 @@ class Sample:
                 raise self.bad("messages", "an assistant turn is empty")
             if message.role == "user" and not message.text.strip() and not message.num_images:
                 raise self.bad("messages", "a user turn is empty: it has neither text nor picture")
-        if self.rejected is not None and not self.rejected.strip():
+        rejected = None if self.rejected is None else self.rejected.strip()
+        if rejected == "":
             raise self.bad("rejected", "the rejected answer is empty")
-        if self.rejected is not None and self.rejected.strip() == self.messages[-1].text.strip():
+        if rejected == self.messages[-1].text.strip():
             raise self.bad("rejected", "chosen and rejected are one answer, so there is nothing to prefer; drop the row")
         return self
 
@@ -242,28 +219,15 @@ def _is_unicode(text: str) -> bool:
 
 def split_marks(text: str) -> tuple[Part, ...]:
     """Text with `<image>` marks -> parts. A single line break beside a mark belongs to the mark and goes with it."""
-    pieces = text.split(IMAGE_MARK)
-    parts: list[Part] = []
-    for index, piece in enumerate(pieces):
-        if index > 0:
-            parts.append(Part("image"))
-            piece = piece.removeprefix("\n")
-        if index < len(pieces) - 1:
-            piece = piece.removesuffix("\n")
-        if piece:
-            parts.append(Part("text", piece))
-    return tuple(parts)
+    pieces = re.split(f"\n?({IMAGE_MARK})\n?", text)
+    return tuple(Part("image") if piece == IMAGE_MARK else Part("text", piece) for piece in pieces if piece)
 
 
 def image_from_pil(image) -> ImageRef:
     """An ImageRef that holds a PIL image in memory (as PNG)."""
-    return ImageRef(data=_encoded(image))
-
-
-def _encoded(image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return ImageRef(data=buffer.getvalue())
 
 
 def image_from_uri(uri: str) -> ImageRef:
@@ -273,5 +237,5 @@ def image_from_uri(uri: str) -> ImageRef:
         if not (comma and head.startswith("data:") and head.endswith(";base64")):
             raise ValueError("it must begin data:image/png;base64,")
         return ImageRef(data=base64.b64decode(body, validate=True))
-    except (ValueError, binascii.Error) as error:
+    except ValueError as error:
         raise BodaError(f"a data: address that cannot be read ({error}): {uri[:40]}...") from error

@@ -68,11 +68,7 @@ class Check:
 
 
 class Stats:
-    """Counts what there is; medians come from how often each value was seen.
-
-    Args:
-        count_tokens: text -> tokens, where they are wanted.
-    """
+    """Counts what there is, tokens too given how to; medians come from how often each value was seen."""
 
     def __init__(self, count_tokens: Callable[[str], int] | None = None):
         self.count_tokens = count_tokens
@@ -108,7 +104,6 @@ class Stats:
 
     def values(self) -> dict[str, Any]:
         counts, seen = self.counts, self.seen
-        answers = max(1, seen["assistant"].total())
         found: dict[str, Any] = {name: counts[name] for name in ("samples", "turns", "pairs", "duplicates")}
         found["pictures"] = len(self.pictures)
         if self.pictures:
@@ -120,6 +115,7 @@ class Stats:
         if self.count_tokens:
             found["tokens"]["total"] = sum(value * times for value, times in seen["tokens"].items())
         found["hangul_share"] = round(counts["hangul"] / max(1, counts["letters"]), 4)
+        answers = max(1, seen["assistant"].total())
         found |= {f"{style}_share": round(counts[style] / answers, 4) for style in ("polite", "plain")}
         return found | {"licences": dict(self.licences)}
 
@@ -132,11 +128,9 @@ def survey(
     limit: int | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Reads a data set to its end and says what there is; what stops the reading is said under `problem`.
+    """Reads a data set (at most `limit` samples) to its end and says what there is; under `problem` what stopped the reading.
 
-    Args:
-        start: begins to read, given where bad rows go.
-        limit: at most so many samples.
+    `start` begins to read, given where bad rows go.
     """
     count, problem, on_terminal = 0, "", sys.stderr.isatty()
     began = shown = time.monotonic()
@@ -155,13 +149,8 @@ def survey(
     if on_terminal and shown > began:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     rows = max(bad_rows.seen, len(bad_rows)) if bad_rows.formats else count  # drawn data counts no rows
-    found = {
-        "name": name,
-        "format": ", ".join(bad_rows.formats),
-        "rows": rows,
-        "good": rows - len(bad_rows),
-        "bad": len(bad_rows),
-    }
+    found = {"name": name, "format": ", ".join(bad_rows.formats), "rows": rows}
+    found |= {"good": rows - len(bad_rows), "bad": len(bad_rows)}
     if count:
         found |= look.values() | {"empty_answers": bad_rows.empty_answers}
     if not found["good"] and (hint := guess(bad_rows.example, next(iter(bad_rows.formats), None))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -15,10 +16,6 @@ from boda.errors import BodaError
 
 class EmptyCell(BodaError):
     """A template asks for a column that the row has nothing in."""
-
-    def __init__(self, column: str, why: str):
-        super().__init__(f"column '{column}' {why}")
-        self.column, self.why = column, why
 
 
 class Template:
@@ -38,9 +35,8 @@ class Template:
     def check(self, names: Iterable[str], where: str) -> None:
         """Raises BodaError naming the columns there are if a template asks for another."""
         names = list(names)
-        for column in self.columns:
-            if column not in names:
-                raise BodaError(f"{where}: a template asks for column '{column}'; there are {', '.join(names)}")
+        if missing := [column for column in self.columns if column not in names]:
+            raise BodaError(f"{where}: a template asks for column '{missing[0]}'; there are {', '.join(names)}")
 
     def fill(self, row: Mapping[str, Any], row_id: int | str) -> str:
         """The row's wording with its columns filled in. Raises EmptyCell for a missing or empty cell."""
@@ -74,9 +70,9 @@ def as_text(value: Any) -> str:
 class _Formatter(string.Formatter):
     def get_value(self, key, args, kwargs):
         if key not in kwargs:
-            raise EmptyCell(str(key), f"is not in this row, which has {', '.join(map(str, kwargs))}")
+            raise EmptyCell(f"column '{key}' is not in this row, which has {', '.join(map(str, kwargs))}")
         if is_empty(kwargs[key]):
-            raise EmptyCell(key, "is empty; fill it, drop the row, or leave it out of the template")
+            raise EmptyCell(f"column '{key}' is empty; fill it, drop the row, or leave it out of the template")
         return kwargs[key]
 
     def get_field(self, field_name, args, kwargs):
@@ -89,9 +85,9 @@ class _Formatter(string.Formatter):
             try:
                 value = value[int(key) if isinstance(value, (list, str)) else key]
             except (KeyError, IndexError, ValueError, TypeError):
-                raise EmptyCell(column, f"has no [{key}]") from None
+                raise EmptyCell(f"column '{column}' has no [{key}]") from None
         if is_empty(value):
-            raise EmptyCell(column, f"is empty at [{keys}]")
+            raise EmptyCell(f"column '{column}' is empty at [{keys}]")
         return value, column
 
     def format_field(self, value, format_spec):
@@ -101,11 +97,9 @@ class _Formatter(string.Formatter):
             return as_text(value)
         try:
             return format(value, format_spec)
-        except (ValueError, TypeError):
-            pass
-        try:  # a table of text holds its numbers as text
-            return format(float(value) if "." in value else int(value), format_spec)
         except (ValueError, TypeError) as error:
+            with contextlib.suppress(ValueError, TypeError):  # a table of text holds its numbers as text
+                return format(float(value) if "." in value else int(value), format_spec)
             raise BodaError(f"'{value}' cannot be written as '{{:{format_spec}}}' ({error})") from error
 
 

@@ -27,6 +27,7 @@ MODELS = {
     "stock, bf16": ("llama3", "mlp2x_gelu", "vit", True),
     "ldpv2": ("llama", "ldpv2", "clip", False),
     "a plane of features": ("qwen3", "mlp2x_gelu", "convnext", False),
+    "places": ("qwen3", "placed_mlp", "convnext", False),
     "registers": ("exaone4", "linear", "dinov2_registers", False),
     "a scaled head": ("hyperclovax", "mlp2x_gelu", "clip", False),
     "capped, tied": ("gemma2", "mlp2x_gelu", "clip_vision", False),

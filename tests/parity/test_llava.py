@@ -192,6 +192,14 @@ def test_plain_connectors_are_their_formulas(name):
     elif name == "mlp2x_gelu":
         hidden = F.gelu(features @ weights["linear_1.weight"].T + weights["linear_1.bias"])
         expected = hidden @ weights["linear_2.weight"].T + weights["linear_2.bias"]
+    elif name == "placed_mlp":
+        with torch.no_grad():
+            connector.norm.weight.normal_()
+            connector.norm.bias.normal_()
+        middle, spread = features.mean(-1, keepdim=True), features.var(-1, unbiased=False, keepdim=True)
+        even = (features - middle) / (spread + 1e-5).sqrt() * weights["norm.weight"] + weights["norm.bias"]
+        hidden = F.gelu((even + weights["place"]) @ weights["linear_1.weight"].T + weights["linear_1.bias"])
+        expected = hidden @ weights["linear_2.weight"].T + weights["linear_2.bias"]
     else:
         expected = plain_ldpv2(features, weights, (4, 4))
     close(connector(features), expected, 1e-6)

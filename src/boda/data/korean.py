@@ -4,25 +4,9 @@ from __future__ import annotations
 
 import re
 
+_PAIRS = "은/는 이/가 을/를 과/와 으로/로 이다/다 이에요/예요 이었다/였다 이며/며 이고/고 이라/라 이랑/랑 이나/나 아/야".split()
 # After a final consonant, after a vowel.
-PARTICLES: dict[str, tuple[str, str]] = {
-    "은는": ("은", "는"),
-    "이가": ("이", "가"),
-    "을를": ("을", "를"),
-    "과와": ("과", "와"),
-    "으로로": ("으로", "로"),
-    "이다다": ("이다", "다"),
-    "이에요예요": ("이에요", "예요"),
-    "이었다였다": ("이었다", "였다"),
-    "이며며": ("이며", "며"),
-    "이고고": ("이고", "고"),
-    "이라라": ("이라", "라"),
-    "이랑랑": ("이랑", "랑"),
-    "이나나": ("이나", "나"),
-    "아야": ("아", "야"),
-}
-# How both forms are customarily written where the reading of the word is unknown.
-_UNKNOWN = {"으로로": "(으)로", "은는": "은(는)", "이가": "이(가)", "을를": "을(를)", "과와": "과(와)", "아야": "아(야)"}
+PARTICLES = {pair.replace("/", ""): pair.split("/") for pair in _PAIRS}
 
 _ASIDE = re.compile(r"\s*[(\[（［][^()\[\]（）［］]*[)\]）］]\s*$")  # a particle agrees with the word before a bracket
 _NOT_SAID = re.compile(r"[\s\"'’”》」』〉>.,!?~…·*_`)\]]+$")
@@ -31,21 +15,7 @@ _DIGIT_FINALS = {"0": "ㅇ", "1": "ㄹ", "2": "", "3": "ㅁ", "4": "", "5": "", 
 # 십 백 천 만 억 조 경: the last unit named in a number that ends in so many zeros.
 _ZERO_FINALS = (("ㅂ", 1), ("ㄱ", 2), ("ㄴ", 3), ("ㄴ", 7), ("ㄱ", 11), ("", 15), ("ㅇ", 19))
 _LETTER_FINALS = {"L": "ㄹ", "M": "ㅁ", "N": "ㄴ", "R": "ㄹ"}  # 엘 엠 엔 알; every other letter's name ends in a vowel
-_SIGNS = {
-    "%": "",
-    "℃": "",
-    "°": "",
-    "$": "",
-    "€": "",
-    "₩": "ㄴ",
-    "㎞": "",
-    "㎏": "ㅁ",
-    "㎡": "",
-    "㎝": "",
-    "㎜": "",
-    "+": "",
-    "#": "",
-}
+_SIGNS = dict.fromkeys("%℃°$€㎞㎡㎝㎜+#", "") | {"₩": "ㄴ", "㎏": "ㅁ"}
 _UNITS = {"kg": "ㅁ", "g": "ㅁ", "mg": "ㅁ", "km": "", "m": "", "cm": "", "mm": "", "l": "", "ml": ""}
 
 
@@ -62,8 +32,7 @@ def final_consonant(word: str) -> str | None:
         return None
     last = stripped[-1]
     if "가" <= last <= "힣":
-        index = (ord(last) - ord("가")) % 28
-        return "" if index == 0 else "ㄹ" if index == 8 else "ㅇ"
+        return {0: "", 8: "ㄹ"}.get((ord(last) - ord("가")) % 28, "ㅇ")
     if "ㄱ" <= last <= "ㅎ":  # letters by name: 기역, 니은, 리을, ...
         return "ㄹ" if last == "ㄹ" else "ㅇ"
     if "ㅏ" <= last <= "ㅣ":
@@ -82,15 +51,12 @@ def final_consonant(word: str) -> str | None:
 def with_particle(word: str, particle: str) -> str:
     """`word` followed by the fitting form of `particle` (a key of PARTICLES, or two forms as "은/는")."""
     key = particle.replace("/", "")
-    with_final, without = PARTICLES[key] if key in PARTICLES else particle.split("/")
+    with_final, without = PARTICLES.get(key) or particle.split("/")
     final = final_consonant(word)
-    if final is None:
-        return word + _UNKNOWN.get(
-            key, f"({with_final[0]}){without}" if with_final[1:] == without else f"{with_final}({without})"
-        )
-    if with_final == "으로" and final == "ㄹ":
-        return word + without
-    return word + (with_final if final else without)
+    if final is None:  # both forms, as they are customarily written
+        return word + (f"({with_final[0]}){without}" if with_final[1:] == without else f"{with_final}({without})")
+    takes_final = final and not (with_final == "으로" and final == "ㄹ")
+    return word + (with_final if takes_final else without)
 
 
 def is_particle(spec: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,25 +48,15 @@ def units_of(data: PreparedData, samples: np.ndarray, row_length: int, share: bo
         groups.setdefault(group if group >= 0 else -1 - place, []).append(int(index))
     units = []
     for members in groups.values():
-        prefix = int(data.prefix[members[0]]) if len(members) > 1 else 0
-        prefix_length = prefix + data.num_image_tokens - 1 if prefix else 0
-        part: list[int] = []
-        length = prefix_length
+        prefix = int(data.prefix[members[0]])
+        shared = prefix + data.num_image_tokens - 1 if prefix else 0
+        parts: list[tuple[list[int], int]] = []  # samples, length
         for index in members:
-            own = int(data.lengths[index]) - prefix_length
-            if part and length + own > row_length:
-                units.append(_unit(part, prefix, length, data))
-                part, length = [], prefix_length
-            part.append(index)
-            length += own
-        units.append(_unit(part, prefix, length, data))
+            own = int(data.lengths[index]) - shared
+            part, length = parts.pop() if parts and parts[-1][1] + own <= row_length else ([], shared)
+            parts.append(([*part, index], length + own))
+        units += [Unit(tuple(part), prefix if len(part) > 1 else 0, length) for part, length in parts]
     return units
-
-
-def _unit(samples: list[int], prefix: int, length: int, data: PreparedData) -> Unit:
-    if len(samples) == 1:
-        return Unit((samples[0],), 0, int(data.lengths[samples[0]]))
-    return Unit(tuple(samples), prefix, length)
 
 
 def pack(units: list[Unit], row_length: int, packing: bool = True) -> list[Row]:
@@ -118,9 +109,7 @@ def build_batch(
     sample_ids (S,), pixel_values (I, 3, H, W) where there are pictures, position (epoch, step), and `bad_images`: what was wrong
     with pictures that could not be read (their samples are left out). An empty row has one token and no label.
     """
-    import torch
-
-    pieces = _Pieces()
+    segments: list[_Segment] = []
     bad: list[tuple[int, str]] = []
     for unit in row.units:
         rows = {index: data.row(index) for index in unit.samples}
@@ -133,75 +122,49 @@ def build_batch(
             except BodaError as error:
                 bad.append((index, str(error)))
         samples = [index for index in unit.samples if index in readable]  # with a weight above 1 one may be there twice
-        if not samples:
-            continue
-        parent = -1
-        if unit.prefix:
+        parent, offset, skip = -1, 0, unit.prefix
+        if samples and skip:
             first = rows[samples[0]]
-            head = first.input_ids[: unit.prefix]
-            parent = pieces.add(samples[0], _expand(data, head), np.zeros(0, dtype=bool), -1, 0)
-            pieces.pictures(parent, [loaded[first.images[0].key]])
+            head = expand_images(first.input_ids[:skip], data.image_id, data.num_image_tokens)
+            parent, offset = len(segments), len(head)
+            segments.append(_Segment(samples[0], head, np.zeros(offset, dtype=bool), -1, 0, [loaded[first.images[0].key]]))
         for index in samples:
             rendered = rows[index]
-            skip = unit.prefix
-            ids = _expand(data, rendered.input_ids[skip:])
-            trained = _expand_mask(data, rendered.input_ids[skip:], rendered.trained[skip:])
-            segment = pieces.add(index, ids, trained, parent, pieces.length_of(parent))
-            pieces.pictures(segment, [loaded[image.key] for image in rendered.images[1 if skip else 0 :]])
-    if not pieces.ids:
-        pieces.add(-1, np.array([pad_id], dtype=np.int32), np.zeros(1, dtype=bool), -1, 0)
-    return pieces.tensors(torch) | {"position": position, "bad_images": bad}
+            widths = np.where(rendered.input_ids == data.image_id, data.num_image_tokens, 1)[skip:]
+            ids, trained = (np.repeat(values[skip:], widths) for values in (rendered.input_ids, rendered.trained))
+            pixels = [loaded[image.key] for image in rendered.images[bool(skip) :]]
+            segments.append(_Segment(index, ids, trained, parent, offset, pixels))
+    segments = segments or [_Segment(-1, np.array([pad_id], dtype=np.int32), np.zeros(1, dtype=bool), -1, 0, [])]
+    return _tensors(segments) | {"position": position, "bad_images": bad}
 
 
-def _expand(data: PreparedData, ids: np.ndarray) -> np.ndarray:
-    return expand_images(ids, data.image_id, data.num_image_tokens) if data.num_image_tokens else ids
+class _Segment(NamedTuple):
+    sample: int
+    ids: np.ndarray
+    trained: np.ndarray
+    parent: int
+    offset: int  # of its first position: the length of its parent
+    pixels: list[np.ndarray]
 
 
-def _expand_mask(data: PreparedData, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return np.repeat(mask, np.where(ids == data.image_id, data.num_image_tokens, 1)) if data.num_image_tokens else mask
+def _tensors(segments: list[_Segment]) -> dict:
+    import torch
 
+    def long(arrays: list[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(arrays).astype(np.int64))
 
-class _Pieces:
-    """Segments of a row as they are put together."""
-
-    def __init__(self):
-        self.ids, self.positions, self.label_positions, self.labels = [], [], [], []
-        self.borders, self.prefix, self.sample_ids = [0], [], []
-        self.pixels, self.image_segment = [], []
-
-    def add(self, sample: int, ids: np.ndarray, trained: np.ndarray, parent: int, offset: int) -> int:
-        start = self.borders[-1]
-        targets = np.flatnonzero(trained)
-        # The token before predicts; a segment's first token has none of its own and is never trained.
-        assert not len(targets) or targets[0] > 0
-        self.ids.append(ids)
-        self.positions.append(np.arange(offset, offset + len(ids)))
-        self.label_positions.append(start + targets - 1)
-        self.labels.append(ids[targets])
-        self.borders.append(start + len(ids))
-        self.prefix.append(parent)
-        self.sample_ids.append(sample)
-        return len(self.prefix) - 1
-
-    def length_of(self, segment: int) -> int:
-        return self.borders[segment + 1] - self.borders[segment] if segment >= 0 else 0
-
-    def pictures(self, segment: int, pixels: list[np.ndarray]) -> None:
-        self.pixels += pixels
-        self.image_segment += [segment] * len(pixels)
-
-    def tensors(self, torch) -> dict:
-        long = lambda arrays: torch.from_numpy(np.concatenate(arrays).astype(np.int64))  # noqa: E731
-        batch = {
-            "input_ids": long(self.ids)[None],
-            "position_ids": long(self.positions)[None],
-            "cu_seq_lens": torch.tensor(self.borders, dtype=torch.int32),
-            "prefix": torch.tensor(self.prefix, dtype=torch.int32),
-            "label_positions": long(self.label_positions),
-            "labels": long(self.labels),
-            "image_segment": torch.tensor(self.image_segment, dtype=torch.int32),
-            "sample_ids": torch.tensor(self.sample_ids, dtype=torch.int64),
-        }
-        if self.pixels:
-            batch["pixel_values"] = torch.from_numpy(np.stack(self.pixels))
-        return batch
+    borders = np.cumsum([0, *(len(segment.ids) for segment in segments)])
+    # The token before predicts; a segment's first token has none of its own and is never trained.
+    assert not any(segment.trained[0] for segment in segments)
+    batch = {
+        "input_ids": long([segment.ids for segment in segments])[None],
+        "position_ids": long([np.arange(len(segment.ids)) + segment.offset for segment in segments])[None],
+        "cu_seq_lens": torch.tensor(borders, dtype=torch.int32),
+        "prefix": torch.tensor([segment.parent for segment in segments], dtype=torch.int32),
+        "label_positions": torch.from_numpy(np.flatnonzero(np.concatenate([segment.trained for segment in segments])) - 1),
+        "labels": long([segment.ids[segment.trained] for segment in segments]),
+        "image_segment": torch.tensor([n for n, segment in enumerate(segments) for _ in segment.pixels], dtype=torch.int32),
+        "sample_ids": torch.tensor([segment.sample for segment in segments], dtype=torch.int64),
+    }
+    pixels = [array for segment in segments for array in segment.pixels]
+    return batch | ({"pixel_values": torch.from_numpy(np.stack(pixels))} if pixels else {})

@@ -19,12 +19,8 @@ if TYPE_CHECKING:
 
 
 class PairRenderer:
-    """Renders samples for a text tower; the picture stands beside the text and has no token in it.
-
-    Args:
-        tokenizer: the text tower's; puts its own special tokens around a text.
-        max_length: most tokens of a text, these among them; a longer one is cut at its end, which is counted.
-    """
+    """Renders samples for a text tower, whose tokenizer puts its own special tokens around a text of at most `max_length` tokens,
+    these among them; the picture stands beside the text and has no token in it."""
 
     num_image_tokens = 0
     image_id = -1

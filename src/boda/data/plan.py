@@ -21,22 +21,16 @@ def generator(seed: int, *purpose: str | int) -> np.random.Generator:
 class Plan:
     """The order of samples.
 
-    Args:
-        seed: of the recipe.
-        batch_size: samples a step, all processes together.
-        sources: (N,) which source each sample is from.
-        weights: passes over each source an epoch; a fraction takes another random part each epoch, one row at least.
-        groups: (N,) samples with the same non-negative number share a picture and are kept together; None keeps none together.
-        shards: (N,) the tar shard a sample's picture lies in, -1 for none. A source that lies in shards alone and has more than
-            `window_above` samples is read shard after shard and shuffled in windows of `window`, so that slow disks read on.
+    A source that lies in tar shards alone and has more than `window_above` samples is read shard after shard and shuffled in
+    windows of `window`, so that slow disks read on.
     """
 
     seed: int
-    batch_size: int
-    sources: np.ndarray
-    weights: list[float]
-    groups: np.ndarray | None = None
-    shards: np.ndarray | None = None
+    batch_size: int  # samples a step, all processes together
+    sources: np.ndarray  # (N,) which source each sample is from
+    weights: list[float]  # passes over each source an epoch; a fraction takes another random part each epoch, one row at least
+    groups: np.ndarray | None = None  # (N,) samples with the same non-negative number share a picture and are kept together
+    shards: np.ndarray | None = None  # (N,) the tar shard a sample's picture lies in, -1 for none
     window: int = 8192
     window_above: int = 100_000
     _cache: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
@@ -63,24 +57,21 @@ class Plan:
         return self._cache[epoch]
 
     def _order(self, epoch: int) -> np.ndarray:
-        chosen: list[np.ndarray] = []
+        chosen = [np.zeros(0, dtype=np.int64)]
         windowed: list[tuple[int, int]] = []  # parts of all that is chosen whose order stays
         for source, weight in enumerate(self.weights):
             members = np.flatnonzero(self.sources == source)
             wanted = self._rows(weight, len(members))
-            passes: list[np.ndarray] = []
             start = sum(map(len, chosen))
             straight = self.shards is not None and len(members) > self.window_above and self.shards[members].min() >= 0
             if straight:
                 windowed.append((start, start + wanted))
-            while wanted > 0:
-                purpose = (epoch, source, len(passes))
+            for number, done in enumerate(range(0, wanted, len(members) or 1)):
+                purpose = (epoch, source, number)
                 chance = generator(self.seed, "draw", *purpose)
                 drawn = self._windows(members, *purpose) if straight else members[chance.permutation(len(members))]
-                passes.append(drawn[:wanted])
-                wanted -= len(passes[-1])
-            chosen += passes
-        samples = np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
+                chosen.append(drawn[: wanted - done])
+        samples = np.concatenate(chosen)
         mixed = generator(self.seed, "order", epoch).permutation(len(samples))
         for start, end in windowed:  # its samples take the places that chance gives them, but in their own order
             mixed[(mixed >= start) & (mixed < end)] = np.arange(start, end)

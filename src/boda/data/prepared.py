@@ -45,26 +45,22 @@ class PreparedData:
     @classmethod
     def open(cls, folder: Path) -> PreparedData:
         header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+        del header["key"]
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
         names = (folder / "names.txt").read_text(encoding="utf-8").split("\n")[:-1]
         pictures = (folder / "pictures.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-        kept = {key: header[key] for key in ("num_image_tokens", "image_id", "weights", "truncated")}
-        return cls(folder, arrays=arrays, names=names, pictures=pictures, **kept)
+        return cls(folder, arrays=arrays, names=names, pictures=pictures, **header)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getattr__(self, name: str) -> np.ndarray:
-        arrays = self.__dict__.get("arrays", {})
-        if name in arrays:
-            return arrays[name]
+        if name in ARRAYS:
+            return self.arrays[name]
         raise AttributeError(name)
 
-    def __getstate__(self) -> dict:
-        return {"folder": self.folder}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(PreparedData.open(state["folder"]).__dict__)
+    def __reduce__(self):
+        return PreparedData.open, (self.folder,)
 
     def row(self, index: int) -> Rendered:
         """One sample. `input_ids` has one token a picture."""
@@ -94,13 +90,8 @@ def prepare(
 ) -> PreparedData:
     """Renders all sources into `folder`, or opens it if it was prepared from the same `key` before.
 
-    Args:
-        sources: for each, a function that starts reading it, and its weight.
-        report: told of each sample that cannot be used.
-        progress: told how many samples have been read.
-
-    Raises:
-        BodaError: no sample could be used, or the disk is full.
+    Sources are functions that start reading one, with their weights; `report` is told of each sample that cannot be used,
+    `progress` how many have been read. Raises BodaError if no sample could be used or the disk is full.
     """
     key = fingerprint(key, ARRAYS)
     if (folder / "header.json").is_file():
@@ -141,14 +132,13 @@ def _write(sources, renderer: Renderer | PairRenderer, folder: Path, key: str, r
                 shard = shard_numbers.setdefault(rendered.images[0].path, len(shard_numbers))
             truncated += rendered.truncated
             facts = (renderer.length(rendered), int(rendered.trained.sum()), rendered.prefix, group, number, shard)
-            for name, value in zip(columns, facts):
-                columns[name].append(value)
+            for column, fact in zip(columns.values(), facts):
+                column.append(fact)
     if len(starts) == 1:
         raise BodaError("no sample of the data could be used; see bad_rows.jsonl for the reasons")
-    np.save(folder / "ids.npy", np.fromfile(folder / "ids.raw", dtype=np.int32))
-    np.save(folder / "trained.npy", np.fromfile(folder / "trained.raw", dtype=bool))
-    for name in ("ids.raw", "trained.raw"):
-        (folder / name).unlink()
+    for name, kind in (("ids", np.int32), ("trained", bool)):
+        np.save(folder / f"{name}.npy", np.fromfile(folder / f"{name}.raw", dtype=kind))
+        (folder / f"{name}.raw").unlink()
     for name, values in {**columns, "starts": starts, "image_starts": image_starts}.items():
         np.save(folder / f"{name}.npy", np.array(values, dtype=np.int64))
     header = {

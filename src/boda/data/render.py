@@ -10,10 +10,11 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 
-from boda.data.sample import IMAGE_MARK, ImageRef, Message, Part, Sample
+from boda.data.sample import IMAGE_MARK, ImageRef, Sample, conversation
 from boda.errors import BadRow, BodaError
 
 # Puts the text of list-shaped contents, pictures as `<image>` on lines of their own, before any template that expects strings.
@@ -50,28 +51,19 @@ def without_marks(template: str) -> str:
 
 @dataclass(frozen=True)
 class Rendered:
-    """One sample as ids.
+    """One sample as ids."""
 
-    Args:
-        input_ids: (n,) int32, one image token for each picture.
-        trained: (n,) bool, whether a token is a target of the loss.
-        images: pictures in the order of their tokens.
-        prefix: tokens up to and with the first picture if samples may share them, else 0.
-        truncated: whether the end was cut to fit.
-    """
-
-    input_ids: np.ndarray
-    trained: np.ndarray
-    images: tuple[ImageRef, ...]
-    prefix: int = 0
-    truncated: bool = False
+    input_ids: np.ndarray  # (n,) int32, one image token for each picture
+    trained: np.ndarray  # (n,) bool, whether a token is a target of the loss
+    images: tuple[ImageRef, ...]  # in the order of their tokens
+    prefix: int = 0  # tokens up to and with the first picture if samples may share them, else 0
+    truncated: bool = False  # whether the end was cut to fit
 
 
 class Renderer:
     """Renders samples for one model and one stage.
 
     Args:
-        tokenizer: a fast transformers tokenizer that knows the image token.
         template: Jinja chat template; with `{% generation %}` marks they say what is trained, without them the answers and their
             end-of-turn token are found in the text.
         num_image_tokens: tokens a picture becomes (0: the model takes no pictures).
@@ -92,18 +84,18 @@ class Renderer:
         self.system = system
         self.image_id = tokenizer.convert_tokens_to_ids(IMAGE_MARK) if num_image_tokens else -1
         self._leading = self._leading_ids()
-        specials = sorted(set(tokenizer.all_special_tokens) | _added_specials(tokenizer), key=len, reverse=True)
-        self._special = re.compile("|".join(re.escape(token) for token in specials if token != IMAGE_MARK) or r"(?!)")
+        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        specials = sorted({*tokenizer.all_special_tokens, *added} - {IMAGE_MARK}, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
 
     def _leading_ids(self) -> list[int]:
         """Ids the tokenizer puts in front of a text by itself (a BOS)."""
         bare = self.tokenizer("a", add_special_tokens=False).input_ids
         full = self.tokenizer("a").input_ids
-        at = next((i for i in range(len(full) - len(bare) + 1) if full[i : i + len(bare)] == bare), None)
-        if at is None or at + len(bare) != len(full):
+        if full[-len(bare) :] != bare:
             raise BodaError("the tokenizer appends special tokens to every text, so a prompt would end before its answer")
         self._puts_space = self.tokenizer.convert_ids_to_tokens(bare)[0].startswith("▁")  # SentencePiece: "말" is read as " 말"
-        return full[:at]
+        return full[: -len(bare)]
 
     def text(self, messages: list[dict], add_generation_prompt: bool = False) -> str:
         """The conversation as the chat template writes it."""
@@ -146,11 +138,9 @@ class Renderer:
             at = full.find(answer, len(prompt)) if full.startswith(prompt) else -1
             end = self._special.search(full, at + len(answer)) if at >= 0 else None
             if end is None:
-                raise sample.bad(
-                    "messages",
-                    "the chat template does not show which text is the answer (it rewrites earlier turns or closes a turn with no "
-                    "special token); give the recipe a chat_template with {% generation %} marks",
-                )
+                why = "it rewrites earlier turns or closes a turn with no special token"
+                hint = "give the recipe a chat_template with {% generation %} marks"
+                raise sample.bad("messages", f"the chat template does not show which text is the answer ({why}); {hint}")
             found.append((len(prompt), end.end()))
         return full, found
 
@@ -169,35 +159,30 @@ class Renderer:
             encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             return encoding.input_ids, encoding.offset_mapping
         anchor = IMAGE_MARK if before.endswith(IMAGE_MARK) else "\n"  # it takes the space, and joins no other letter
+        cut = len(anchor)
         ids, offsets = self._encode(anchor + text)
-        kept = [
-            (token, (start - len(anchor), end - len(anchor))) for token, (start, end) in zip(ids, offsets) if end > len(anchor)
-        ]
-        return [token for token, _ in kept], [span for _, span in kept]
+        kept = [end > cut for _, end in offsets]
+        return list(compress(ids, kept)), [(start - cut, end - cut) for start, end in compress(offsets, kept)]
 
     def render_all(self, sample: Sample) -> list[Rendered]:
         """Sample -> one Rendered, or for a document longer than max_length as many as hold all of it.
 
-        Each begins with the last token of the one before, so that every token but the document's first is trained once.
+        A document is read as it is, whatever the chat template. Each piece begins with the last token of the one before, so that
+        every token but the document's first is trained once.
         """
         if not sample.is_document:
             return [self.render(sample)]
-        ids = self._document_ids(sample)
-        most = self.max_length or len(ids)
-        if most < 2:
-            raise sample.bad(
-                "messages", f"max_length is {most}, and a text is learnt from two tokens at least; raise max_length"
-            )
-        pieces = [ids[start : start + most] for start in range(0, len(ids) - 1, most - 1)]
-        return [Rendered(piece, np.arange(len(piece)) > 0, ()) for piece in pieces]
-
-    def _document_ids(self, sample: Sample) -> np.ndarray:
-        """A document as it is, whatever the chat template: what the tokenizer puts first, the text, the end of text."""
         sample.check_trainable()
         if self.tokenizer.eos_token_id is None:
             raise BodaError("the tokenizer has no end-of-text token (eos_token), which closes a text; take another tokenizer")
         text = sample.messages[0].text
-        return np.array([*self._start(text), *self._encode(text)[0], self.tokenizer.eos_token_id], dtype=np.int32)
+        ids = np.array([*self._start(text), *self._encode(text)[0], self.tokenizer.eos_token_id], dtype=np.int32)
+        most = self.max_length or len(ids)
+        if most < 2:
+            why = f"max_length is {most}, and a text is learnt from two tokens at least; raise max_length"
+            raise sample.bad("messages", why)
+        pieces = [ids[start : start + most] for start in range(0, len(ids) - 1, most - 1)]
+        return [Rendered(piece, np.arange(len(piece)) > 0, ()) for piece in pieces]
 
     def render(self, sample: Sample) -> Rendered:
         """Sample -> Rendered, cut to max_length. Raises BadRow where nothing can be trained on or a picture would be cut."""
@@ -224,16 +209,16 @@ class Renderer:
             trained += [first < stop for first, _ in offsets]
         input_ids, mask = np.array(ids, dtype=np.int32), np.array(trained, dtype=bool)
         mask[:1] = False  # nothing stands before the first token that could predict it
-        if self.num_image_tokens and int((input_ids == self.image_id).sum()) != len(sample.images):
-            raise sample.bad(
-                "images",
-                f"the rendered text has {int((input_ids == self.image_id).sum())} image tokens for {len(sample.images)} pictures; "
-                f"the chat template drops or repeats them:\n{text}",
-            )
+        places = np.flatnonzero(input_ids == self.image_id)
+        if self.num_image_tokens and len(places) != len(sample.images):
+            found = f"the rendered text has {len(places)} image tokens for {len(sample.images)} pictures"
+            raise sample.bad("images", f"{found}; the chat template drops or repeats them:\n{text}")
         rendered = self._fit(sample, Rendered(input_ids, mask, sample.images))
         if not rendered.trained.any():
             raise sample.bad("messages", f"no token of this sample would be trained:\n{text}")
-        return replace(rendered, prefix=self._shared_prefix(rendered))
+        if not rendered.images or rendered.trained[: places[0] + 2].any():  # an answer before the first picture is not shared
+            return rendered
+        return replace(rendered, prefix=int(places[0]) + 1)
 
     def length(self, rendered: Rendered) -> int:
         """Tokens of a sample with its pictures at full length."""
@@ -247,48 +232,30 @@ class Renderer:
         keep = int(np.searchsorted(np.cumsum(widths), self.max_length, side="right"))
         ids, mask = rendered.input_ids[:keep], rendered.trained[:keep]
         if not mask.any():
-            raise sample.bad(
-                "messages",
-                f"the prompt alone has {int(widths[: int(rendered.trained.argmax())].sum())} tokens and max_length is "
-                f"{self.max_length}, so no word of the answer fits; raise max_length or shorten the row",
-            )
-        images = rendered.images[: int((ids == self.image_id).sum())]
-        return Rendered(ids, mask, images, truncated=True)
-
-    def _shared_prefix(self, rendered: Rendered) -> int:
-        """Tokens up to and with the first picture, 0 if there is none or an answer comes before it."""
-        places = np.flatnonzero(rendered.input_ids == self.image_id)
-        if not len(places) or rendered.trained[: places[0] + 2].any():
-            return 0
-        return int(places[0]) + 1
+            prompt = f"the prompt alone has {widths[: rendered.trained.argmax()].sum()} tokens"
+            why = f"{prompt} and max_length is {self.max_length}, so no word of the answer fits"
+            raise sample.bad("messages", f"{why}; raise max_length or shorten the row")
+        return Rendered(ids, mask, rendered.images[: (ids == self.image_id).sum()], truncated=True)
 
     def end_ids(self) -> list[int]:
         """Ids that end a trained span, found by rendering a conversation of two turns.
 
         Raises BodaError where an answer ends in no token of its own, so that an ordinary letter would end every answer.
         """
-        say = lambda role, text: Message(role, (Part("text", text),))  # noqa: E731
-        probe = Sample((say("user", "가"), say("assistant", "나"), say("user", "다"), say("assistant", "라")))
+        probe = conversation(("user", "가"), ("assistant", "나"), ("user", "다"), ("assistant", "라"))
         text, spans = self.spans(probe)
         for (start, end), answer in zip(spans, "나라"):
             tail = text[text.index(answer, start) + 1 : end]
             tail_ids = self._encode(tail, answer)[0]
             if not tail or (len(tail_ids) > 1 and not self._special.search(tail)):
-                why = (
-                    f"with {tail!r}, which the tokenizer takes for {len(tail_ids)} ordinary tokens"
-                    if tail
-                    else "without an end token"
-                )
-                raise BodaError(f"the chat template closes an answer {why}; choose a chat_template made for this tokenizer")
+                taken = f"with {tail!r}, which the tokenizer takes for {len(tail_ids)} ordinary tokens"
+                how = taken if tail else "without an end token"
+                raise BodaError(f"the chat template closes an answer {how}; choose a chat_template made for this tokenizer")
         unlimited = copy.copy(self)
         unlimited.max_length = None
         rendered = unlimited.render(probe)
         following = np.append(rendered.trained[1:], False)
         return sorted({int(token) for token in rendered.input_ids[rendered.trained & ~following]})
-
-
-def _added_specials(tokenizer) -> set[str]:
-    return {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
 
 
 def expand_images(input_ids: np.ndarray, image_id: int, num_image_tokens: int) -> np.ndarray:

@@ -55,7 +55,7 @@ class Dice(random.Random):
         return int(self.random() * number)
 
     def pick(self, options: Sequence[T]) -> T:
-        return options[int(self.random() * len(options))]
+        return options[self.below(len(options))]
 
     def between(self, low: float, high: float) -> float:
         return low + (high - low) * self.random()
@@ -66,7 +66,7 @@ class Dice(random.Random):
     def some(self, options: Sequence[T], number: int) -> list[T]:
         """`number` different ones, in random order."""
         left = list(options)
-        return [left.pop(int(self.random() * len(left))) for _ in range(number)]
+        return [left.pop(self.below(len(left))) for _ in range(number)]
 
 
 def distance(first: Sequence[int], second: Sequence[int]) -> float:
@@ -143,35 +143,16 @@ def _mask(shape: str, radius: float, turn: int) -> np.ndarray:
     side = 2 * math.ceil(radius) + 1
     image = Image.new("L", (side * _SHARP, side * _SHARP))
     pen, middle, r = ImageDraw.Draw(image), side * _SHARP / 2, radius * _SHARP
-    angle = math.radians(turn)
+    cosine, sine = math.cos(math.radians(turn)), math.sin(math.radians(turn))
 
     def place(x: float, y: float) -> tuple[float, float]:
         """A point of the unit circle's square, turned, on the enlarged canvas."""
-        return (
-            middle + r * (x * math.cos(angle) - y * math.sin(angle)),
-            middle + r * (x * math.sin(angle) + y * math.cos(angle)),
-        )
+        return middle + r * (x * cosine - y * sine), middle + r * (x * sine + y * cosine)
 
-    def disc(x: float, y: float, reach: float, fill: int) -> None:
-        cx, cy = place(x, y)
-        pen.ellipse((cx - reach * r, cy - reach * r, cx + reach * r, cy + reach * r), fill=fill)
-
-    if shape == "동그라미":
-        disc(0, 0, 0.92, 255)
-    elif shape == "고리":
-        disc(0, 0, 0.96, 255)
-        disc(0, 0, 0.52, 0)
-    elif shape == "초승달":
-        disc(0, 0, 0.98, 255)
-        disc(0.48, 0, 0.80, 0)
-    elif shape == "하트":
-        points = [math.tau * step / 60 for step in range(60)]
-        curve = [
-            (16 * math.sin(t) ** 3, 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t))
-            for t in points
-        ]
-        pen.polygon([place(x / 17, -(y + 2) / 16) for x, y in curve], fill=255)
-    else:
+    for x, reach, fill in _DISCS.get(shape, ()):
+        left, top = place(x, 0)
+        pen.ellipse((left - reach * r, top - reach * r, left + reach * r, top + reach * r), fill=fill)
+    if shape in _OUTLINES:
         pen.polygon([place(x, y) for x, y in _OUTLINES[shape]], fill=255)
     covered = np.asarray(image.reduce(_SHARP), np.int32)
     return covered + (covered >> 7)
@@ -179,17 +160,28 @@ def _mask(shape: str, radius: float, turn: int) -> np.ndarray:
 
 def _ring(number: int, inner: float = 1.0) -> tuple[tuple[float, float], ...]:
     """Corners of a regular polygon from the top, every second at `inner` of the radius."""
-    turns = [math.tau * k / number - math.pi / 2 for k in range(number)]
-    return tuple(
-        ((inner if k % 2 else 1.0) * math.cos(t), (inner if k % 2 else 1.0) * math.sin(t)) for k, t in enumerate(turns)
-    )
+    corners = [(inner if k % 2 else 1.0, math.tau * k / number - math.pi / 2) for k in range(number)]
+    return tuple((reach * math.cos(turn), reach * math.sin(turn)) for reach, turn in corners)
 
 
+def _heart() -> tuple[tuple[float, float], ...]:
+    turns = [math.tau * step / 60 for step in range(60)]
+    down = [13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t) for t in turns]
+    return tuple((16 * math.sin(t) ** 3 / 17, -(y + 2) / 16) for t, y in zip(turns, down))
+
+
+# Where a disc's middle is, its radius, and whether it is filled or cut out.
+_DISCS = {
+    "동그라미": ((0, 0.92, 255),),
+    "고리": ((0, 0.96, 255), (0, 0.52, 0)),
+    "초승달": ((0, 0.98, 255), (0.48, 0.80, 0)),
+}
 _OUTLINES: dict[str, tuple[tuple[float, float], ...]] = {
     "세모": tuple((x, y + 0.12) for x, y in _ring(3)),
     "네모": ((-0.78, -0.78), (0.78, -0.78), (0.78, 0.78), (-0.78, 0.78)),
     "마름모": ((0, -1), (0.66, 0), (0, 1), (-0.66, 0)),
     "별": _ring(10, 0.42),
+    "하트": _heart(),
     "십자가": (
         (-0.3, -0.95), (0.3, -0.95), (0.3, -0.3), (0.95, -0.3), (0.95, 0.3), (0.3, 0.3), (0.3, 0.95), (-0.3, 0.95), (-0.3, 0.3),
         (-0.95, 0.3), (-0.95, -0.3), (-0.3, -0.3),

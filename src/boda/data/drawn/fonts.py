@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from PIL import ImageFont
 
 from boda.errors import BodaError
 
-if TYPE_CHECKING:
-    from PIL import ImageFont
-
-FONTS = {
-    name: Path(__file__).parent / "fonts" / f"{name}.ttf" for name in ("gothic", "serif", "hand", "display", "sign", "round")
-}
+_FOLDER = Path(__file__).parent / "fonts"
+FONTS = {name: _FOLDER / f"{name}.ttf" for name in ("gothic", "serif", "hand", "display", "sign", "round")}
 HELD_OUT = "round"
 SEEN = tuple(name for name in FONTS if name != HELD_OUT)
 
@@ -24,33 +21,19 @@ CHARACTERS = frozenset(SYLLABLES + "".join(map(chr, range(0x20, 0x7F))) + "â€˜â€
 
 @lru_cache(maxsize=512)
 def load_font(name: str, pixels: int) -> ImageFont.FreeTypeFont:
-    """A font at a size; laid out by Pillow alone, so that an installed Raqm changes nothing.
-
-    Raises:
-        BodaError: there is no such font.
-    """
-    from PIL import ImageFont
-
+    """A font at a size; laid out by Pillow alone, so that an installed Raqm changes nothing. Raises BodaError for no such font."""
     return ImageFont.truetype(str(FONTS[check_font(name)]), pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
 def check_font(name: str) -> str:
-    """The name, if Boda ships that font.
-
-    Raises:
-        BodaError: it does not; lists the fonts.
-    """
+    """The name, if Boda ships that font; else a BodaError that lists the fonts."""
     if name not in FONTS:
         raise BodaError(f"no font '{name}'; the fonts are {', '.join(FONTS)}")
     return name
 
 
 def check_text(text: str) -> str:
-    """The text, if the fonts have all its characters.
-
-    Raises:
-        BodaError: some are missing; names them.
-    """
+    """The text, if the fonts have all its characters; else a BodaError that names those missing."""
     if missing := [character for character in dict.fromkeys(text) if character not in CHARACTERS]:
         named = ", ".join(f"'{character}'" if character.isprintable() else repr(character) for character in missing[:10])
         raise BodaError(

@@ -22,13 +22,8 @@ HELD_OUT_PAIRS = frozenset((colour, SHAPES[(3 * number + 1) % len(SHAPES)]) for 
 def scene(dice: Dice, layout: str | None = None, unseen: bool = False, number: int | None = None) -> dict:
     """The facts of a scene: `ground` and `objects`, in reading order.
 
-    Args:
-        layout: `one`, `few` (2 to 4 objects) or `many` (5 to 7); None: any.
-        unseen: hold at least one object whose colour and shape are a held-out pair; else none does.
-        number: exactly so many objects, in place of a layout.
-
-    Raises:
-        BodaError: more objects than the picture has places, or an unknown layout.
+    `layout` None: any; `unseen`: at least one object's colour and shape are a held-out pair, else none's are; `number`: exactly so
+    many objects, in place of a layout. Raises BodaError for more objects than the picture has places, or an unknown layout.
     """
     if number is None:
         if layout is not None and layout not in LAYOUTS:
@@ -44,13 +39,11 @@ def scene(dice: Dice, layout: str | None = None, unseen: bool = False, number: i
     if number > 1 and dice.chance(0.5):
         some_colours = dice.some(colours, min(len(colours), 2 + dice.below(3)))
         some_shapes = dice.some(SHAPES, 2 + dice.below(3))
-        fewer = [pair for pair in allowed if pair[0] in some_colours and pair[1] in some_shapes]
-        allowed = fewer or allowed
+        allowed = [pair for pair in allowed if pair[0] in some_colours and pair[1] in some_shapes] or allowed
     cells = sorted(dice.some(range(len(PLACES)), number))
     chosen = dice.below(number) if unseen else -1
-    objects = [_object(dice, cell, dice.pick(held if k == chosen else allowed)) for k, cell in enumerate(cells)]
-    faint = dice.pick(FAINT)
-    return {"ground": {"colour": ground, "kind": faint, "seed": dice.below(1 << 30)}, "objects": objects}
+    objects = [_object(dice, cell, *dice.pick(held if k == chosen else allowed)) for k, cell in enumerate(cells)]
+    return {"ground": {"colour": ground, "kind": dice.pick(FAINT), "seed": dice.below(1 << 30)}, "objects": objects}
 
 
 def check_number(number: int) -> None:
@@ -59,8 +52,7 @@ def check_number(number: int) -> None:
         raise BodaError(f"a scene cannot hold {number} objects: it has {len(PLACES)} places, and one object at least")
 
 
-def _object(dice: Dice, cell: int, pair: tuple[str, str]) -> dict:
-    colour, shape = pair
+def _object(dice: Dice, cell: int, colour: str, shape: str) -> dict:
     size = "큰" if dice.chance(0.6) else "작은"
     radius = round(2 * dice.between(*SIZES[size])) / 2
     free = CELL // 2 - 1 - math.ceil(radius)  # how far the middle may move within its cell

@@ -18,6 +18,7 @@ WORDS = tuple((Path(__file__).parent / "words.txt").read_text(encoding="utf-8").
 EXTRAS = ("plain", "plain", "grain", "fade", "plate", "underline")
 LOWEST, HIGHEST = 17, 34  # pixels from the top of a syllable to its foot
 MARGIN = 4  # pixels kept free around a word; a plate's edge lies in them
+ROOM = SIZE - 2 * MARGIN
 CONTRAST = 3.5  # at least, of ink to ground, as WCAG counts it
 TURN = 8.0  # degrees, at most
 _FINER = 2  # words are drawn this much larger, then turned and reduced
@@ -31,8 +32,7 @@ Colour = Sequence[int]
 def word_facts(random: np.random.Generator, words: Sequence[str] = WORDS, fonts: Sequence[str] = SEEN) -> dict:
     """What a picture of one of the words shows, ready for JSON; `colour` is the Korean name of the ink.
 
-    Raises:
-        BodaError: no words or fonts; an unknown font; a word with a character that the fonts lack, or too long for the picture.
+    Raises BodaError as `check_words` does.
     """
     check_words(tuple(words), tuple(fonts))
     word, font, extra = (options[int(random.integers(len(options)))] for options in (words, fonts, EXTRAS))
@@ -41,9 +41,9 @@ def word_facts(random: np.random.Generator, words: Sequence[str] = WORDS, fonts:
     turn = float(random.uniform(-TURN, TURN))
     smallest, largest = math.ceil(LOWEST / _syllable(font)), math.floor(HIGHEST / _syllable(font))
     across, down = _reach(wide, high, turn)
-    if smallest * across > SIZE - 2 * MARGIN:  # it fits only level
+    if smallest * across > ROOM:  # it fits only level
         turn, across, down = 0.0, wide, high
-    largest = max(smallest, min(largest, math.floor((SIZE - 2 * MARGIN) / max(across, down))))
+    largest = max(smallest, min(largest, math.floor(ROOM / max(across, down))))
     pixels = int(random.integers(smallest, largest + 1))
     edges = [MARGIN + pixels * reach / 2 for reach in (across, down)]
     x, y = (float(random.uniform(edge, max(edge, SIZE - edge))) for edge in edges)
@@ -93,21 +93,17 @@ def _light(colour: Colour) -> float:
 
 @lru_cache(maxsize=64)
 def check_words(words: tuple[str, ...], fonts: tuple[str, ...]) -> None:
-    """Raises BodaError unless each of the words can be written in each of the fonts."""
+    """Raises BodaError unless there are words and fonts, and each of the words can be written in each of the fonts."""
     for what, options, example in (("words", words, WORDS[0]), ("fonts", fonts, SEEN[0])):
         if not options or not all(option.strip() for option in options):
-            raise BodaError(
-                f"the {what} to draw are an empty list, or one of them is empty; give at least one, such as '{example}'"
-            )
+            wrong = f"the {what} to draw are an empty list, or one of them is empty"
+            raise BodaError(f"{wrong}; give at least one, such as '{example}'")
     for font in fonts:
         smallest = math.ceil(LOWEST / _syllable(check_font(font)))
-        room = (SIZE - 2 * MARGIN) / smallest
         for word in words:
-            if (wide := _measure(check_text(word), font)[0]) > room:
-                raise BodaError(
-                    f"'{word}' is too long for a picture: in the font '{font}', {LOWEST} pixels high, it takes "
-                    f"{math.ceil(wide * smallest)} of the {SIZE - 2 * MARGIN} pixels; use words of at most 4 syllables"
-                )
+            if (wide := _measure(check_text(word), font)[0] * smallest) > ROOM:
+                takes = f"in the font '{font}', {LOWEST} pixels high, it takes {math.ceil(wide)} of the {ROOM} pixels"
+                raise BodaError(f"'{word}' is too long for a picture: {takes}; use words of at most 4 syllables")
 
 
 @lru_cache(maxsize=16384)

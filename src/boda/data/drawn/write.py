@@ -12,7 +12,7 @@ from PIL import Image
 
 from boda.data.drawn.canvas import SIZE
 from boda.data.drawn.samples import read
-from boda.data.sample import IMAGE_MARK, Message, Sample
+from boda.data.sample import IMAGE_MARK, Sample
 from boda.errors import BodaError
 from boda.files import whole_folder
 
@@ -30,21 +30,11 @@ def write(
     words: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict:
-    """Draws a collection into a folder, whole or not at all.
+    """Draws a collection of so many pictures (texts in `text`) into a folder, whole or not at all -> {folder, pictures, rows, seconds}.
 
     `data.jsonl` has a row for each conversation, with tags, and of `preferences` also the rejected answer; documents, which
-    nobody asks for, go into `text.jsonl`.
-
-    Args:
-        count: number of pictures, of texts in `text`.
-        where, words: as `samples.read` takes them.
-        say: is told every ten seconds how far it is.
-
-    Returns:
-        {folder, pictures, rows, seconds}.
-
-    Raises:
-        BodaError: nothing such can be drawn, `out` holds other things, or it cannot be written.
+    nobody asks for, go into `text.jsonl`. `say` is told every ten seconds how far it is. Raises BodaError where nothing such can be
+    drawn, `out` holds other things, or it cannot be written.
     """
     out = Path(out)
     if count < 1:
@@ -94,13 +84,12 @@ def read_words(path: str | Path) -> list[str]:
 def _row(sample: Sample, images: list[str], with_rejected: bool) -> dict:
     if sample.is_document:
         return {"text": sample.messages[0].text}
-    messages = [{"role": message.role, "content": _marked(message)} for message in sample.messages]
+    messages = []
+    for message in sample.messages:
+        content = "".join(IMAGE_MARK if part.type == "image" else part.text for part in message.content)
+        messages.append({"role": message.role, "content": content})
     row: dict = {"messages": messages, "images": images, "tags": dict(sample.tags)}
     return row | {"rejected": sample.rejected} if with_rejected else row
-
-
-def _marked(message: Message) -> str:
-    return "".join(IMAGE_MARK if part.type == "image" else part.text for part in message.content)
 
 
 def _sheet(pictures: list[Image.Image]) -> Image.Image:

@@ -5,16 +5,12 @@ The stock LlavaForConditionalGeneration is used wherever it gives the same numbe
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -25,14 +21,16 @@ from transformers import (
 
 # Without torchvision, transformers 5.17 does not give this one from its top.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
-from transformers.utils import logging as hf_logging
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from boda.errors import BodaError
-from boda.models.connectors import CONNECTORS, Linear, Mlp2xGelu
-from boda.models.vlm import BodaConfig, BodaForConditionalGeneration, LanguageHead, feature_size
+from boda.models.connectors import CONNECTORS
+from boda.models.loading import config_from, load_model, open_part, seeded
+from boda.models.vlm import BodaConfig, BodaForConditionalGeneration, LanguageHead, feature_size, head_change
 from boda.models.vocabulary import IMAGE_TOKEN, PAD_TOKEN, add_token, resize_embeddings
 
 PLAIN_CONNECTORS = {"linear": "linear", "mlp2x_gelu": "gelu"}  # connector -> projector_hidden_act of the stock class
+HEADS = ("pooler", "head", "post_layernorm")  # on top of a tower's features, no part of them
 
 
 @dataclass
@@ -63,69 +61,6 @@ class Assembled:
     connector: str = ""
 
 
-@contextmanager
-def quiet_loading():
-    """transformers' report on weights that a smaller tower has no use for is no news; errors still raise."""
-    before = hf_logging.get_verbosity()
-    hf_logging.set_verbosity_error()
-    had_bar = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(before)
-        if had_bar:
-            hf_logging.enable_progress_bar()
-
-
-LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
-
-
-def open_part(what: str, load, name: str):
-    """Runs a `from_pretrained`; a part that is not there or not whole becomes one clear sentence."""
-    try:
-        with quiet_loading():
-            return load()
-    except BodaError:
-        raise
-    except LOADING_ERRORS as error:
-        raise BodaError(f"model.{what}: '{name}' cannot be loaded: {why_not_loaded(name, error)}") from error
-
-
-def is_path(name: str) -> bool:
-    """Whether a name is meant as a folder here and not as a hub id."""
-    return Path(name).exists() or Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-
-
-def why_not_loaded(name: str, error: Exception) -> str:
-    """The reason in a few words, in place of advice about the hub that would not help."""
-    if is_path(name) and not Path(name).exists():
-        return "there is no such folder"
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        inside = ", ".join(sorted(path.name for path in Path(name).iterdir())[:6])
-        return f"it has no config.json ({inside or 'it is empty'})"
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if isinstance(error, SafetensorError):
-        return f"its weights are damaged or cut short ({first}); copy or download it again"
-    if "Couldn't instantiate the backend tokenizer" in first:
-        return "it has no tokenizer"
-    if not is_path(name) and "connect to" in first:
-        return "it is no folder here, and the hub cannot be reached to see whether it is there"
-    return first
-
-
-def load_whole(auto_class, name: str, unneeded: tuple[str, ...] = (), **options):
-    """`from_pretrained` that refuses a checkpoint without all the weights: transformers would make up the missing ones."""
-    model, found = auto_class.from_pretrained(name, output_loading_info=True, **options)
-    missing = sorted(key for key in found["missing_keys"] if not any(word in key for word in unneeded))
-    if missing:
-        raise BodaError(
-            f"'{name}' lacks {len(missing)} of the weights that a {model.config.model_type} model has, such as {missing[0]}; "
-            "is it whole, and of this kind?"
-        )
-    return model
-
-
 def load_tower(
     vision: str | dict,
     layer: int = -1,
@@ -139,50 +74,36 @@ def load_tower(
     A tower is anything that gives a grid of features: CLIP, SigLIP, ViT, DINOv2, ConvNeXt. `whole`: with what makes one vector
     of them; a pooler that the checkpoint lacks is then new. Raises BodaError otherwise.
     """
-    image_processor = None
-    if isinstance(vision, dict):
-        config = config_from(vision, "vision")
-    else:
-        config = open_part("vision", lambda: AutoConfig.from_pretrained(vision, revision=revision), vision)
-        revision = getattr(config, "_commit_hash", None)
-        config = getattr(config, "vision_config", config)
+    config = config_from(vision, "vision", revision)
+    revision = getattr(config, "_commit_hash", None)
+    config = getattr(config, "vision_config", config)
     is_flat = not getattr(config, "hidden_sizes", None)
     if is_flat and not hasattr(config, "patch_size"):
         raise BodaError(
             f"model.vision: {vision if isinstance(vision, str) else 'the config'} is a {config.model_type} model, which gives no grid "
             "of image features; CLIP, SigLIP, ViT, DINOv2 and ConvNeXt do"
         )
-    if isinstance(vision, str):
-        image_processor = open_part("vision", lambda: AutoImageProcessor.from_pretrained(vision, revision=revision), vision)
     depth = getattr(config, "num_hidden_layers", None)
-    kept_layer = layer
     if is_flat and layer < -1 and depth:
         if -layer > depth:
             raise BodaError(f"model.vision_layer is {layer} and the tower has {depth} layers")
-        config = with_depth(config, depth + 1 + layer)
-        kept_layer = -1
+        config, layer = with_depth(config, depth + 1 + layer), -1
     if hasattr(config, "vision_use_head") and not whole:
         config.vision_use_head = False
-    size = _image_size(config, image_size, image_processor)
-    if isinstance(vision, dict) and hasattr(config, "image_size"):
-        config.image_size = size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if isinstance(vision, dict):
-            module = AutoModel.from_config(config)
-        else:
-            # Heads on top of the features are no part of a grid's tower, so a checkpoint may go without them.
-            unneeded = ("pooler",) if whole else ("pooler", "head", "post_layernorm")
-            module = open_part(
-                "vision",
-                lambda: load_whole(AutoModel, vision, unneeded, config=config, dtype="auto", revision=revision),
-                vision,
-            )
-    module.eval()
+    image_processor = None
+    if isinstance(vision, str):
+        image_processor = open_part("vision", AutoImageProcessor.from_pretrained, vision, revision=revision)
+    size = image_size or _image_size(config, image_processor)
     if isinstance(vision, str) and getattr(config, "image_size", size) != size:
         raise BodaError(f"model.image_size is {size} and the tower '{vision}' was made for {config.image_size}")
-    grid, prefix_tokens = _grid(module, config, size, kept_layer, is_flat)
-    return Tower(module, size, kept_layer, grid, prefix_tokens, is_flat, image_processor, revision)
+    if hasattr(config, "image_size"):
+        config.image_size = size
+    # Heads on top of the features are no part of a grid's tower, so a checkpoint may go without them.
+    unneeded = ("pooler",) if whole else HEADS
+    with seeded(seed):
+        module = load_model(vision, "vision", AutoModel, config, unneeded, revision).eval()
+    grid, prefix_tokens = _grid(module, config, size, layer)
+    return Tower(module, size, layer, grid, prefix_tokens, is_flat, image_processor, revision)
 
 
 def with_depth(config, layers: int):
@@ -196,19 +117,8 @@ def with_depth(config, layers: int):
     return type(config).from_dict(values | {"num_hidden_layers": layers})
 
 
-def config_from(values: dict, part: str):
-    """A transformers config from a recipe's mapping with `model_type`. Raises BodaError for a type that does not exist."""
-    values = dict(values)
-    model_type = values.pop("model_type", None)
-    try:
-        return AutoConfig.for_model(model_type, **values)
-    except (ValueError, TypeError, KeyError) as error:
-        raise BodaError(f"model.{part}: no model can be built from {{model_type: {model_type}, ...}}: {error}") from error
-
-
-def _image_size(config, asked: int | None, image_processor) -> int:
-    if asked:
-        return asked
+def _image_size(config, image_processor) -> int:
+    """Side of the pictures that a tower takes; of a convolutional one, which takes any, what its processor makes."""
     size = getattr(config, "image_size", None)
     if getattr(config, "hidden_sizes", None) and image_processor is not None:
         crop = getattr(image_processor, "crop_size", None) or image_processor.size
@@ -221,36 +131,50 @@ def _image_size(config, asked: int | None, image_processor) -> int:
 
 
 @torch.no_grad()
-def _grid(module, config, size: int, layer: int, is_flat: bool) -> tuple[tuple[int, int], int]:
+def _grid(module, config, size: int, layer: int) -> tuple[tuple[int, int], int]:
     """Rows and columns of features for pictures of `size`, and the tokens in front of them: found by trying one."""
-    states = module(
-        torch.zeros(1, 3, size, size, dtype=module.dtype), output_hidden_states=True, return_dict=True
-    ).hidden_states
+    pixels = torch.zeros(1, 3, size, size, dtype=module.dtype)
+    states = module(pixels, output_hidden_states=True, return_dict=True).hidden_states
     if states is None:
         raise BodaError(f"model.vision: '{config.model_type}' does not show its hidden states")
-    if not is_flat:
-        return (states[layer].shape[2], states[layer].shape[3]), 0
+    shape = states[layer].shape  # (1, N, D), or a plane (1, D, H, W)
+    if len(shape) == 4:
+        return (shape[2], shape[3]), 0
     side = size // (config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0])
-    extra = states[layer].shape[1] - side * side
-    if extra < 0:
-        raise BodaError(f"model.vision: {states[layer].shape[1]} features are no {side}x{side} grid")
-    return (side, side), extra
+    if shape[1] < side * side:
+        raise BodaError(f"model.vision: {shape[1]} features are no {side}x{side} grid")
+    return (side, side), shape[1] - side * side
 
 
 def load_language(language: str | dict, seed: int = 0, vocab_size: int | None = None, revision: str | None = None):
     """A causal language model from the hub, a folder, or a config: (model, revision)."""
+    config = None
     if isinstance(language, dict):
-        config = config_from({**language, **({"vocab_size": vocab_size} if vocab_size else {})}, "language")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + 1)
-            return AutoModelForCausalLM.from_config(config), None
-    load = lambda: load_whole(AutoModelForCausalLM, language, dtype="auto", revision=revision)  # noqa: E731
-    model = open_part("language", load, language)
+        config = config_from(language | ({"vocab_size": vocab_size} if vocab_size else {}), "language")
+    with seeded(seed + 1):
+        model = load_model(language, "language", AutoModelForCausalLM, config, revision=revision)
     return model, getattr(model.config, "_commit_hash", None)
 
 
-def load_tokenizer(name: str, revision: str | None = None, what: str = "tokenizer"):
-    return open_part(what, lambda: AutoTokenizer.from_pretrained(name, revision=revision), name)
+def load_tokenizer(name: str, revision: str | None = None, what: str = "tokenizer", **options):
+    return open_part(what, AutoTokenizer.from_pretrained, name, revision=revision, **options)
+
+
+def give_pad_token(tokenizer) -> None:
+    """Batches need one; a tokenizer that has one keeps it."""
+    if tokenizer.pad_token_id is None:
+        add_token(tokenizer, PAD_TOKEN)
+        tokenizer.pad_token = PAD_TOKEN
+
+
+def change_before(text_model, config) -> tuple[torch.Tensor, float]:
+    """Features (1, 8, D) of a few tokens, and how far another last token moves those before it, as a share of the largest."""
+    words = torch.arange(1, 9)[None] % config.vocab_size
+    given = [text_model(input_ids=ids) for ids in (words, words.index_fill(1, torch.tensor([7]), 9 % config.vocab_size))]
+    if not hasattr(given[0], "last_hidden_state"):
+        raise BodaError(f"model.language: a {config.model_type} model gives no features of its tokens")
+    states, others = (each.last_hidden_state for each in given)
+    return states, float((states - others)[:, :7].abs().max() / states.abs().max())
 
 
 @torch.no_grad()
@@ -261,48 +185,33 @@ def head_of(language_model) -> tuple[float, float | None]:
     Raises BodaError where the head does something else.
     """
     config = language_model.config.get_text_config()
-    ids = torch.arange(1, 9)[None] % config.vocab_size
-    was_training = language_model.training
     language_model.eval()
-    hidden = language_model.base_model(input_ids=ids).last_hidden_state
-    other = language_model.base_model(input_ids=ids.index_fill(1, torch.tensor([7]), 9 % config.vocab_size)).last_hidden_state
-    if not torch.allclose(hidden[:, :7], other[:, :7], rtol=1e-2, atol=1e-3 * float(hidden.abs().max())):
+    hidden, change = change_before(language_model.base_model, config)
+    if change > 1e-2:
         raise BodaError(
             f"model.language: a {config.model_type} model that reads ahead cannot answer; a causal language model is needed"
         )
     head = language_model.get_output_embeddings()
     if head is None or getattr(head, "bias", None) is not None:
         raise BodaError(f"model.language: the head of '{config.model_type}' is no plain matrix, which a VLM needs")
-    raw, true = head(hidden).float(), language_model(input_ids=ids).logits.float()
-    language_model.train(was_training)
-    scales = [1.0]
-    for name in ("logits_scaling", "logit_scale", "lm_head_multiplier"):
-        value = getattr(config, name, None)
-        if value:
-            scales += [float(value), 1.0 / float(value)]
-    cap = getattr(config, "final_logit_softcapping", None)
-    for scale in scales:
-        for softcap in dict.fromkeys((None, cap)):
-            guess = raw * scale if softcap is None else torch.tanh(raw * scale / softcap) * softcap
+    raw, true = head(hidden).float(), language_model(input_ids=torch.arange(1, 9)[None] % config.vocab_size).logits.float()
+    fields = (getattr(config, name, None) for name in ("logits_scaling", "logit_scale", "lm_head_multiplier"))
+    factors = [float(value) for value in fields if value]
+    for scale in (1.0, *factors, *(1 / factor for factor in factors)):
+        for softcap in dict.fromkeys((None, getattr(config, "final_logit_softcapping", None))):
+            guess = head_change(raw, scale, softcap)
             if torch.allclose(guess, true, rtol=1e-2, atol=1e-3 * float(true.abs().max())):
                 return scale, softcap
     raise BodaError(f"the head of '{config.model_type}' changes its logits in a way Boda does not know")
 
 
 def assemble(spec, tokenizer, seed: int = 0, revisions: dict[str, str | None] | None = None) -> Assembled:
-    """Parts named by a recipe's `model` block -> one model.
+    """Parts named by a recipe's `model` block -> one model. Raises BodaError: one is missing, or two do not go together.
 
-    Args:
-        spec: the recipe's model block.
-        tokenizer: the language model's; gets an image token, and a pad token where it has none.
-        seed: for parts that are new.
-        revisions: exact hub revisions to take, as a run recorded them.
-
-    Raises:
-        BodaError: a part is missing or two do not go together.
+    The tokenizer gets an image token, and a pad token where it has none. What is new in the model comes from `seed`.
+    `revisions`: exact hub revisions to take, as a run recorded them.
     """
-    revisions = revisions or {}
-    tower = None
+    revisions, tower = revisions or {}, None
     if spec.kind != "language":
         tower = load_tower(spec.vision, spec.vision_layer, spec.image_size, seed, revisions.get("vision"))
     language, language_revision = load_language(spec.language, seed, len(tokenizer), revisions.get("language"))
@@ -314,94 +223,81 @@ def put_together(
 ) -> Assembled:
     """Loaded parts -> one model with a new connector; without a tower, the language model alone. Raises BodaError."""
     image_id = add_token(tokenizer, IMAGE_TOKEN) if tower is not None else -1
-    if tokenizer.pad_token_id is None:
-        add_token(tokenizer, PAD_TOKEN)
-        tokenizer.pad_token = PAD_TOKEN
+    give_pad_token(tokenizer)
     # A pad token that ends answers gives way to one of its own when the chat template is known: there is a row for it.
     resize_embeddings(language, tokenizer, spare=int(tokenizer.pad_token != PAD_TOKEN))
-    scale, softcap = head_of(language)
+    change = head_of(language)
     if tower is None:
-        language.head_change = (scale, softcap)
+        language.head_change = change
         language.config.pad_token_id = tokenizer.pad_token_id
         return Assembled(language.eval(), tokenizer, {"language": language_revision})
-    num_image_tokens = CONNECTORS[connector].num_tokens(tower.grid)
+    num_image_tokens = CONNECTORS[connector].num_tokens(tower.grid)  # type: ignore[operator]
     side = int(num_image_tokens**0.5)
     patch_size = tower.image_size // side
     if side * side != num_image_tokens or tower.image_size // patch_size != side:
         raise BodaError(f"{num_image_tokens} image tokens from a picture of {tower.image_size} pixels are no square grid")
-    module = join(tower, language, connector, image_id, num_image_tokens, scale, softcap, seed)
-    module.config.pad_token_id = tokenizer.pad_token_id
+    model = join(tower, language, connector, change, seed, image_token_index=image_id, image_seq_length=num_image_tokens)
+    model.config.pad_token_id = tokenizer.pad_token_id
     found = {"vision": tower.revision, "language": language_revision}
-    return Assembled(module, tokenizer, found, tower.image_processor, tower.image_size, num_image_tokens, patch_size, connector)
+    return Assembled(model, tokenizer, found, tower.image_processor, tower.image_size, num_image_tokens, patch_size, connector)
 
 
-def join(tower: Tower, language, connector: str, image_id: int, num_image_tokens: int, scale: float, softcap, seed: int):
-    """Tower + new connector + language model -> the stock class where it is right, else Boda's."""
-    text_config = language.config
-    embeds = {name for name, module in language.base_model.named_modules() if module is language.get_input_embeddings()}
-    is_tied = language.get_input_embeddings().weight is language.get_output_embeddings().weight
-    common = dict(
-        vision_config=tower.module.config,
-        text_config=text_config,
-        image_token_index=image_id,
-        image_seq_length=num_image_tokens,
-        vision_feature_layer=tower.layer,
-        vision_feature_select_strategy="default" if tower.prefix_tokens == 1 else "full",
-        tie_word_embeddings=is_tied,
-    )
+def join(tower: Tower, language, connector: str, change: tuple[float, float | None], seed: int, **common):
+    """Tower + new connector + language model -> the stock class where it is right, else Boda's.
+
+    `change`: what the language model's head does. `common`: for either class's config.
+    """
+    table, matrix = language.get_input_embeddings(), language.get_output_embeddings().weight
+    is_tied = table.weight is matrix
+    common |= {
+        "vision_config": tower.module.config,
+        "text_config": language.config,
+        "vision_feature_layer": tower.layer,
+        "vision_feature_select_strategy": "default" if tower.prefix_tokens == 1 else "full",
+        "tie_word_embeddings": is_tied,
+    }
     is_stock = (
         connector in PLAIN_CONNECTORS
         and tower.is_flat
         and tower.prefix_tokens <= 1
-        and (scale, softcap) == (1.0, None)
-        and (not is_tied or embeds == {"embed_tokens"})
+        and change == (1.0, None)
+        and (not is_tied or getattr(language.base_model, "embed_tokens", None) is table)
     )
+    width = feature_size(tower.module.config, tower.layer)
+    with seeded(seed + 2):  # torch's default initialisation, as LLaVA's
+        new: Any = CONNECTORS[connector](width, language.config.hidden_size, tower.grid)
+    cls: type[LlavaForConditionalGeneration] = LlavaForConditionalGeneration
     if is_stock:
         config = LlavaConfig(projector_hidden_act=PLAIN_CONNECTORS[connector], **common)
-        cls: type[LlavaForConditionalGeneration] = LlavaForConditionalGeneration
+        head = nn.Linear(1, 1, bias=False)
+        projector = LlavaMultiModalProjector(config)
+        projector.linear_1 = new.linear_1
+        if connector == "linear":
+            nn.init.eye_(projector.linear_2.weight)
+            nn.init.zeros_(projector.linear_2.bias)
+        else:
+            projector.linear_2 = new.linear_2
     else:
+        cls = BodaForConditionalGeneration
         config = BodaConfig(
             connector=connector,
             vision_grid=list(tower.grid),
             vision_prefix_tokens=tower.prefix_tokens,
-            logits_scale=scale,
-            logits_softcap=softcap,
+            logits_scale=change[0],
+            logits_softcap=change[1],
             **common,
         )
-        cls = BodaForConditionalGeneration
+        head, projector = LanguageHead(1, 1, *change), new
+    head.weight = table.weight if is_tied else nn.Parameter(matrix.data)
+    head.out_features, head.in_features = head.weight.shape
     with torch.device("meta"):
         model = cls(config)
-    model.model.vision_tower = tower.module
-    model.model.language_model = language.base_model
-    model.model.multi_modal_projector = _new_connector(model, connector, tower, text_config.hidden_size, seed)
-    head = LanguageHead(1, 1, scale, softcap) if not is_stock else nn.Linear(1, 1, bias=False)
-    head.weight = (
-        nn.Parameter(language.get_output_embeddings().weight.data) if not is_tied else language.get_input_embeddings().weight
-    )
-    head.out_features, head.in_features = head.weight.shape
-    model.lm_head = head
+    model.model.vision_tower, model.model.language_model = tower.module, language.base_model
+    model.model.multi_modal_projector, model.lm_head = projector, head
     model.config.dtype = language.dtype
     if hasattr(language, "generation_config"):
         model.generation_config = language.generation_config
     return model.eval()
-
-
-def _new_connector(model, connector: str, tower: Tower, size: int, seed: int) -> nn.Module:
-    """A connector with torch's default initialisation, as LLaVA's; in the stock class's own module where that is used."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 2)
-        new = CONNECTORS[connector](feature_size(tower.module.config, tower.layer), size, tower.grid)
-    if isinstance(model, BodaForConditionalGeneration):
-        return new
-    stock = type(model.model.multi_modal_projector)(model.config)
-    assert isinstance(new, (Linear, Mlp2xGelu))
-    stock.linear_1 = new.linear_1
-    if isinstance(new, Mlp2xGelu):
-        stock.linear_2 = new.linear_2
-    else:
-        nn.init.eye_(stock.linear_2.weight)
-        nn.init.zeros_(stock.linear_2.bias)
-    return stock
 
 
 def build_processor(assembled: Assembled, image_processor, template: str) -> LlavaProcessor:

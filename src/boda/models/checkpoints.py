@@ -24,8 +24,8 @@ from transformers.utils import is_torchvision_available
 
 from boda.errors import BodaError
 from boda.files import whole_folder
-from boda.models.assemble import LOADING_ERRORS, load_whole, quiet_loading, why_not_loaded
 from boda.models.dual_encoder import BodaDualEncoderConfig, BodaDualEncoderModel
+from boda.models.loading import load_whole, loading, quiet_loading
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration
 
 # Class -> the file of its code, which transformers' class loads it, and the files that travel with a folder.
@@ -123,14 +123,10 @@ def save_folder(model, processor, folder: Path, info: dict) -> Path:
 
 def load_config(name: str, trust_remote_code: bool = False):
     """The config of a model folder or hub id. Raises BodaError saying what is missing."""
-    path = Path(name)
-    if path.is_file():
+    if Path(name).is_file():
         raise BodaError(f"{name} is a file; a model is a folder or a hub id")
-    try:
+    with loading(name, f"no model at '{name}'"):
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except LOADING_ERRORS as error:
-        hint = f"; {path / 'model'} is one" if (path / "model" / "config.json").is_file() else ""
-        raise BodaError(f"no model at '{name}': {why_not_loaded(name, error)}{hint}") from error
 
 
 def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = False):
@@ -153,25 +149,20 @@ def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = Fa
     pair = is_pair(config)
     device = torch.device(device) if device is not None else best_device()
     dtype = dtype or best_dtype(device)
-    try:
-        with quiet_loading():
-            if config.model_type in VLM_TYPES or pair:
-                model = load_whole(AutoModel if pair else AutoModelForImageTextToText, name, dtype=dtype)
-                processor = AutoProcessor.from_pretrained(name)
-                if is_torchvision_available():  # it scales pictures slightly differently from what the model was trained on
-                    processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil")
-            elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or trust_remote_code:
-                model = load_whole(AutoModelForCausalLM, name, dtype=dtype, trust_remote_code=trust_remote_code)
-                processor = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-            else:
-                raise BodaError(
-                    f"'{name}' is a {config.model_type} model; Boda answers with vision-language models "
-                    f"({', '.join(sorted(VLM_TYPES))}) and causal language models, and compares with pair models (CLIP, SigLIP, ...)"
-                )
-    except BodaError:
-        raise
-    except LOADING_ERRORS as error:
-        raise BodaError(f"'{name}' has a config but cannot be loaded: {why_not_loaded(name, error)}") from error
+    with loading(name, f"'{name}' has a config but cannot be loaded"):
+        if config.model_type in VLM_TYPES or pair:
+            model = load_whole(name, AutoModel if pair else AutoModelForImageTextToText, dtype=dtype)
+            processor = AutoProcessor.from_pretrained(name)
+            if is_torchvision_available():  # it scales pictures slightly differently from what the model was trained on
+                processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+        elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or trust_remote_code:
+            model = load_whole(name, AutoModelForCausalLM, dtype=dtype, trust_remote_code=trust_remote_code)
+            processor = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        else:
+            raise BodaError(
+                f"'{name}' is a {config.model_type} model; Boda answers with vision-language models "
+                f"({', '.join(sorted(VLM_TYPES))}) and causal language models, and compares with pair models (CLIP, SigLIP, ...)"
+            )
     model.boda_info = read_info(name)
     offset = model.boda_info.get("text_position_offset", getattr(config, "text_position_offset", None))
     if pair and offset is not None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from boda.errors import BodaError
-from boda.models.assemble import LOADING_ERRORS, config_from, is_path, open_part
+from boda.models.loading import LOADING_ERRORS, config_from, is_path, open_part
 
 Weights = dict[str, torch.Tensor]
 
@@ -214,7 +214,7 @@ def read_transformers(folder: Path, config: dict, given: Given) -> Parts:
     for part, begin in OLD_KEYS.items():
         if not found[part]:
             raise BodaError(f"{folder} has no weights of its {part} part: no key has {begin} in it")
-    whole = open_part("language", lambda: AutoConfig.from_pretrained(folder), str(folder))
+    whole = config_from(str(folder), "language")
     text, kind = whole.text_config, MODEL_FOR_CAUSAL_LM_MAPPING[type(whole.text_config)]
     if new:
         with torch.device("meta"):
@@ -229,7 +229,7 @@ def read_transformers(folder: Path, config: dict, given: Given) -> Parts:
         connector = "linear" if torch.equal(second, torch.eye(*second.shape).to(second)) and not shift.any() else None
     if connector is None or not isinstance(whole.vision_feature_layer, int):
         raise BodaError(f"{folder}: only one matrix or mlp2x_gelu on one layer of the vision tower can be imported")
-    processor = open_part("vision", lambda: AutoImageProcessor.from_pretrained(folder), str(folder))
+    processor = open_part("vision", AutoImageProcessor.from_pretrained, str(folder))
     vision, layer = whole.vision_config.to_dict(), whole.vision_feature_layer
     return Parts(
         vision, text, str(folder), connector, matrices, layer, found["vision"], found["language"], image_processor=processor

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from boda.errors import BodaError
+from boda.models.loading import seeded
 
 ADAPTER = "default"
 
@@ -41,12 +42,11 @@ def add_lora(language_model: nn.Module, rank: int, alpha: float, dropout: float,
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=lora_targets(language_model, targets), bias="none"
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
+    try:
+        with seeded(seed):
             inject_adapter_in_model(config, language_model, adapter_name=ADAPTER)
-        except ValueError as error:  # PEFT knows layers that an adapter must not sit on
-            raise BodaError(f"lora.targets: {error}") from error
+    except ValueError as error:  # PEFT knows layers that an adapter must not sit on
+        raise BodaError(f"lora.targets: {error}") from error
 
 
 def lora_layers(model: nn.Module) -> dict[str, nn.Module]:

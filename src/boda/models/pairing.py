@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     CLIPVisionModelWithProjection,
     VisionTextDualEncoderConfig,
@@ -22,11 +21,11 @@ from transformers import (
 )
 
 from boda.errors import BodaError
-from boda.models.assemble import Assembled, config_from, load_tower, load_whole, open_part
+from boda.models.assemble import Assembled, change_before, give_pad_token, load_tower
 from boda.models.attention import ATTENTION_NAME
 from boda.models.checkpoints import first_position, save_folder
 from boda.models.dual_encoder import BodaDualEncoderConfig, BodaDualEncoderModel
-from boda.models.vocabulary import PAD_TOKEN, add_token
+from boda.models.loading import config_from, load_model, load_whole, open_part, seeded
 
 PROJECTION_DIM = 512
 START_SCALE = {"softmax": math.log(1 / 0.07), "sigmoid": math.log(10)}  # CLIP's, SigLIP's; SigLIP's bias starts at -10
@@ -45,10 +44,11 @@ def assemble_pair(spec, tokenizer, seed: int = 0, revisions: dict[str, str | Non
     text, text_revision = load_text_tower(spec.language, tokenizer, seed, revisions.get("language"))
     model = join_pair(tower.module, text, tower.image_size, spec.projection_dim, spec.logit_scale, spec.contrast, seed)
     if isinstance(spec.vision, str):
-        config = AutoConfig.from_pretrained(spec.vision, revision=tower.revision)
+        config = config_from(spec.vision, "vision", tower.revision)
         if config.model_type == "clip" and config.projection_dim == model.config.projection_dim:
-            load = lambda: load_whole(CLIPVisionModelWithProjection, spec.vision, revision=tower.revision)  # noqa: E731
-            model.visual_projection.weight.data.copy_(open_part("vision", load, spec.vision).visual_projection.weight)
+            kind = CLIPVisionModelWithProjection
+            own = open_part("vision", load_whole, spec.vision, auto_class=kind, revision=tower.revision).visual_projection
+            model.visual_projection.weight.data.copy_(own.weight)
     found = {"vision": tower.revision, "language": text_revision}
     return Assembled(model, tokenizer, found, tower.image_processor, tower.image_size)
 
@@ -57,17 +57,12 @@ def load_text_tower(language: str | dict, tokenizer, seed: int = 0, revision: st
     """A text encoder from the hub, a folder, or a config: (model, revision). A pooler that the checkpoint lacks is new."""
     if isinstance(language, dict):
         sizes = {"pad_token_id": tokenizer.pad_token_id, "vocab_size": len(tokenizer)}
-        config = config_from({"bos_token_id": None, "eos_token_id": None, **language, **sizes}, "language")
-    else:
-        config = open_part("language", lambda: AutoConfig.from_pretrained(language, revision=revision), language)
+        language = {"bos_token_id": None, "eos_token_id": None, **language, **sizes}
+    config = config_from(language, "language", revision)
     if not hasattr(type(config)(), "vocab_size") or getattr(config, "is_encoder_decoder", False):
         raise BodaError(f"model.language: a {config.model_type} model is no text encoder; BERT, RoBERTa, ModernBERT, ... are")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 1)
-        if isinstance(language, dict):
-            return AutoModel.from_config(config).eval(), None
-        load = lambda: load_whole(AutoModel, language, ("pooler",), dtype="auto", revision=revision)  # noqa: E731
-        model = open_part("language", load, language)
+    with seeded(seed + 1):
+        model = load_model(language, "language", AutoModel, config, ("pooler",), revision)
         if len(tokenizer) > config.vocab_size:
             model.resize_token_embeddings(len(tokenizer))
     return model.eval(), getattr(model.config, "_commit_hash", None)
@@ -75,9 +70,7 @@ def load_text_tower(language: str | dict, tokenizer, seed: int = 0, revision: st
 
 def frame_texts(tokenizer) -> None:
     """Gives a tokenizer without them a pad token, and marks before and after every text, as Boda's own is trained to have."""
-    if tokenizer.pad_token_id is None:
-        add_token(tokenizer, PAD_TOKEN)
-        tokenizer.pad_token = PAD_TOKEN
+    give_pad_token(tokenizer)
     if tokenizer.num_special_tokens_to_add() == 0 and {START, END} <= set(tokenizer.get_vocab()):
         from tokenizers.processors import TemplateProcessing
 
@@ -102,13 +95,9 @@ def join_pair(
     """
     if getattr(vision.config, "hidden_sizes", None):
         vision.config.hidden_size = vision.config.hidden_sizes[-1]  # what the stock class reads
-    words = torch.arange(5, 9)[None] % text.config.vocab_size
     seen = vision(torch.zeros(1, 3, image_size, image_size, dtype=vision.dtype), return_dict=True)
-    read, other = text(input_ids=words), text(input_ids=words.index_fill(1, torch.tensor([3]), 9 % text.config.vocab_size))
-    if not hasattr(read, "last_hidden_state"):
-        raise BodaError(f"model.language: a {text.config.model_type} model gives no features of its tokens")
     shown, width = getattr(seen, "pooler_output", None), width or PROJECTION_DIM
-    reads_ahead = not torch.allclose(read.last_hidden_state[:, 0], other.last_hidden_state[:, 0], atol=1e-6)
+    reads_ahead = change_before(text, text.config)[1] > 1e-5
     text_pooling = "pooler" if getattr(text, "pooler", None) is not None else "mean" if reads_ahead else "last"
     common = {"vision_config": vision.config, "text_config": text.config, "projection_dim": width}
     common["logit_scale_init_value"] = START_SCALE[contrast] if scale is None else float(scale)
@@ -120,8 +109,7 @@ def join_pair(
     with torch.device("meta"):
         model = cls(config)
     model.vision_model, model.text_model = vision, text
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 2)
+    with seeded(seed + 2):
         for name, tower in (("visual_projection", vision), ("text_projection", text)):
             weight = torch.empty(width, tower.config.hidden_size).normal_(std=0.02)  # as KoCLIP's
             getattr(model, name).weight = nn.Parameter(weight)

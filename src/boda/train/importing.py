@@ -6,23 +6,16 @@ import re
 from pathlib import Path
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
 from boda.data.images import ImageSpec
 from boda.data.render import Renderer, processor_template
 from boda.errors import BodaError
-from boda.models.assemble import (
-    Assembled,
-    load_language,
-    load_tokenizer,
-    load_tower,
-    open_part,
-    put_together,
-    quiet_loading,
-)
+from boda.models.assemble import HEADS, Assembled, load_language, load_tokenizer, load_tower, put_together
 from boda.models.checkpoints import first_position, move_text_positions
 from boda.models.connectors import CONNECTORS
 from boda.models.foreign import Given, Parts, Weights, check_keys, load_file, read_json, read_parts
+from boda.models.loading import quiet_loading
 from boda.models.pairing import join_pair, write_pair
 from boda.models.vlm import feature_size
 from boda.models.vocabulary import IMAGE_TOKEN, add_token, resize_embeddings
@@ -30,7 +23,6 @@ from boda.recipe import Generation, template_names, template_text
 from boda.train.build import write_vlm
 from boda.train.finished import versions
 
-HEADS = ("pooler", "head", "post_layernorm")  # on top of a tower's features, no part of them
 # What a name has in it -> the chat template of such models; the first that is found in any name decides. LLaVA records nothing
 # else of its conversations. Its own rule, with the Korean models before it.
 NAMES = (
@@ -183,11 +175,10 @@ def assemble_parts(parts: Parts) -> Assembled:
         tower.module = _load_state(MODEL_MAPPING, config, used, "vision tower", HEADS).eval()
     if isinstance(parts.language, str):
         language, revision = load_language(parts.language)
-        load = lambda: AutoTokenizer.from_pretrained(parts.tokenizer)  # noqa: E731
+        tokenizer = load_tokenizer(parts.tokenizer, what="language")
     else:
         language = _load_state(MODEL_FOR_CAUSAL_LM_MAPPING, parts.language, parts.language_weights, "language model")
-        load, revision = lambda: AutoTokenizer.from_pretrained(parts.tokenizer, config=parts.language), None
-    tokenizer = open_part("language", load, parts.tokenizer)
+        revision, tokenizer = None, load_tokenizer(parts.tokenizer, what="language", config=parts.language)
     for mark in parts.marks:
         add_token(tokenizer, mark)
     resize_embeddings(language, tokenizer)

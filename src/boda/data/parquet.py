@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import json
 import os
 import threading
@@ -43,10 +44,8 @@ def _row_group_starts(path: str) -> tuple[int, ...]:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
-        starts = [0]
-        for group in range(file.metadata.num_row_groups):
-            starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
-    return tuple(starts)
+        lengths = (file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups))
+        return (0, *itertools.accumulate(lengths))
 
 
 class _RowGroups:

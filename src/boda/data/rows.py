@@ -108,22 +108,14 @@ def list_rows(stream: TextIO, where: str, buffer: str = "", chunk: int = _CHUNK)
 
 def line_rows(stream: TextIO, where: str, head: str = "") -> Rows:
     """Rows of a file with one JSON object a line; `head` is what has been read of it. Empty lines count, but are no rows."""
-    numbered = lines(stream, where, head)
-    first = next((line for line in numbered if line[1].strip()), None)
-    if first is None:
-        return
+    first, _, rest = head.lstrip().partition("\n")
     try:
-        json.loads(first[1])
-    except ValueError as error:
-        second = next(numbered, (1, ""))
-        if _is_incomplete(error, len(first[1].rstrip())) and not second[1].lstrip().startswith("{"):
-            raise BodaError(
-                f"{where} holds one JSON value over several lines, not rows: write one object a line, or a list of them"
-            ) from error
-        numbered = itertools.chain([second], numbered) if second[1] else numbered
-    except RecursionError:
-        pass
-    for number, line in itertools.chain([first], numbered):
+        json.loads(first)
+    except (ValueError, RecursionError) as error:
+        if rest.strip() and not rest.lstrip().startswith("{") and _is_incomplete(error, len(first.rstrip())):
+            why = "holds one JSON value over several lines, not rows: write one object a line, or a list of them"
+            raise BodaError(f"{where} {why}") from error
+    for number, line in lines(stream, where, head):
         if not line.strip():
             continue
         try:

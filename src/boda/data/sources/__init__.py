@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,27 +131,27 @@ def read(
     folder = None if images is None else Place.of(images)
     if folder and not folder.is_folder:
         raise BodaError(f"images: {images} is no folder, zip or tar")
-    given = {
-        "images": folder,
-        "columns": dict(columns or {}),
-        "question": None if question is None else Template(question),
-        "answer": None if answer is None else Template(answer),
-        "keep": {
-            name: [as_text(value) for value in (values if isinstance(values, (list, tuple)) else [values])]
-            for name, values in (where or {}).items()
-        },
-        "licence": licence,
-        "probe": probe,
-        "trainable": trainable,
-    }
-    return _read(_data_files(Path(path), format), format, given, limit, NoBadRows() if bad_rows is None else bad_rows)
+    wanted = {name: values if isinstance(values, (list, tuple)) else [values] for name, values in (where or {}).items()}
+    places = _data_files(Path(path), format)
+    options = Options(
+        places[0],
+        folder,
+        dict(columns or {}),
+        None if question is None else Template(question),
+        None if answer is None else Template(answer),
+        {name: [as_text(value) for value in values] for name, values in wanted.items()},
+        licence,
+        probe,
+        trainable,
+    )
+    return _read(places, format, options, limit, NoBadRows() if bad_rows is None else bad_rows)
 
 
-def _read(places: list[Place], format: str | None, given: dict, limit: int | None, bad_rows: BadRows) -> Iterator[Sample]:
+def _read(places: list[Place], format: str | None, asked: Options, limit: int | None, bad_rows: BadRows) -> Iterator[Sample]:
     count = seen = 0
     others: dict[str, None] = {}  # values of rows that `where` leaves out, for the message if it leaves out all
     for place in places:
-        options = Options(place=place, **given)
+        options = replace(asked, place=place)
         name = format or tell_format(options)
         bad_rows.formats[name] = None
         for number, cells in _guarded(parquet.rows if place.suffix == ".parquet" else FORMATS[name].rows, options):
@@ -177,8 +178,8 @@ def _read(places: list[Place], format: str | None, given: dict, limit: int | Non
     if not seen:
         raise BodaError(f"{', '.join(map(str, places[:3]))}: there are no rows in it")
     if others and not count and not bad_rows:
-        asked = " and ".join(f"{name} = {' or '.join(values)}" for name, values in given["keep"].items())
-        raise BodaError(f"{places[0]}: none of {seen} rows has {asked}; there are {'; '.join(others)}")
+        kept = " and ".join(f"{name} = {' or '.join(values)}" for name, values in asked.keep.items())
+        raise BodaError(f"{places[0]}: none of {seen} rows has {kept}; there are {'; '.join(others)}")
 
 
 def _guarded(rows, options: Options) -> Rows:
@@ -288,11 +289,8 @@ def resolve_data(path: str | Path, data_dir: str | Path | None = None, beside: s
     if "://" in str(path):
         raise BodaError(f"{path} is not on this machine; download it (hf download, wget) and give the folder")
     path = Path(path).expanduser()
-    if path.is_absolute():
-        tried = [path]
-    else:
-        folders = (data_dir, os.environ.get("BODA_DATA"), beside)
-        tried = [Path(folder) / path for folder in folders if folder] or [path]
+    folders = (data_dir, os.environ.get("BODA_DATA"), beside)  # an absolute path is the same in each
+    tried = list(dict.fromkeys(Path(folder) / path for folder in folders if folder)) or [path]
     for candidate in tried:
         place = Place.of(candidate)
         if place.is_file or place.is_folder or matching(candidate):

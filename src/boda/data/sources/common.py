@@ -211,39 +211,37 @@ class Row:
         messages, used = [], []
         for index, turn in enumerate(turns):
             place = f"{name}[{index}]"
-            if not isinstance(turn, dict) or not ({"from", "value"} <= set(turn) or {"role", "content"} <= set(turn)):
+            keys = ("from", "value") if isinstance(turn, dict) and {"from", "value"} <= set(turn) else ("role", "content")
+            if not isinstance(turn, dict) or not set(keys) <= set(turn):
                 has = f"has {', '.join(map(str, turn))}" if isinstance(turn, dict) else f"is {kind_of(turn)}"
                 raise self.bad(place, f"a turn has `from` and `value`, or `role` and `content`; this {has}")
-            speaker, content = (turn["from"], turn["value"]) if "from" in turn else (turn["role"], turn["content"])
-            if not isinstance(speaker, str) or speaker not in SPEAKERS:
+            speaker, content = (turn[key] for key in keys)
+            if str(speaker) not in SPEAKERS:
                 raise self.bad(place, f"unknown speaker {speaker!r}; speakers are {', '.join(SPEAKERS)}")
             parts: list[Part] = []
-            for piece in self._pieces(content, place):
-                own = piece if isinstance(piece, ImageRef) else None
-                for part in split_marks(piece) if isinstance(piece, str) else [Part("image")]:
-                    parts.append(part)
-                    if part.type == "image" and (own or waiting):
-                        used.append(own or waiting.pop(0))
+            for part, own in self._parts(content, place):
+                parts.append(part)
+                if part.type == "image" and (own or waiting):
+                    used.append(own or waiting.pop(0))
             messages.append(Message(SPEAKERS[speaker], tuple(parts)))
         return messages, used
 
-    def _pieces(self, content: Any, place: str) -> Iterable[str | ImageRef | None]:
-        """A message's content as texts, pictures of its own, and None for the next of the row's pictures."""
+    def _parts(self, content: Any, place: str) -> Iterable[tuple[Part, ImageRef | None]]:
+        """A message's parts, those of pictures with the picture they name, if they do."""
         if isinstance(content, str) and content.startswith("[{") and '"type"' in content:  # parts written as JSON text
             with contextlib.suppress(ValueError):
                 content = json.loads(content)
         if isinstance(content, str):
-            yield content
-            return
+            content = [{"type": "text", "text": content}]
         if not isinstance(content, list):
             raise self.bad(place, f"text or a list of parts is needed; this is {kind_of(content)}")
         for part in content:
             kind = part.get("type") if isinstance(part, dict) else None
             if kind == "text":
-                yield self.text(part.get("text"), place)
+                yield from ((piece, None) for piece in split_marks(self.text(part.get("text"), place)))
             elif kind in ("image", "image_url"):
                 own = next((part[key] for key in ("image", "path", "url", "image_url") if not is_empty(part.get(key))), None)
-                yield None if own is None else self.picture(own, place)
+                yield Part("image"), None if own is None else self.picture(own, place)
             else:
                 raise self.bad(place, f"a part has type text, image or image_url; this is {printable(str(part))}")
 
@@ -313,18 +311,14 @@ class Format:
         return bool(self.columns) and all(names & each for each in self.columns)
 
 
+@dataclass
 class BadRows:
-    """Rows that cannot be used, collected while a data set is read.
+    """Rows that cannot be used, collected while a data set is read."""
 
-    Attributes: rows, the bad ones; seen, how many rows were read, good and bad; formats, the formats they were read as; example,
-    the first row as it was read.
-    """
-
-    def __init__(self) -> None:
-        self.rows: list[BadRow] = []
-        self.seen = 0
-        self.formats: dict[str, None] = {}
-        self.example: dict[str, Any] = {}
+    rows: list[BadRow] = field(default_factory=list)
+    seen: int = 0  # rows that were read, good and bad
+    formats: dict[str, None] = field(default_factory=dict)  # that they were read as
+    example: dict[str, Any] = field(default_factory=dict)  # the first row as it was read
 
     def add(self, row: BadRow) -> None:
         self.rows.append(row)

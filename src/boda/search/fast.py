@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from boda.search.record import Snapshot
+from boda.search.record import BLOCK, Snapshot
 from boda.search.store import Store
 
 EXACT = 50_000  # so many vectors are compared one by one: 1 ms, and nothing is lost
@@ -35,10 +35,9 @@ def derive(store: Store, snapshot: Snapshot) -> dict[str, Any] | None:
         index.train(snapshot.take(np.sort(np.random.default_rng(0).choice(rows, min(rows, TRAINED * lists), replace=False))))
     for block in snapshot.blocks(index.ntotal):
         index.add(block)
-    name = f"fast-{uuid.uuid4().hex[:16]}.faiss"
-    faiss.write_index(index, str(store.folder / name))
-    size = (store.folder / name).stat().st_size
-    return {"name": name, "rows": rows, "trained": trained, "lists": index.nlist, "bytes": size}
+    path = store.folder / f"fast-{uuid.uuid4().hex[:16]}.faiss"
+    faiss.write_index(index, str(path))
+    return {"name": path.name, "rows": rows, "trained": trained, "lists": index.nlist, "bytes": path.stat().st_size}
 
 
 class Fast:
@@ -47,31 +46,28 @@ class Fast:
     def __init__(self, store: Store, snapshot: Snapshot, earlier: Fast | None = None):
         import faiss
 
-        self.snapshot, self.fast = snapshot, snapshot.manifest["fast"]
-        self.index: Any = None
-        self.covered = self.fast["rows"] if self.fast else 0
-        if self.fast and earlier and earlier.fast and earlier.fast["name"] == self.fast["name"]:
-            self.index = earlier.index
-        else:
-            self.index = faiss.read_index(store.fetch(self.fast["name"])) if self.fast else None
+        fast = snapshot.manifest["fast"]
+        self.snapshot, self.name, self.covered = snapshot, fast and fast["name"], fast["rows"] if fast else 0
+        self.index: Any = earlier.index if earlier and earlier.name == self.name else None
+        if fast and self.index is None:
+            self.index = faiss.read_index(store.fetch(self.name))
         kind = faiss.ScalarQuantizer.QT_fp16
         self.rest = faiss.IndexScalarQuantizer(snapshot.manifest["dim"], kind, faiss.METRIC_INNER_PRODUCT)
         for block in snapshot.blocks(self.covered):
             self.rest.add(block)
 
-    def is_whole(self, effort: int) -> bool:
-        """Whether so much effort leaves no list out."""
-        return self.index is None or PROBES * effort >= self.index.nlist
-
     def nearest(self, query: np.ndarray, count: int, effort: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(scores, rows) of the `count` allowed rows nearest to a vector, best first; more effort probes more lists."""
+        """(scores, rows) of the `count` allowed rows nearest to a vector, best first; more effort probes more lists.
+
+        All allowed rows are compared if they are few, or if all are wanted: then none is missed.
+        """
         import faiss
 
         number = int(allowed.sum())
-        if self.index is not None and number <= FILTERED:
+        if self.index is not None and number <= max(FILTERED, count):
             rows = np.flatnonzero(allowed)
-            return _best(self.snapshot.take(rows) @ query, rows, count)
-        count = min(count, number)
+            blocks = [rows[start : start + BLOCK] for start in range(0, number, BLOCK)]
+            return _best(np.concatenate([self.snapshot.take(block) @ query for block in blocks]), rows, count)
 
         def select(which: np.ndarray):
             return None if which.all() else faiss.IDSelectorBitmap(np.packbits(which, bitorder="little"))

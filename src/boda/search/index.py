@@ -46,7 +46,7 @@ class Hit:
 
     def as_dict(self) -> dict[str, Any]:
         """As `--json` shows it."""
-        plain = {name: x if isinstance(x, (str, int, float, type(None))) else str(x) for name, x in self.values.items()}
+        plain = {name: x if isinstance(x, str | int | float | None) else str(x) for name, x in self.values.items()}
         return {**plain, "image": self.image, "score": self.score}
 
 
@@ -87,34 +87,46 @@ class Index:
             source: `table`, a row a picture; `image_column`, of pictures or their names; `keep`, columns (fields of the
                 KEY.json beside a picture) for filters, groups and results.
 
-        Raises:
-            BodaError: no pictures, none that can be read, or an index that another model made, or of other pictures.
+        Raises BodaError: no pictures, none that can be read, or an index that another model made, or of other pictures.
         """
-        return cls(out)._write([_source(images, **source)], model, say, new=True)
+        return cls(out)._write(_source(images, **source), model, say, new=True)
 
     def add(self, images: Pictures | None = None, say: Callable = lambda _: None, **source: Any) -> Index:
         """Adds pictures of another source, or brings a known one up to date; without `images` and `table`: all that are known.
 
         What is there and has not changed is not read again; what is gone from a source is dropped.
         """
-        given = [_source(images, **source)] if images is not None or source.get("table") else None
+        given = _source(images, **source) if images is not None or source.get("table") else None
         return self._write(given, self._encoder, say)
 
-    def _write(self, sources: list[dict] | None, model: Any, say: Callable, new: bool = False) -> Index:
+    def _write(self, source: dict | None, model: Any, say: Callable, new: bool = False) -> Index:
         with self.store.writing():
             there = json.loads(self.store.manifest() or b"{}")
             if not there and not new:
                 raise BodaError(self._missing())
-            known = [{**each, "keep": 0} for each in there.get("sources", ())]
-            if new and known and sources and {**sources[0], "keep": 0} not in known:
-                held = "; ".join(each["table"] or each["images"] for each in known)
-                raise BodaError(f"{self.store.address} is an index of {held}; `boda index add` adds other pictures to it")
+            known = there.get("sources", [])
+            chosen = dict(enumerate(known)) if source is None else self._place(source, known, new)
             self._encoder = encoder = self._checked(there["model"] if model is None else model, there)
             name = os.path.abspath(encoder.name) if os.path.exists(encoder.name) else encoder.name
-            start = {"model": name, "fingerprint": encoder.fingerprint, "dim": encoder.dim, "sources": [], "broken": 0}
+            start = {"model": name, "fingerprint": encoder.fingerprint, "dim": encoder.dim, "broken": 0}
             writer = Writer(self.store, start)
-            self.built = Build(writer, encoder, say).run(list(writer.manifest["sources"] if sources is None else sources))
+            writer.manifest["sources"] = known
+            self.built = Build(writer, encoder, say, chosen).run()
         return self
+
+    def _place(self, source: dict, known: list[dict], new: bool) -> dict[int, dict]:
+        """{number: source}, which is put among those that are known; what is kept may change."""
+        same = [{**each, "keep": source["keep"]} == source for each in known]
+        if new and known and not any(same):
+            held = "; ".join(each["table"] or each["images"] for each in known)
+            raise BodaError(f"{self.store.address} is an index of {held}; `boda index add` adds other pictures to it")
+        if not isinstance(source["images"], str | None):
+            return {-1: source}
+        number = [*same, True].index(True)
+        if any(same) and not source["keep"]:
+            source = known[number]
+        known[number : number + 1] = [source]
+        return {number: source}
 
     def _missing(self) -> str:
         begun = self.store.files.exists(self.store.root) and self.store.files.ls(self.store.root)
@@ -123,7 +135,7 @@ class Index:
 
     def _checked(self, model: Any, manifest: Mapping[str, Any]) -> Any:
         """The encoder of a MODEL. Raises BodaError if the index was made by another."""
-        encoder = self._load(str(model)) if isinstance(model, (str, Path)) else model
+        encoder = self._load(str(model)) if isinstance(model, str | Path) else model
         if manifest and manifest["fingerprint"] != encoder.fingerprint:
             raise BodaError(
                 f"{self.store.address} was made by {manifest['model']} ({manifest['fingerprint'][:12]}), not by {encoder.name} "
@@ -140,24 +152,20 @@ class Index:
     def _current(self) -> tuple[Snapshot, Fast]:
         """The newest version, opened."""
         with self._lock:
-            view = self._view
-            if view and not self.store.is_local and time.monotonic() - self._looked < LOOK_AGAIN:
-                return view
-            for last in (False, False, True):
-                data = self.store.manifest()
-                if view and data in (self._data, b""):
-                    return view
-                if not data:
-                    raise BodaError(self._missing())
+            if self._view and not self.store.is_local and time.monotonic() - self._looked < LOOK_AGAIN:
+                return self._view
+            self._looked = time.monotonic()
+            while (data := self.store.manifest()) not in (self._data, b""):
                 try:
-                    snapshot = Snapshot.read(self.store, data)
-                    self._view = view = snapshot, Fast(self.store, snapshot, view and view[1])
-                    self._data, self._looked = data, time.monotonic()
-                    return view
-                except FileNotFoundError as error:  # two versions were written since the manifest was read
-                    if last:
+                    snapshot = Snapshot(self.store, json.loads(data))
+                    self._view = snapshot, Fast(self.store, snapshot, self._view and self._view[1])
+                    self._data = data
+                except FileNotFoundError as error:
+                    if data == self.store.manifest():  # else two versions were written since it was read
                         raise BodaError(f"{self.store.address}: {error.filename or error} is gone; build it anew") from error
-            raise AssertionError
+            if self._view is None:
+                raise BodaError(self._missing())
+            return self._view
 
     def vector(self, query: str | Picture | np.ndarray) -> np.ndarray:
         """(dim,) of a text, a picture (a path is a `Path`: a `str` is a text), or a vector as it is."""
@@ -171,38 +179,31 @@ class Index:
     def search(
         self, query: str | Picture | np.ndarray, top: int = 10, where: str | None = None, group_by: str | None = None
     ) -> list[Hit]:
-        """The pictures nearest to a text or a picture, best first.
+        """The pictures nearest to a text, a picture (`Path`, PIL image, ImageRef, bytes) or a vector, best first.
 
-        Args:
-            query: a text; or a picture as `Path`, PIL image, ImageRef or bytes; or a vector.
-            top: at most so many.
-            where: a condition on what is kept, such as "price < 50000".
-            group_by: only the best of the pictures that share this column's value.
+        `where` is a condition on what is kept, such as "price < 50000"; `group_by` a column: only the best of the pictures that
+        share its value.
 
-        Raises:
-            BodaError: a text of spaces only, a condition or column that is not there, or another model's index.
+        Raises BodaError: a text of spaces only, a condition or column that is not there, or another model's index.
         """
         if top < 1:
             raise BodaError(f"top {top}: at least one hit must be wanted")
         vector, (snapshot, fast) = self.vector(query), self._current()
-        columns = snapshot.columns
+        table, columns = snapshot.table, snapshot.columns
         if group_by is not None and group_by not in columns:
             raise BodaError(f"--group-by {group_by}: no such column; kept are {', '.join(columns) or 'none'}")
-        allowed = snapshot.alive & matching(snapshot.table, where) if where else snapshot.alive
-        number, count, effort = int(allowed.sum()), top, 1
-        while number:
-            scores, rows = fast.nearest(vector, count, effort, allowed)
-            best: dict[Any, int] = {}
-            for place, row in enumerate(rows):
-                best.setdefault(snapshot.table[group_by][int(row)].as_py() if group_by else place, place)
-            if len(best) >= top or (count >= number and fast.is_whole(effort)):
-                return [self._hit(snapshot, columns, int(rows[place]), scores[place]) for place in list(best.values())[:top]]
-            count, effort = min(4 * count, number), 4 * effort
-        return []
-
-    def _hit(self, snapshot: Snapshot, columns: Sequence[str], row: int, score: float) -> Hit:
-        ref = ImageRef.from_json(snapshot.table["_picture"][row].as_py())
-        return Hit(ref, float(score), {name: snapshot.table[name][row].as_py() for name in columns})
+        allowed = snapshot.alive & matching(table, where) if where else snapshot.alive
+        number, count, effort = int(allowed.sum()), 0, 1
+        best: dict[Any, tuple[int, float]] = {}
+        while count < number and len(best) < top:
+            count, best = min(top * effort, number), {}
+            for score, row in zip(*fast.nearest(vector, count, effort, allowed)):
+                best.setdefault(table[group_by][int(row)].as_py() if group_by else row, (int(row), float(score)))
+            effort *= 4
+        return [
+            Hit(ImageRef.from_json(table["_picture"][row].as_py()), score, {name: table[name][row].as_py() for name in columns})
+            for row, score in list(best.values())[:top]
+        ]
 
     def stats(self) -> dict[str, Any]:
         """What is in it, who made it, how large it is."""
@@ -213,7 +214,7 @@ class Index:
             "n": int(snapshot.alive.sum()),
             "dropped": int((~snapshot.alive).sum()),
             **{name: manifest[name] for name in ("model", "fingerprint", "dim", "version", "complete", "broken")},
-            "bytes": sum(part["bytes"] for part in manifest["parts"]) + (fast["bytes"] if fast else 0),
+            "bytes": sum(each.nbytes for each in (*snapshot.matrices, snapshot.table)) + (fast["bytes"] if fast else 0),
             "form": f"IVF, {fast['lists']} lists" if fast else "exact",
             "columns": snapshot.columns,
             "sources": [each["table"] or each["images"] for each in manifest["sources"]],
@@ -223,5 +224,5 @@ class Index:
 def _source(images: Any, table: Any = None, image_column: str | None = None, keep: Sequence[str] = ()) -> dict[str, Any]:
     """A source as the manifest keeps it."""
     paths = {"images": images, "table": table}
-    whole = {name: os.path.abspath(each) if isinstance(each, (str, Path)) else each for name, each in paths.items()}
+    whole = {name: os.path.abspath(each) if isinstance(each, str | Path) else each for name, each in paths.items()}
     return {**whole, "image_column": image_column, "keep": list(keep)}

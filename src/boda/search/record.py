@@ -7,9 +7,8 @@ fast form takes exact vectors from. Rows are numbered in the order they came; a 
 from __future__ import annotations
 
 import json
-import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,41 +16,37 @@ import numpy as np
 from boda.errors import BodaError
 from boda.search.store import Store
 
-FORMAT = 1
+FORMAT, PART_ROWS, BLOCK = 1, 1 << 18, 1 << 13
 NEW: dict[str, Any] = {"format": FORMAT, "version": 0, "complete": False, "dropped": None, "fast": None}
-PART_ROWS, BLOCK = 1 << 18, 1 << 13
+NUMBERS = ("_key", "_stamp", "_digest", "_source")  # columns that every version has, even the empty one
 
 
 class Snapshot:
-    """One version of the record, opened: `table`, `alive` (rows,), and the vectors by row number."""
+    """One version of the record, opened: `table`, `columns` that users kept, `alive` (rows,), and the vectors by row number.
+
+    Raises FileNotFoundError where a part is gone, BodaError where one is damaged or the version is none of ours.
+    """
 
     def __init__(self, store: Store, manifest: dict):
         import pyarrow as pa
 
-        self.manifest = manifest
-        self.matrices: list[np.ndarray] = []
-        tables = []
+        if manifest.get("format") != FORMAT:
+            raise BodaError(f"{store.address} has format {manifest.get('format')}, this Boda reads {FORMAT}; build it anew")
+        self.manifest, self.matrices = manifest, list[np.ndarray]()
+        tables = [pa.schema([(name, pa.int64()) for name in NUMBERS]).empty_table()]
         for part in manifest["parts"]:
             paths = [store.fetch(part["name"] + suffix) for suffix in (".npy", ".arrow")]
             try:
                 self.matrices.append(np.load(paths[0], mmap_mode="r"))
                 tables.append(pa.ipc.open_file(pa.memory_map(paths[1])).read_all())
-            except ValueError as error:
+            except (ValueError, EOFError) as error:
                 raise BodaError(f"{paths[0]} or its .arrow is damaged ({error}); build the index anew") from error
-        self.table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+        self.table = pa.concat_tables(tables, promote_options="permissive")
         self.columns = [name for name in self.table.column_names if not name.startswith("_")]
         self.starts = np.cumsum([0, *map(len, self.matrices)])
         self.alive = np.ones(len(self), bool)
         if manifest["dropped"]:
             self.alive[np.load(store.fetch(manifest["dropped"]))] = False
-
-    @classmethod
-    def read(cls, store: Store, data: bytes) -> Snapshot:
-        """The version a manifest describes. Raises BodaError if it is none of ours."""
-        manifest = json.loads(data)
-        if manifest.get("format") != FORMAT:
-            raise BodaError(f"{store.address} has format {manifest.get('format')}, this Boda reads {FORMAT}; build it anew")
-        return cls(store, manifest)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -67,13 +62,20 @@ class Snapshot:
 
     def blocks(self, start: int = 0) -> Iterator[np.ndarray]:
         """All vectors from a row on, (k, dim) float32 at a time."""
-        for matrix, offset in zip(self.matrices, self.starts):
-            for first in range(max(0, start - offset), len(matrix), BLOCK):
-                yield matrix[first : first + BLOCK].astype(np.float32)
+        return (self.take(np.arange(first, min(first + BLOCK, len(self)))) for first in range(start, len(self), BLOCK))
 
-    def column(self, name: str) -> np.ndarray:
-        """A column of numbers, (rows,)."""
-        return self.table[name].to_numpy() if len(self) else np.zeros(0, np.uint64)
+    def finder(self, name: str) -> Callable[[int], int]:
+        """From a value in a column of numbers to the living row that has it, -1 if none; 16 bytes a row."""
+        rows = np.flatnonzero(self.alive)
+        values = self.table[name].to_numpy()[rows]
+        order = np.argsort(values, kind="stable")
+        values, rows = values[order], rows[order]
+
+        def find(value: int) -> int:
+            place = int(np.searchsorted(values, value))
+            return int(rows[place]) if place < len(values) and values[place] == value else -1
+
+        return find
 
 
 class Writer:
@@ -82,7 +84,6 @@ class Writer:
     def __init__(self, store: Store, start: dict[str, Any]):
         self.store, self.published = store, store.manifest()
         self.manifest = json.loads(self.published) if self.published else {**NEW, "parts": [], **start}
-        self.dropped: list[np.ndarray] = []
 
     def snapshot(self) -> Snapshot:
         return Snapshot(self.store, self.manifest)
@@ -106,29 +107,25 @@ class Writer:
             np.lib.format.write_array_header_1_0(stream, header)
             for block in vectors:
                 stream.write(np.ascontiguousarray(block, np.float16).data)
-            size = stream.tell() + (self.store.folder / f"{name}.arrow").stat().st_size
-        return {"name": name, "rows": len(table), "bytes": size}
+        return {"name": name, "rows": len(table)}
 
     def drop(self, rows: np.ndarray) -> None:
-        self.dropped.append(np.asarray(rows, np.int64))
+        if len(rows):
+            before = self.manifest["dropped"]
+            self.manifest["dropped"] = f"dropped-{uuid.uuid4().hex[:16]}.npy"
+            earlier = np.load(self.store.fetch(before)) if before else rows
+            np.save(self.store.folder / self.manifest["dropped"], np.union1d(rows, earlier))
 
     def commit(self, **changes: Any) -> None:
         """Make what was appended and dropped the next version."""
-        self.manifest.update(changes, version=self.manifest["version"] + 1, written=time.time())
-        if any(map(len, self.dropped)):
-            before = self.manifest["dropped"]
-            rows = np.unique(np.concatenate([*self.dropped, *([np.load(self.store.fetch(before))] if before else [])]))
-            self.manifest["dropped"] = f"dropped-{uuid.uuid4().hex[:16]}.npy"
-            np.save(self.store.folder / self.manifest["dropped"], rows)
-            self.dropped = []
+        self.manifest.update(changes, version=self.manifest["version"] + 1)
         self.published = self.store.publish(self.manifest, self.published)
 
     def rewrite(self) -> None:
         """Leave dropped rows out for good, which numbers the others anew. The next commit makes it count."""
         old = self.snapshot()
         self.manifest.update(parts=[], dropped=None, fast=None)
-        for start in range(0, len(old), PART_ROWS):
-            rows = start + np.flatnonzero(old.alive[start : start + PART_ROWS])
-            if len(rows):
-                blocks = (old.take(rows[first : first + BLOCK]) for first in range(0, len(rows), BLOCK))
-                self.manifest["parts"].append(self._write(old.table.take(rows), blocks))
+        for start in range(0, len(old), BLOCK):
+            alive = old.alive[start : start + BLOCK]
+            if alive.any():
+                self.append(old.table.slice(start, BLOCK).filter(alive), old.take(start + np.flatnonzero(alive)))

@@ -30,8 +30,7 @@ def contact_sheet(hits: Sequence[Hit], out: str | Path, title: str = "", columns
     for number, (hit, lines) in enumerate(zip(hits, labels)):
         left, top = GAP + number % columns * (CELL + GAP), LINE + 2 * GAP + number // columns * height
         try:
-            picture = ImageOps.contain(load_image(hit.ref), (CELL, CELL))
-            sheet.paste(picture, (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2))
+            sheet.paste(ImageOps.pad(load_image(hit.ref), (CELL, CELL), color="white"), (left, top))
         except BodaError:
             pen.rectangle((left, top, left + CELL, top + CELL), outline="#c62828")
         for place, line in enumerate(lines):

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import fsspec
+
 from boda.errors import BodaError
 from boda.files import cache_folder
 
@@ -23,13 +25,11 @@ class Store:
     """
 
     def __init__(self, address: str | Path):
-        if missing := [name for name in ("faiss", "fsspec", "pyarrow") if find_spec(name) is None]:
+        if missing := [name for name in ("faiss", "pyarrow") if find_spec(name) is None]:
             raise BodaError(f"an index needs {' and '.join(missing)}: pip install 'boda[search]'")
-        import fsspec
-
         self.address = str(address)
         try:
-            self.files, self.root = fsspec.core.url_to_fs(self.address)
+            self.files, self.root = fsspec.url_to_fs(self.address)
         except (ImportError, ValueError) as error:  # fsspec's message names the package that is missing
             raise BodaError(f"{self.address} cannot be reached: {error}") from error
         self.is_local = "file" in self.files.protocol
@@ -70,11 +70,11 @@ class Store:
             for name in names - older:
                 self.files.put_file(str(self.folder / name), f"{self.root}/{name}")
             self.files.pipe_file(f"{self.root}/{MANIFEST}", data)
-        found = [str(path) for path in self.folder.iterdir()]
-        for path in found if self.is_local else found + self.files.ls(self.root, detail=False, refresh=True):
-            name = path.rpartition("/")[2]
-            if name.startswith(("part-", "dropped-", "fast-")) and name not in names | older:
-                os.unlink(path) if path in found else self.files.rm_file(path)
+        for files, folder in ((fsspec.filesystem("file"), str(self.folder)), (self.files, self.root)):
+            for path in files.ls(folder, detail=False, refresh=True):
+                name = path.rpartition("/")[2]
+                if name.startswith(("part-", "dropped-", "fast-")) and name not in names | older:
+                    files.rm_file(path)
         return data
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import unicodedata
+from functools import reduce
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def matching(table, text: str) -> np.ndarray:
         if not isinstance(found, (pa.Array, pa.ChunkedArray)) or not pa.types.is_boolean(found.type):
             raise NotImplementedError("it is no condition")
         return np.asarray(found.fill_null(False), bool)
-    except (SyntaxError, KeyError, pa.ArrowException, NotImplementedError) as error:
+    except (SyntaxError, KeyError, ValueError, pa.ArrowException, NotImplementedError) as error:
         names = ", ".join(name for name in table.column_names if not name.startswith("_")) or "none"
         example = "price < 50000 and title like '%가방%'"
         raise BodaError(f'--where "{text}" cannot be used ({error}); columns kept: {names}; such as "{example}"') from error
@@ -41,25 +42,20 @@ def _value(node: ast.AST, table):
     import pyarrow.compute as pc
 
     match node:
-        case ast.BoolOp(op=op, values=[first, *others]):
-            found = _value(first, table)
-            for other in others:
-                found = (pc.and_kleene if isinstance(op, ast.And) else pc.or_kleene)(found, _value(other, table))
-            return found
+        case ast.BoolOp(op=op, values=parts):
+            return reduce(pc.and_kleene if isinstance(op, ast.And) else pc.or_kleene, [_value(part, table) for part in parts])
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             return pc.invert(_value(operand, table))
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -value
         case ast.BinOp(left=left, op=ast.MatMult(), right=ast.Constant(value=str(pattern))):
             return pc.match_like(_value(left, table), pattern)
-        case ast.Compare(left=left, ops=[ast.In()], comparators=[ast.Tuple(elts=values)]):
-            return pc.is_in(_value(left, table), pa.array([_value(each, table) for each in values]))
+        case ast.Compare(left=left, ops=[ast.In()], comparators=[ast.Tuple() as values]):
+            return pc.is_in(_value(left, table), pa.array(ast.literal_eval(values)))
         case ast.Compare(left=left, ops=[ast.Is() | ast.IsNot() as op], comparators=[ast.Constant(value=None)]):
             return (pc.is_null if isinstance(op, ast.Is) else pc.is_valid)(_value(left, table))
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op).__name__ in COMPARE:
             return getattr(pc, COMPARE[type(op).__name__])(_value(left, table), _value(right, table))
         case ast.Name(id=name) if not name.startswith("_"):
             return table[name]
-        case ast.Constant(value=value):
-            return value
+        case ast.Constant() | ast.UnaryOp(op=ast.USub()):
+            return ast.literal_eval(node)
     raise NotImplementedError(f"'{ast.unparse(node)}' is not understood")

@@ -106,15 +106,16 @@ class Place:
             buffered = io.BufferedReader(gzip.GzipFile(fileobj=buffered), _SNIFFED)  # type: ignore[type-var]
         return buffered
 
-    def open_text(self) -> TextIO:
+    def open_text(self, newline: str = "\n") -> TextIO:
         """The file as text with its line ends as they are: UTF-8 (with or without mark) or marked UTF-16.
 
+        Lines end in line feeds only (Korean text has other separators inside), with newline="" at carriage returns, too.
         Single bytes that are not UTF-8 become lone surrogates, which `boda.data.rows` reports by row. Raises BodaError if the file
         as a whole is in another encoding, or no text.
         """
         stream = self.open()
         head = stream.peek(_SNIFFED)  # type: ignore[attr-defined]
-        return io.TextIOWrapper(stream, encoding=_encoding(str(self), head), errors="surrogateescape", newline="")
+        return io.TextIOWrapper(stream, encoding=_encoding(str(self), head), errors="surrogateescape", newline=newline)
 
     def __str__(self) -> str:
         return f"{self.path}/{self.member}" if self.member else self.path

@@ -28,8 +28,9 @@ def text_rows(place: Place) -> Rows:
     Raises:
         BodaError: the file as a whole cannot be read: encoding, no rows at all, no JSON.
     """
-    with place.open_text() as stream:
-        if place.suffix in (".csv", ".tsv"):
+    is_table = place.suffix in (".csv", ".tsv")
+    with place.open_text("" if is_table else "\n") as stream:
+        if is_table:
             yield from csv_rows(stream, str(place), "\t" if place.suffix == ".tsv" else None)
             return
         head = stream.read(_CHUNK)
@@ -203,26 +204,14 @@ def _likely_first_keys(buffer: str, position: int) -> set[str]:
 
 
 def lines(stream: TextIO, where: str, head: str) -> Iterator[tuple[int, str]]:
-    """(number, line), lines ending in line feeds only: Korean text has other separators inside."""
-    number = 0
-    while True:
+    """(number, line) of a stream whose first characters, `head`, have been read."""
+    for number in itertools.count():
         line, feed, head = head.partition("\n")
         if not feed:
-            line += _read_line(stream)
+            line += stream.readline(MAX_ROW + 1)
         if not line and not feed:
             return
         if len(line) > MAX_ROW:
             most = f"{MAX_ROW >> 20} million characters"
             raise BodaError(f"{where}, line {number + 1} is longer than {most}; this is no file of lines")
         yield number, line
-        number += 1
-
-
-def _read_line(stream: TextIO) -> str:
-    """The rest of a line. A stream opened with its line ends untouched also stops at lone carriage returns."""
-    parts: list[str] = []
-    while part := stream.readline(MAX_ROW):
-        parts.append(part)
-        if part.endswith("\n") or sum(map(len, parts)) > MAX_ROW:
-            break
-    return "".join(parts)

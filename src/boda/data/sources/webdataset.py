@@ -125,7 +125,7 @@ def rows(options: Options) -> Rows:
                 raise BodaError("its json is no object {...}")
             text = read_part(path, *parts["txt"]).decode("utf-8-sig", "surrogateescape").strip() if "txt" in parts else ""
             yield key, cells | {"image": image} | ({"txt": text} if text else {})
-        except (BodaError, ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a BodaError, too
             why = str(error) if isinstance(error, BodaError) else f"its json cannot be read ({error})"
             yield key, BadRow(options.name, key, "group", why)
     if shard.cut:

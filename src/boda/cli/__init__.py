@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -104,9 +103,7 @@ def demo(
     """Draw pictures, train a small model on them live, and show what it answers. Needs no download."""
     from boda.serve.demo import run_demo
 
-    outcome = run_demo(say, steps, settings["quiet"])
-    if settings["json"]:
-        print(json.dumps(outcome, ensure_ascii=False))
+    result(run_demo(say, steps, settings["quiet"]))
 
 
 @app.command()
@@ -143,9 +140,8 @@ def inspect(
     from boda.train.inspect import inspect as look
 
     report = look(recipe, overrides or [], stage, data, samples, gpu, count)
-    if settings["json"]:
-        print(json.dumps(report.values, ensure_ascii=False))
-    else:
+    result(report.values)
+    if not settings["json"]:
         report.show()
 
 
@@ -164,12 +160,10 @@ def train(
     load_recipe(recipe, overrides or [])  # a mistake in it is said at once, before torch is imported
     from boda.train import finished, stages
 
-    quiet = settings["quiet"]
-    folder = stages.train(recipe, out, stage, processes or stages.default_processes(), overrides or [], data, quiet=quiet)
-    if not stages.distributed.is_main():  # torchrun runs this in every process
-        return
-    summary = finished.summary(folder)
-    result(summary, f"model: {folder}")
+    processes, quiet = processes or stages.default_processes(), settings["quiet"]
+    folder = stages.train(recipe, out, stage, processes, overrides or [], data, quiet=quiet)
+    if stages.distributed.is_main():  # torchrun runs this in every process
+        result(finished.summary(folder), f"model: {folder}")
 
 
 @app.command()
@@ -195,12 +189,10 @@ def chat(
     if not questions and settings["json"]:
         raise typer.BadParameter("--json needs a PROMPT: a conversation is no object")
     talk = Conversation(model, image or [], system, context, given, trust_remote_code)
-    if not questions:
+    if questions:
+        result({"answer": talk.ask(questions[0], echo=not settings["json"])})
+    else:
         talk.interactive()
-        return
-    answer = talk.ask(questions[0], echo=not settings["json"])
-    if settings["json"]:
-        print(json.dumps({"answer": answer}, ensure_ascii=False))
 
 
 @app.command(name="eval")
@@ -249,9 +241,8 @@ def merge(
     from boda.train.finished import merge as merge_run
 
     folder, difference = merge_run(run, out, stage)
-    result(
-        {"model": str(folder), "difference": difference}, f"model: {folder} (logits moved by {difference:.1e} of their size)"
-    )
+    told = f"model: {folder} (logits moved by {difference:.1e} of their size)"
+    result({"model": str(folder), "difference": difference}, told)
 
 
 @app.command(name="import")

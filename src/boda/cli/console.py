@@ -23,9 +23,9 @@ def say(text: str) -> None:
         print(text, file=sys.stderr if settings["json"] else sys.stdout, flush=True)
 
 
-def result(values: dict, text: str) -> None:
-    """The outcome of a verb: `text` for people, `values` with --json."""
+def result(values: dict, text: str = "") -> None:
+    """The outcome of a verb: `text`, if there is any to say, for people, `values` with --json."""
     if settings["json"]:
         print(json.dumps(values, ensure_ascii=False))
-    else:
+    elif text:
         print(text)

@@ -165,9 +165,8 @@ def _wide_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
     low, high = values.min(), values.max()
     most = 1 if image.mode == "F" else 65535
     if not (low >= 0 and high <= most):  # written so that NaN fails
-        raise BodaError(
-            f"{name} has grey values from {low} to {high}; which of them is white is not known beyond 0..{most}: save it as 8-bit"
-        )
+        unknown = f"which of them is white is not known beyond 0..{most}"
+        raise BodaError(f"{name} has grey values from {low} to {high}; {unknown}: save it as 8-bit")
     grey = (values * 255.0 / most + 0.5).astype(np.uint8)
     if isinstance(image.info.get("transparency"), int):
         grey[values == image.info["transparency"]] = 255

@@ -26,21 +26,6 @@ from boda.recipe.schema import (
 )
 
 __all__ = [
-    "ALL_PARTS",
-    "PARTS",
-    "Data",
-    "Generation",
-    "Lora",
-    "ModelSpec",
-    "Recipe",
-    "Stage",
-    "TokenizerSpec",
-    "knobs",
-    "language_recipe",
-    "load_recipe",
-    "recipe_difference",
-    "recipe_names",
-    "recipe_text",
-    "template_names",
-    "template_text",
-]
+    "ALL_PARTS", "PARTS", "Data", "Generation", "Lora", "ModelSpec", "Recipe", "Stage", "TokenizerSpec", "knobs", "language_recipe",
+    "load_recipe", "recipe_difference", "recipe_names", "recipe_text", "template_names", "template_text",
+]  # fmt: skip

@@ -23,14 +23,10 @@ _WANTED = {
 
 
 def explain(error: ValidationError, tree: dict, places: dict[tuple, str], origins: dict[tuple, str], label: str) -> str:
-    """Every mistake on a line of its own.
+    """What pydantic found in the recipe as plain values, every mistake on a line of its own.
 
-    Args:
-        error: what pydantic found in `tree`.
-        tree: the recipe as plain values.
-        places: path of keys, stages by name -> where it was said.
-        origins: (stage, key) -> the stage it was inherited from.
-        label: what to call the recipe where no place is known.
+    `places`: path of keys, stages by name -> where it was said (`label` where that is not known); `origins`: (stage, key) -> the
+    stage it was inherited from.
     """
     found: dict[tuple, list[Any]] = {}
     for item in error.errors(include_url=False):
@@ -51,11 +47,11 @@ def explain(error: ValidationError, tree: dict, places: dict[tuple, str], origin
 
 def stage_names(stages: Any) -> list[str] | None:
     """Names of well-formed stages; None where they are not, which validation says better."""
-    if not isinstance(stages, list) or not all(
-        isinstance(stage, dict) and isinstance(stage.get("name"), str) for stage in stages
-    ):
+    try:
+        names = [stage["name"] for stage in stages]
+    except (TypeError, KeyError):
         return None
-    return [stage["name"] for stage in stages]
+    return names if all(isinstance(name, str) for name in names) else None
 
 
 def homes(knob: str, names: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from boda.recipe.words import nearest, no_stage, shown
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 # Knobs that say the same thing in two ways: saying one takes the other's place.
-EXCLUSIVE = ("epochs", "max_steps")
+EXCLUSIVE = {"epochs": "max_steps", "max_steps": "epochs"}
 
 Places = dict[tuple, str]
 
@@ -44,15 +44,14 @@ def load_recipe(source: str | Path | Mapping | Recipe, overrides: Iterable[str] 
             `stages.NAME.max_steps`, `stages.*.batch_size`. An override changes what it names and nothing else: later stages do
             not inherit it.
 
-    Raises:
-        BodaError: file, line and key, what is wrong and what would work; a line for each mistake.
+    Raises BodaError: file, line and key, what is wrong and what would work; a line for each mistake.
     """
     places: Places = {}
+    label, directory = "the recipe", None
     if isinstance(source, Recipe):
-        tree, label, directory = source.model_dump(exclude={"base"}), "the recipe", source.directory
+        tree, directory = source.model_dump(exclude={"base"}), source.directory
     elif isinstance(source, Mapping):
         tree, places = _with_base(map_texts(source, substitute), {}, Path.cwd(), ())
-        label, directory = "the recipe", None
     else:
         path = _find(source, Path())
         tree, places = _load_file(path, ())
@@ -79,14 +78,18 @@ def language_recipe(recipe: Recipe) -> tuple[str, Recipe] | None:
             path = _find(name, recipe.directory or Path())
         except BodaError as error:
             raise BodaError(f"model.language.recipe: {error}") from None
-        if path.resolve() in chain:
-            raise BodaError(f"model.language.recipe goes round in a circle: {' -> '.join(p.name for p in (*chain, path))}")
-        chain.append(path.resolve())
+        _check_circle(path, chain, "model.language.recipe")
+        chain.append(path)
         recipe = load_recipe(name if path.parent == RECIPES else path)
         if recipe.model.kind != "language":
             raise BodaError(f"model.language.recipe: {name} makes a {recipe.model.kind}; a recipe of kind: language is needed")
         first = first or (path.stem, recipe)
     return first
+
+
+def _check_circle(path: Path, chain: Sequence[Path], key: str) -> None:
+    if path.resolve() in [seen.resolve() for seen in chain]:
+        raise BodaError(f"{key} goes round in a circle: {' -> '.join(item.name for item in (*chain, path))}")
 
 
 # ---------------------------------------------------------------- files and bases
@@ -124,16 +127,14 @@ def _read(path: Path) -> str:
 
 def _load_file(path: Path, chain: tuple[Path, ...]) -> tuple[dict, Places]:
     """A file with its bases worked in -> (tree, places with stages by name)."""
-    if path.resolve() in [seen.resolve() for seen in chain]:
-        raise BodaError(f"base goes round in a circle: {' -> '.join(item.name for item in (*chain, path))}")
+    _check_circle(path, chain, "base")
     tree, places = read_yaml(_read(path), _label(path))
     if not isinstance(tree, dict):
         what = "is empty" if tree is None else f"holds {shown(tree)}"
         raise BodaError(f"{_label(path)} {what}; a recipe is a mapping with at least model and stages")
     if names := stage_names(tree.get("stages")):
-        places = {
-            (*at[:1], names[at[1]], *at[2:]) if at[:1] == ("stages",) and at[1:] else at: line for at, line in places.items()
-        }
+        for at in [at for at in places if at[:1] == ("stages",) and at[1:]]:
+            places["stages", names[at[1]], *at[2:]] = places.pop(at)
     return _with_base(tree, places, path.parent, (*chain, path))
 
 
@@ -179,8 +180,8 @@ def _merge_stages(below: list[dict], above: list[dict]) -> list[dict]:
 
 def _give_way(below: dict, above: dict) -> dict:
     """`below` without the one of epochs and max_steps that `above` says in the other way."""
-    said = [key for key in EXCLUSIVE if above.get(key) is not None]
-    return {key: value for key, value in below.items() if key not in EXCLUSIVE or not said or key in said}
+    gone = {EXCLUSIVE[key] for key in EXCLUSIVE if above.get(key) is not None and above.get(EXCLUSIVE[key]) is None}
+    return {key: value for key, value in below.items() if key not in gone}
 
 
 def _inherit(tree: dict) -> dict[tuple[str, str], str]:
@@ -209,23 +210,20 @@ def _inherit(tree: dict) -> dict[tuple[str, str], str]:
 
 def _override(tree: dict, overrides: Iterable[str] | Mapping[str, Any], places: Places, origins: dict) -> None:
     """Sets what the overrides name, in place."""
-    if isinstance(overrides, str):
-        overrides = [overrides]
     if isinstance(overrides, Mapping):
         items = [(key, value, f"override '{key}'") for key, value in overrides.items()]
     else:
-        items = [_split(text) for text in overrides]
+        items = [_split(text) for text in ([overrides] if isinstance(overrides, str) else overrides)]
     targets = [(path, value, label) for key, value, label in items for path in _targets(key, tree, label)]
     named = {path for path, _, _ in targets}
     for path, value, label in targets:
         _set(tree, path, map_texts(value, str), label)
         places[tuple(int(key) if key.isdecimal() and path[0] == "stages" else key for key in path)] = label
         if path[0] == "stages":
-            origins.pop((path[1], path[2]), None)
-            if path[2:] in ((EXCLUSIVE[0],), (EXCLUSIVE[1],)) and value is not None:
-                other = (*path[:2], EXCLUSIVE[path[2] == EXCLUSIVE[0]])
-                if other not in named:
-                    _set(tree, other, None, label)
+            origins.pop(path[1:3], None)
+            other = (*path[:2], EXCLUSIVE.get(path[2]))
+            if other[2] and value is not None and other not in named:
+                _set(tree, other, None, label)
 
 
 def _split(text: str) -> tuple[str, Any, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain, count
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -23,55 +25,45 @@ MARKS = ("<!-- knobs: made by `python -m boda.recipe docs/recipes.md` -->\n", "<
 
 def recipe_difference(a: Recipe, b: Recipe) -> list[str]:
     """What differs, a line each: `stages.align.learning_rate: 0.001 -> 0.002`."""
-    lines: list[str] = []
-    _compare(_named(a.model_dump(exclude={"base"})), _named(b.model_dump(exclude={"base"})), "", lines)
-    return lines
+    return list(_differences(a.model_dump(exclude={"base"}), b.model_dump(exclude={"base"}), ""))
 
 
-class _Entries(dict):
-    """A list of blocks as {name: block}."""
-
-
-def _named(node: Any) -> Any:
-    """A copy whose stages go by name and data sets by path (`path`, `path #2`), so that one more does not shift the rest."""
-    if isinstance(node, dict):
-        return {key: _named(value) for key, value in node.items()}
-    if not (isinstance(node, list) and node and all(isinstance(item, dict) for item in node)):
-        return node
-    entries = _Entries()
-    for item in node:
-        name = alone = item.get("name") or item["path"]
-        number = 1
-        while name in entries:
-            number += 1
-            name = f"{alone} #{number}"
-        entries[name] = _named(item)
-    return entries
-
-
-def _compare(before: Any, after: Any, path: str, lines: list[str]) -> None:
-    if isinstance(before, dict) and isinstance(after, dict):
-        if isinstance(before, _Entries):
-            kept_before = [name for name in before if name in after]
-            kept_after = [name for name in after if name in before]
-            if kept_before != kept_after:
-                lines.append(f"{path}: {_said(kept_before)} -> {_said(kept_after)}")
-        for key in dict.fromkeys([*before, *after]):
-            if isinstance(before, _Entries) and (key not in before or key not in after):
-                lines.append(f"{path}: {_said(key if key in before else None)} -> {_said(key if key in after else None)}")
+def _differences(before: Any, after: Any, path: str) -> Iterator[str]:
+    was, becomes = _entries(before), _entries(after)
+    if was and becomes:
+        kept_before, kept_after = [name for name in was if name in becomes], [name for name in becomes if name in was]
+        if kept_before != kept_after:
+            yield f"{path}: {_said(kept_before)} -> {_said(kept_after)}"
+        for name in dict.fromkeys([*was, *becomes]):
+            if name in was and name in becomes:
+                yield from _differences(was[name], becomes[name], f"{path}.{name}")
             else:
-                _compare(before.get(key), after.get(key), f"{path}.{key}" if path else key, lines)
+                yield f"{path}: {name} -> (unset)" if name in was else f"{path}: (unset) -> {name}"
+    elif isinstance(before, dict) and isinstance(after, dict):
+        for key in dict.fromkeys([*before, *after]):
+            yield from _differences(before.get(key), after.get(key), f"{path}.{key}" if path else key)
     elif before != after:
-        lines.append(f"{path}: {_said(before)} -> {_said(after)}")
+        yield f"{path}: {_said(before)} -> {_said(after)}"
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    """A list of blocks as {name: block}: stages by name, data sets by path (`path`, `path #2`), so that one more does not shift
+    the rest. Empty for all else."""
+    entries: dict[str, Any] = {}
+    if not (isinstance(value, list) and all(isinstance(item, dict) and {"name", "path"} & item.keys() for item in value)):
+        return entries
+    for item in value:
+        alone = str(item.get("name") or item.get("path"))
+        names = chain([alone], (f"{alone} #{number}" for number in count(2)))
+        entries[next(name for name in names if name not in entries)] = item
+    return entries
 
 
 def _said(value: Any) -> str:
     if value is None:
         return "(unset)"
-    if isinstance(value, _Entries):
-        value = list(value)
     if isinstance(value, list):
-        return f"[{', '.join(map(_said, value))}]"
+        return f"[{', '.join(map(_said, _entries(value) or value))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {_said(inner)}' for key, inner in value.items())}}}"
     if isinstance(value, bool):

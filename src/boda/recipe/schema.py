@@ -26,6 +26,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Texts = Annotated[list[str], Field(min_length=1)]
+Rows = Literal[
+    "llava", "sharegpt", "messages", "alpaca", "preference", "captions", "text", "parquet", "csv", "webdataset", "drawn"
+]
 
 
 class At(ValueError):
@@ -58,22 +61,21 @@ class ModelSpec(Knobs):
     """`vlm` answers about pictures, `clip` compares pictures with texts, `flamingo` reads pictures and texts in turn,
     `language` reads text only."""
     vision: str | dict[str, Any] | None = None
-    """The vision tower: a hub id or folder, or a transformers config (a mapping with `model_type`), initialised from the
-    seed."""
+    """The vision tower: a hub id or folder, or a transformers config (a mapping with `model_type`), initialised from the seed."""
     vision_layer: int = -2
     """The tower's layer whose output is used; -2 = the last but one, as LLaVA does."""
     image_size: Count | None = None
     """Side in pixels of the square a picture becomes. Unset: the tower's own."""
     connector: Literal["linear", "mlp2x_gelu", "ldpv2", "placed_mlp"] | None = None
     """From vision features to language embeddings: one matrix, two with GELU between, or these with 2x pooling and a
-    convolution (a quarter of the tokens); `placed_mlp`: for convolutional towers, with a norm and places. Unset: `mlp2x_gelu` for a vlm."""
+    convolution (a quarter of the tokens); `placed_mlp`: for convolutional towers, with a norm and places. Unset: `mlp2x_gelu`
+    for a vlm."""
     language: str | dict[str, Any]
     """The language model (`clip`: the text tower): a hub id or folder; a transformers config (a mapping with `model_type`),
     initialised from the seed; or `{recipe: NAME}`, what another recipe (shipped, or a path from this file) makes, trained
     first."""
     tokenizer: str | TokenizerSpec | None = None
-    """A hub id or folder, or `{vocab_size: N}` for a byte-level BPE trained on the recipe's own text. Unset: the language
-    model's."""
+    """A hub id or folder, or `{vocab_size: N}` for a byte-level BPE trained on the recipe's own text. Unset: the language model's."""
     chat_template: str | None = None
     """A template Boda ships, by name, or the path of a `.jinja` file beside the recipe. Unset: the tokenizer's own."""
     projection_dim: Count | None = None
@@ -87,38 +89,31 @@ class ModelSpec(Knobs):
 
     @model_validator(mode="after")
     def _agree(self) -> ModelSpec:
-        for name in ("vision", "language"):
-            value = getattr(self, name)
-            if name == "language" and self.language_recipe is not None:
-                if len(value) > 1 or not isinstance(self.language_recipe, str) or self.kind == "clip":
-                    raise At(
-                        name, "{recipe: NAME} names a recipe of kind: language; it takes no other keys and is not for clip"
-                    )
-                if isinstance(self.tokenizer, TokenizerSpec):
-                    raise At(
-                        "tokenizer", f"the model of {self.language_recipe} has its own; remove this one, or say tokenizer: null"
-                    )
-            elif isinstance(value, dict) and not isinstance(value.get("model_type"), str):
-                raise At(
-                    name, "given as a mapping it is a transformers config and needs its model_type, e.g. model_type: llama"
-                )
-        if self.kind == "language":
-            for name in ("vision", "connector"):
-                if getattr(self, name) is not None:
-                    raise At(name, f"kind: language takes no {name}; remove it, or say kind: vlm")
-        elif self.vision is None:
-            raise At(
-                "vision", f"kind: {self.kind} needs a vision tower (hub id, folder or config); without pictures: kind: language"
-            )
+        made_by = self.language_recipe
+        if made_by is not None and (len(self.language) > 1 or not isinstance(made_by, str) or self.kind == "clip"):
+            why = "names a recipe of kind: language; it takes no other keys and is not for clip"
+            raise At("language", f"{{recipe: NAME}} {why}")
+        if made_by is not None and isinstance(self.tokenizer, TokenizerSpec):
+            raise At("tokenizer", f"the model of {made_by} has its own; remove this one, or say tokenizer: null")
+        for name, value in (("vision", self.vision), ("language", self.language if made_by is None else "")):
+            if isinstance(value, dict) and not isinstance(value.get("model_type"), str):
+                needs = "needs its model_type, e.g. model_type: llama"
+                raise At(name, f"given as a mapping it is a transformers config and {needs}")
+        for name in ("vision", "connector"):
+            if self.kind == "language" and getattr(self, name) is not None:
+                raise At(name, f"kind: language takes no {name}; remove it, or say kind: vlm")
+        if self.kind != "language" and self.vision is None:
+            needs = "needs a vision tower (hub id, folder or config); without pictures: kind: language"
+            raise At("vision", f"kind: {self.kind} {needs}")
+        for name, kind in (("connector", "vlm"), ("projection_dim", "clip"), ("logit_scale", "clip"), ("contrast", "clip")):
+            if self.kind != kind and getattr(self, name) is not None:
+                what = "it" if kind == "clip" else f"a {name}"
+                raise At(name, f"only kind: {kind} has {what}, and this is kind: {self.kind}; remove it")
+        # The block is frozen for everybody else.
         if self.kind == "clip":
             self.__dict__["contrast"] = self.contrast or "softmax"
-        for name in ("projection_dim", "logit_scale", "contrast"):
-            if self.kind != "clip" and getattr(self, name) is not None:
-                raise At(name, f"only kind: clip has it, and this is kind: {self.kind}; remove it")
-        if self.connector is not None and self.kind != "vlm":
-            raise At("connector", f"only kind: vlm has a connector, and this is kind: {self.kind}; remove it")
-        if self.connector is None and self.kind == "vlm":
-            self.__dict__["connector"] = "mlp2x_gelu"  # the block is frozen for everybody else
+        if self.kind == "vlm":
+            self.__dict__["connector"] = self.connector or "mlp2x_gelu"
         check_template(self.chat_template)
         return self
 
@@ -131,17 +126,12 @@ class ModelSpec(Knobs):
 class Data(Knobs):
     """One data set of a stage."""
 
-    source: (
-        Literal[
-            "llava", "sharegpt", "messages", "alpaca", "preference", "captions", "text", "parquet", "csv", "webdataset", "drawn"
-        ]
-        | None
-    ) = None
+    source: Rows | None = None
     """The format of the rows. Unset: told from the file. `drawn`: pictures and words that Boda draws itself, no file at all."""
     path: str
-    """File with the rows, a pattern such as `train-*.parquet` or `laion-{00000..00041}.tar`, or a folder, zip or tar that
-    holds it. A relative path is looked up in `--data`, then in `BODA_DATA`, then beside the recipe. Of drawn data: the
-    name of the collection."""
+    """File with the rows, a pattern such as `train-*.parquet` or `laion-{00000..00041}.tar`, or a folder, zip or tar that holds
+    it. A relative path is looked up in `--data`, then in `BODA_DATA`, then beside the recipe. Of drawn data: the name of the
+    collection."""
     images: str | None = None
     """Folder, zip or tar that the rows' picture names start from, looked up as `path` is. Unset: beside the rows."""
     weight: Positive = 1.0
@@ -190,11 +180,10 @@ class Stage(Knobs):
     name: Annotated[str, Field(pattern=r"^[\w-]+$")]
     """Name of the stage: of its folder in `OUT/stages/` and in overrides. Letters, digits, - and _."""
     objective: Literal["language", "contrastive", "preference"] = "language"
-    """What is minimised: the loss of the answers' tokens, of pairs of picture and text, or of chosen against
-    rejected answers."""
+    """What is minimised: the loss of the answers' tokens, of pairs of picture and text, or of chosen against rejected answers."""
     train: Texts
-    """The parts that learn; all others are frozen. `language.lora` trains an adapter, see `lora`; so do a clip's `vision.lora` and
-    `text.lora`."""
+    """The parts that learn; all others are frozen. `language.lora` trains an adapter, see `lora`; so do a clip's `vision.lora`
+    and `text.lora`."""
     data: Annotated[list[Data], Field(min_length=1)]
     """The data sets, mixed by their weights."""
     epochs: Positive | None = None
@@ -245,9 +234,8 @@ class Stage(Knobs):
     @model_validator(mode="after")
     def _agree(self) -> Stage:
         if self.epochs is not None and self.max_steps is not None:
-            raise At(
-                "max_steps", f"epochs: {self.epochs:g} and max_steps: {self.max_steps} contradict each other; say one of them"
-            )
+            said = f"epochs: {self.epochs:g} and max_steps: {self.max_steps}"
+            raise At("max_steps", f"{said} contradict each other; say one of them")
         if self.epochs is None and self.max_steps is None:
             self.__dict__["epochs"] = 1.0  # the block is frozen for everybody else
         for key, names in (("train", self.train), ("learning_rates", list(self.learning_rates))):
@@ -262,9 +250,8 @@ class Stage(Knobs):
         if untrained := [part for part in self.learning_rates if part not in self.train]:
             raise At("learning_rates", f"{untrained[0]} has a learning rate and is not in train: {', '.join(self.train)}")
         if self.lora is not None and not adapted:
-            raise At(
-                "lora", "the stage does not train language.lora, so the block has no use; add it to train, or say lora: null"
-            )
+            why = "the stage does not train language.lora, so the block has no use"
+            raise At("lora", f"{why}; add it to train, or say lora: null")
         if self.lora is None and adapted:
             raise At("train", f"{adapted[0]}.lora needs a lora block, e.g. lora: {{rank: 64, alpha: 16}}")
         if self.row_length is not None and self.row_length < self.max_length:
@@ -327,9 +314,8 @@ class Recipe(Knobs):
             here = ("stages", stage.name)
             if names.count(stage.name) > 1:
                 raise At("stages", f"two stages are called '{stage.name}'; names must differ")
-            for part in stage.train:
-                if part not in PARTS[kind]:
-                    raise At((*here, "train"), f"kind: {kind} has no part '{part}'; its parts are {', '.join(PARTS[kind])}")
+            if foreign := [part for part in stage.train if part not in PARTS[kind]]:
+                raise At((*here, "train"), f"kind: {kind} has no part '{foreign[0]}'; its parts are {', '.join(PARTS[kind])}")
             if (kind == "clip") != (stage.objective == "contrastive"):
                 need = "contrastive" if kind == "clip" else "language or preference"
                 raise At((*here, "objective"), f"kind: {kind} is trained with objective: {need}, not {stage.objective}")
@@ -337,10 +323,10 @@ class Recipe(Knobs):
 
     def stage(self, name: str) -> Stage:
         """The stage of that name. BodaError lists the names there are."""
-        for stage in self.stages:
-            if stage.name == name:
-                return stage
-        raise BodaError(no_stage(name, [stage.name for stage in self.stages]))
+        stages = {stage.name: stage for stage in self.stages}
+        if name not in stages:
+            raise BodaError(no_stage(name, list(stages)))
+        return stages[name]
 
     def to_yaml(self) -> str:
         """The recipe with every knob said, so that it loads as the same recipe whatever the defaults become."""
@@ -351,11 +337,9 @@ class Recipe(Knobs):
     def describe(self) -> str:
         """A few lines for people: the parts, then a line a stage."""
         spec = self.model
-        name = lambda tower: (  # noqa: E731
-            tower if isinstance(tower, str) else tower.get("recipe") or f"{tower['model_type']} from the seed"
-        )
-        towers = [name(spec.language)] if spec.vision is None else [name(spec.vision), name(spec.language)]
-        lines = [f"{spec.kind}: {(f' -> {spec.connector} -> ' if spec.connector else ' + ').join(towers)}"]
+        towers = [{"recipe": it} if isinstance(it, str) else it for it in (spec.vision, spec.language) if it is not None]
+        names = [tower.get("recipe") or f"{tower['model_type']} from the seed" for tower in towers]
+        lines = [f"{spec.kind}: {(f' -> {spec.connector} -> ' if spec.connector else ' + ').join(names)}"]
         for stage in self.stages:
             amount = f"{stage.epochs:g} epoch{'s' * (stage.epochs != 1)}" if stage.epochs else f"{stage.max_steps} steps"
             lora = f" (rank {stage.lora.rank}, alpha {stage.lora.alpha:g})" if stage.lora else ""
@@ -383,10 +367,9 @@ def template_text(name: str, directory: Path | None = None) -> str:
     """The Jinja text of a shipped template, or of a .jinja file looked up in `directory`, then in the working folder."""
     if name in template_names():
         return (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    if not name.endswith(".jinja"):
+        raise BodaError(f"no chat template is called '{name}'; {nearest(name, template_names())}")
     places = [folder / name for folder in (directory, Path.cwd()) if folder is not None]
-    for place in places:
-        if name.endswith(".jinja") and place.is_file():
-            return place.read_text(encoding="utf-8")
-    if name.endswith(".jinja"):
-        raise BodaError(f"no chat template at {' or '.join(str(place) for place in places)}")
-    raise BodaError(f"no chat template is called '{name}'; {nearest(name, template_names())}")
+    if not (found := next((place for place in places if place.is_file()), None)):
+        raise BodaError(f"no chat template at {' or '.join(map(str, places))}")
+    return found.read_text(encoding="utf-8")

@@ -15,16 +15,13 @@ from typing import Any
 from boda.errors import BodaError
 from boda.recipe.words import shown
 
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 # kind, pattern, first characters it may have ("" = the empty text)
 _SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
+    ("float", _FLOAT, list("-+.0123456789")),
 )
 
 
@@ -45,13 +42,11 @@ def _loader_and_dumper() -> tuple[type, type]:
 
     def safe_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
         # PyYAML writes these line breaks as they are, and reads them as spaces.
-        return dumper.represent_scalar(
-            "tag:yaml.org,2002:str", text, style='"' if set(text) & set("\x85\u2028\u2029") else None
-        )
+        style = '"' if set(text) & set("\x85\u2028\u2029") else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
     Dumper.add_representer(list, short_list)
     Dumper.add_representer(str, safe_text)
-
     Loader.yaml_implicit_resolvers = {}
     # The dumper keeps YAML 1.1's rules too: a text that either version would take for something else gets quotes.
     Dumper.yaml_implicit_resolvers = {first: list(rules) for first, rules in yaml.SafeDumper.yaml_implicit_resolvers.items()}
@@ -68,21 +63,13 @@ def write_yaml(tree: dict) -> str:
     import yaml
 
     escaped = map_texts(tree, lambda text: text.replace("${", "$${"))
-    return yaml.dump(
-        escaped, Dumper=_loader_and_dumper()[1], allow_unicode=True, sort_keys=False, default_flow_style=False, width=120
-    )
+    style: dict[str, Any] = {"allow_unicode": True, "sort_keys": False, "default_flow_style": False, "width": 120}
+    return yaml.dump(escaped, Dumper=_loader_and_dumper()[1], **style)
 
 
 def read_yaml(text: str, label: str) -> tuple[Any, dict[tuple, str]]:
-    """YAML -> (plain values, places).
-
-    Args:
-        text: one YAML document.
-        label: what to call it in messages.
-
-    Returns:
-        The values, and for the path of keys of each one the place it was said: `(("model", "kind"), "x.yaml, line 3")`.
-    """
+    """A YAML document -> its plain values, and for the path of keys of each one the place it was said: `(("model", "kind"), "x.yaml,
+    line 3")`, where `label` is "x.yaml"."""
     import yaml
 
     places: dict[tuple, str] = {}
@@ -130,16 +117,14 @@ def read_yaml(text: str, label: str) -> tuple[Any, dict[tuple, str]]:
 
 
 def _scalar(kind: str, said: str, where: str) -> Any:
-    if kind == "null":
-        return None
+    if kind in ("str", "null"):
+        return said if kind == "str" else None
     if kind == "bool":
         return said.lower() == "true"
     if kind == "int":
         return int(said, {"0o": 8, "0x": 16}.get(said[:2], 10))
     if kind == "float":
-        return float(said.replace(".inf", "inf").replace(".nan", "nan")) if "n" in said else float(said)
-    if kind == "str":
-        return said
+        return float(re.sub(r"\.(?=[a-zA-Z])", "", said))  # .inf and .nan
     raise BodaError(f"{where}: recipes use no tags, and {shown(said)} has !{kind}")
 
 

@@ -52,48 +52,32 @@ class Layout:
         known = getattr(cu_seq_lens, "_boda_layout", None)
         if known is not None:
             return known
-        borders = cu_seq_lens.tolist()
-        parents = prefix.tolist() if prefix is not None else [-1] * (len(borders) - 1)
-        layout = cls._build(borders, parents, cu_seq_lens.device)
-        cu_seq_lens._boda_layout = layout  # type: ignore[attr-defined]
-        return layout
-
-    @classmethod
-    def _build(cls, borders: list[int], parents: list[int], device: torch.device) -> Layout:
-        lengths = torch.tensor([end - start for start, end in zip(borders, borders[1:])], dtype=torch.long, device=device)
-        number = torch.arange(len(parents), device=device)
-        segment = torch.repeat_interleave(number, lengths)  # (L,)
-        parent_of = torch.tensor(parents, dtype=torch.long, device=device)
-        before = torch.where(parent_of >= 0, lengths[parent_of.clamp(min=0)], 0)  # (S,)
-        starts = torch.tensor(borders[:-1], dtype=torch.long, device=device)
-        position = torch.arange(borders[-1], device=device) - starts[segment] + before[segment]
-        layout = cls([], segment, position, parent_of[segment])
-        index = 0
+        starts, lengths, borders = cu_seq_lens[:-1].long(), cu_seq_lens.diff().long(), cu_seq_lens.tolist()
+        parent = torch.full_like(starts, -1) if prefix is None else prefix.to(starts)
+        before = torch.where(parent >= 0, lengths[parent.clamp(min=0)], 0)  # (S,)
+        segment = torch.repeat_interleave(torch.arange(len(starts), device=starts.device), lengths)  # (L,)
+        position = torch.arange(borders[-1], device=starts.device) - starts[segment] + before[segment]
+        layout = cls([], segment, position, parent[segment])
+        parents, index = parent.tolist(), 0
         while index < len(parents):
-            start, end, parent = borders[index], borders[index + 1], parents[index]
-            last = index
-            if parent >= 0:  # all children of one prefix are one block behind it
-                while last + 1 < len(parents) and parents[last + 1] == parent:
-                    last += 1
-                first_child = parent + 1
-                if first_child != index:
-                    raise ValueError(
-                        f"segment {index} has prefix {parent}; segments that share a prefix must follow it directly"
-                    )
-                end = borders[last + 1]
-                block = Block(start, end, borders[parent])
+            start, own = borders[index], parents[index]
+            block = Block(start, borders[index + 1], borders[own] if own >= 0 else start)
+            if own >= 0:  # all children of one prefix are one block behind it
+                if own + 1 != index:
+                    raise ValueError(f"segment {index} has prefix {own}; segments that share a prefix must follow it directly")
+                while index + 1 < len(parents) and parents[index + 1] == own:
+                    index += 1
+                block.end = borders[index + 1]
                 block.mask = layout._visible(block)
-            else:
-                block = Block(start, end, start)
-            if end > start:
+            if block.end > start:
                 layout.blocks.append(block)
-            index = last + 1
+            index += 1
+        cu_seq_lens._boda_layout = layout  # type: ignore[attr-defined]
         return layout
 
     def _visible(self, block: Block, window: int | None = None) -> torch.Tensor:
         """(Q, K) bool: which keys of a block each of its queries may see."""
-        queries, keys = slice(block.start, block.end), slice(block.context, block.end)
-        return self.rule(queries, keys, window)
+        return self.rule(slice(block.start, block.end), slice(block.context, block.end), window)
 
     def rule(self, queries, keys, window: int | None = None) -> torch.Tensor:
         """Who sees whom: own segment or its prefix, not later in the sequence, not further back than the window."""

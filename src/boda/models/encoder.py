@@ -27,14 +27,9 @@ PATCH_ATTENTION = "boda_patches"
 class Encoder:
     """A pair model that gives vectors: KoCLIP, or any ready model with `get_text_features` and `get_image_features`.
 
-    Args:
-        model, processor: as `boda.load` gives them. name: how the user called it.
-
-    Attributes:
-        dim: numbers in a vector. max_length: tokens that a text may have. cut: texts that were longer so far.
-        fingerprint: tells one model's weights from another's, whatever type they are loaded in.
-        logit_scale, logit_bias: cosine * scale + bias are the logits (the model's parameter is the logarithm of this scale).
-        is_sigmoid: each pair has a probability of its own (SigLIP), instead of all texts sharing one.
+    `dim`: numbers in a vector. `max_length`: tokens that a text may have; `cut`: texts that were longer so far. `fingerprint`:
+    tells one model's weights from another's, in any type. Cosine * `logit_scale` + `logit_bias` are the logits (the model's
+    parameter is the scale's logarithm); `is_sigmoid`: each pair has a probability of its own (SigLIP).
     """
 
     def __init__(self, model, processor, name: str = ""):
@@ -51,10 +46,10 @@ class Encoder:
     @classmethod
     def load(cls, name: str | Path, device=None, dtype=None) -> Encoder:
         """Raises BodaError where there is no model, or one that does not compare pictures with texts."""
-        kind = load_config(locate(name))
-        if not is_pair(kind):
+        config = load_config(locate(name))
+        if not is_pair(config):
             raise BodaError(
-                f"'{name}' is a {kind.model_type} model; one that compares pictures with texts is needed (CLIP, ...)"
+                f"'{name}' is a {config.model_type} model; one that compares pictures with texts is needed (CLIP, ...)"
             )
         model, processor = load(name, device, dtype)
         return cls(model, processor, str(name))
@@ -112,28 +107,28 @@ class Encoder:
         inputs = self._pixels([image])
         if tower is None or set(inputs) != {"pixel_values"}:
             raise BodaError(f"'{self.name}' does not give one square grid of patches for a picture; CLIP, SigLIP, ViT, ... do")
-        before, depth, calls = tower.config._attn_implementation, getattr(tower.config, "num_hidden_layers", 0), 0
+        before, left = tower.config._attn_implementation, getattr(tower.config, "num_hidden_layers", 0)
 
         def attention(module, query, key, value, *rest, **options):
-            nonlocal calls
-            calls += 1
-            if calls < depth:
+            nonlocal left
+            left -= 1
+            if left > 0:
                 return sdpa_attention_forward(module, query, key, value, *rest, **options)
             return value.transpose(1, 2).contiguous(), None
 
         AttentionInterface.register(PATCH_ATTENTION, attention)
         try:
-            if depth:
+            if left:
                 tower.set_attn_implementation(PATCH_ATTENTION)
             states = tower(**inputs, return_dict=True).last_hidden_state
         finally:
-            if depth:
-                tower.set_attn_implementation(before)
+            tower.set_attn_implementation(before)
         is_plane = states.ndim == 4
-        rows, columns = (
-            states.shape[2:] if is_plane else [side // tower.config.patch_size for side in inputs["pixel_values"].shape[2:]]
-        )
-        tokens = states.flatten(2).transpose(1, 2)[0] if is_plane else states[0, -rows * columns :]
+        if is_plane:
+            (rows, columns), tokens = states.shape[2:], states.flatten(2).transpose(1, 2)[0]
+        else:
+            rows, columns = (side // tower.config.patch_size for side in inputs["pixel_values"].shape[2:])
+            tokens = states[0, -rows * columns :]
         vectors = pool_alone(tower, tokens[:, None], is_plane)
         return _unit(getattr(self.model, "visual_projection", torch.nn.Identity())(vectors)).reshape(rows, columns, -1)
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.generation.streamers import BaseStreamer
 
 from boda.errors import BodaError
 from boda.models.vocabulary import IMAGE_TOKEN
@@ -39,23 +38,21 @@ def resolve_settings(model, given: dict[str, Any]) -> dict[str, Any]:
     return {**saved, **{name: value for name, value in given.items() if value is not None}}
 
 
-def generate_arguments(model, tokenizer, settings: dict[str, Any]) -> dict[str, Any]:
+def generate_arguments(tokenizer, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings -> keyword arguments of `model.generate`."""
-    arguments: dict[str, Any] = {
+    temperature = settings.get("temperature", 0.0)
+    return {
         "max_new_tokens": settings.get("max_new_tokens", 256),
         "repetition_penalty": settings.get("repetition_penalty", 1.0),
         "num_beams": settings.get("beams", 1),
         "pad_token_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        "do_sample": bool(temperature),
+        "temperature": temperature or None,
+        "top_p": settings.get("top_p", 1.0) if temperature else None,
+        "top_k": 0 if temperature else None,
+        "stop_strings": [text for text in settings.get("stop") or [] if text] or None,
+        "tokenizer": tokenizer,  # for the stop strings
     }
-    temperature = settings.get("temperature", 0.0)
-    if temperature:
-        arguments.update(do_sample=True, temperature=temperature, top_p=settings.get("top_p", 1.0), top_k=0)
-    else:
-        arguments.update(do_sample=False, temperature=None, top_p=None, top_k=None)
-    stop = [text for text in settings.get("stop") or [] if text]
-    if stop:
-        arguments.update(stop_strings=stop, tokenizer=tokenizer)
-    return arguments
 
 
 def with_system(messages: Sequence[dict], system: str | None) -> list[dict]:
@@ -86,23 +83,22 @@ def encode(model, processor, conversations: Sequence[Sequence[dict]]) -> dict[st
         )
     except TemplateError as error:
         raise BodaError(f"the model's chat template refuses the conversation: {error}") from error
-    inputs = {
-        name: value.to(model.device)
-        for name, value in inputs.items()
-        if name in ("input_ids", "attention_mask", "pixel_values")
-    }
-    if "pixel_values" in inputs:
-        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    return inputs
+    taken = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask", "pixel_values") if name in inputs}
+    if "pixel_values" in taken:
+        taken["pixel_values"] = taken["pixel_values"].to(model.dtype)
+    return taken
+
+
+def _parts(message: dict) -> list[dict]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
 def _plain(messages: Sequence[dict], keep_images: bool) -> list[dict]:
     plain = []
     for message in messages:
-        content = message["content"]
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-        pictures = [part for part in parts if part["type"] != "text"]
-        if pictures and not keep_images:
+        parts = _parts(message)
+        if not keep_images and any(part["type"] != "text" for part in parts):
             raise BodaError("this is a language model without sight; ask it without pictures")
         if keep_images and any(IMAGE_TOKEN in part.get("text", "") for part in parts):
             raise BodaError(f"a text contains {IMAGE_TOKEN}, which stands for a picture; remove it, and give pictures as parts")
@@ -115,13 +111,10 @@ def _plain(messages: Sequence[dict], keep_images: bool) -> list[dict]:
 def generate(model, processor, conversations: Sequence[Sequence[dict]], batch_size: int | None = None, **given) -> list[str]:
     """Answers to conversations, in their order. Alike lengths are batched together; an answer does not depend on its batch.
 
-    Args:
-        batch_size: conversations at a time; 128 for models under 50 million parameters, else 16.
-        given: max_new_tokens, temperature, top_p, repetition_penalty, beams, stop, system, seed; the model's own where absent.
+    `batch_size`: None: 128 for models under 50 million parameters, else 16. `given`: SETTINGS; the model's own where absent.
     """
-    settings = resolve_settings(model, given)
-    tokenizer = tokenizer_of(processor)
-    arguments = generate_arguments(model, tokenizer, settings)
+    settings, tokenizer = resolve_settings(model, given), tokenizer_of(processor)
+    arguments = generate_arguments(tokenizer, settings)
     conversations = [with_system(messages, settings.get("system")) for messages in conversations]
     if batch_size is None:
         batch_size = 128 if sum(parameter.numel() for parameter in model.parameters()) < 50e6 else 16
@@ -149,27 +142,9 @@ def _stop_at(text: str, stop: Sequence[str]) -> int:
 
 
 def _size(messages: Sequence[dict]) -> tuple[int, int]:
-    parts = [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
-    texts = [message["content"] for message in messages if isinstance(message["content"], str)]
-    texts += [part.get("text", "") for part in parts if part["type"] == "text"]
-    return sum(part["type"] != "text" for part in parts), sum(map(len, texts))
-
-
-class _TokenQueue(BaseStreamer):
-    """Receives ids from `model.generate` in its thread."""
-
-    def __init__(self):
-        self.queue: Queue = Queue()
-        self.is_prompt = True
-
-    def put(self, value: torch.Tensor) -> None:
-        if self.is_prompt:
-            self.is_prompt = False
-            return
-        self.queue.put(value.reshape(-1).tolist())
-
-    def end(self) -> None:
-        self.queue.put(None)
+    """Pictures, and letters of text."""
+    parts = [part for message in messages for part in _parts(message)]
+    return sum(part["type"] != "text" for part in parts), sum(len(part.get("text", "")) for part in parts)
 
 
 def text_deltas(pieces: Iterator[list[int]], tokenizer, stop: Sequence[str] = ()) -> Iterator[str]:
@@ -205,37 +180,35 @@ def stream(model, processor, messages: Sequence[dict], **given) -> Generator[str
         return
     tokenizer = tokenizer_of(processor)
     inputs = encode(model, processor, [with_system(messages, settings.get("system"))])
-    tokens = _TokenQueue()
+    arguments = generate_arguments(tokenizer, settings)
+    tokens: Queue[list[int] | None] = Queue()
     failure: list[BaseException] = []
     stopped = threading.Event()
+
+    def step(ids: torch.Tensor, scores, **_) -> torch.Tensor:
+        tokens.put(ids[0, -1:].tolist())
+        return torch.full((1,), stopped.is_set(), dtype=torch.bool, device=ids.device)
 
     def work() -> None:
         try:
             with torch.inference_mode():
                 if settings.get("seed") is not None:
                     torch.manual_seed(settings["seed"])
-                arguments = generate_arguments(model, tokenizer, settings)
-                model.generate(
-                    **inputs, **arguments, streamer=tokens, stopping_criteria=[lambda ids, scores, **_: _flags(ids, stopped)]
-                )
+                model.generate(**inputs, **arguments, stopping_criteria=[step])
         except BaseException as error:
             failure.append(error)
         finally:
-            tokens.end()
+            tokens.put(None)
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     try:
-        yield from text_deltas(iter(tokens.queue.get, None), tokenizer, settings.get("stop") or ())
+        yield from text_deltas(iter(tokens.get, None), tokenizer, settings.get("stop") or ())
     finally:
         stopped.set()  # a reader that goes away, or a stop string, ends the work
         worker.join()
     if failure:
         raise failure[0]
-
-
-def _flags(ids: torch.Tensor, stopped: threading.Event) -> torch.Tensor:
-    return torch.full((ids.shape[0],), stopped.is_set(), dtype=torch.bool, device=ids.device)
 
 
 @torch.inference_mode()

@@ -27,12 +27,11 @@ def lora_targets(language_model: nn.Module, wanted: list[str] | None) -> list[st
         )
     if wanted is None:
         return linear
-    chosen = [name for name in linear if name.rsplit(".", 1)[-1] in wanted or name in wanted]
-    missing = [w for w in wanted if not any(name.rsplit(".", 1)[-1] == w or name == w for name in linear)]
-    if missing:
-        there = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
+    last = {name: name.rsplit(".", 1)[-1] for name in linear}
+    if missing := [name for name in wanted if name not in {*last, *last.values()}]:
+        there = ", ".join(sorted(set(last.values())))
         raise BodaError(f"lora.targets: the language model has no linear layer named {', '.join(missing)}; it has {there}")
-    return chosen
+    return [name for name in linear if name in wanted or last[name] in wanted]
 
 
 def add_lora(language_model: nn.Module, rank: int, alpha: float, dropout: float, targets: list[str] | None, seed: int) -> None:
@@ -63,26 +62,23 @@ def merge_lora(model: nn.Module) -> nn.Module:
         base = layer.get_base_layer()
         delta = layer.lora_B[ADAPTER].weight.float() @ layer.lora_A[ADAPTER].weight.float() * layer.scaling[ADAPTER]
         base.weight.data = (base.weight.float() + delta).to(base.weight.dtype)
-        parent_name, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent_name), child, base)
+        model.set_submodule(name, base)
     if hasattr(model, "peft_config"):
         del model.peft_config
     return model
 
 
-def save_adapter(language_model: nn.Module, prefix: str, folder: Path, base: str) -> None:
+def save_adapter(model: nn.Module, folder: Path, base: str) -> None:
     """Writes the adapter in PEFT's own layout (adapter_config.json, adapter_model.safetensors), names as in the whole model."""
     from safetensors.torch import save_file
 
-    layers = lora_layers(language_model)
+    layers = lora_layers(model)
     first = next(iter(layers.values()))
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for name, layer in layers.items():
-        for side in ("lora_A", "lora_B"):
-            tensors[f"base_model.model.{prefix}{name}.{side}.weight"] = (
-                getattr(layer, side)[ADAPTER].weight.detach().float().cpu()
-            )
+    tensors = {
+        f"base_model.model.{name}.{side}.weight": getattr(layer, side)[ADAPTER].weight.detach().float().cpu()
+        for name, layer in layers.items()
+        for side in ("lora_A", "lora_B")
+    }
     config = {
         "peft_type": "LORA",
         "task_type": None,
@@ -90,10 +86,11 @@ def save_adapter(language_model: nn.Module, prefix: str, folder: Path, base: str
         "r": first.r[ADAPTER],
         "lora_alpha": first.lora_alpha[ADAPTER],
         "lora_dropout": getattr(first.lora_dropout[ADAPTER], "p", 0.0),
-        "target_modules": sorted(prefix + name for name in layers),
+        "target_modules": sorted(layers),
         "bias": "none",
         "inference_mode": True,
     }
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
 

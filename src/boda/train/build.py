@@ -165,7 +165,7 @@ def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, to
             save_file(whole, partial / "trained.safetensors", metadata={"format": "pt"})
         if lora_layers(built.model):
             base = recipe.model.language if isinstance(recipe.model.language, str) else "made by the recipe"
-            save_adapter(built.model, "", partial / "adapter", base)
+            save_adapter(built.model, partial / "adapter", base)
         facts = {
             "stage": stage.name,
             "base": {"vision": recipe.model.vision, "language": recipe.model.language, "connector": recipe.model.connector},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from boda.data.sample import IMAGE_MARK, ImageRef
 from boda.errors import BodaError
+from boda.evaluate.task import Row, Task
 
 SAMPLES_OF_A_LARGE_FILE, PIECE = 64, 1 << 12
 Ask = Callable[[list[list[dict]], dict], Sequence[str]]
@@ -23,82 +24,51 @@ class Answerer:
     """A model as evaluation sees it.
 
     Args:
-        identity: name and fingerprint: answers of two models never mix.
-        ask: (conversations, decoding) -> one answer each.
+        name, fingerprint: answers of two models never mix.
         settings: the model's own generation settings, for the record.
-        open: loads the model, before it is first asked (gives the Encoder of one that is measured instead). What it raises ends
-            the run; what `ask` raises fails a question.
+        open: loads it and gives an Ask, (conversations, decoding) -> one answer each, or the Encoder of one that is measured.
     """
 
-    identity: dict[str, str]
-    ask: Ask
+    name: str
+    fingerprint: str
     settings: dict
-    open: Callable[[], Any] = lambda: None
+    open: Callable[[], Any]
 
 
 def answerer(model: Any, trust_remote_code: bool = False) -> Answerer:
-    """Anything that answers, as an Answerer.
-
-    Args:
-        model: a model folder or hub id; a (model, processor) pair as `boda.load` gives; or an object whose
-            `answer(conversations)` gives a text for each.
-
-    Raises:
-        BodaError: none of these.
-    """
+    """A model folder, hub id, (model, processor) pair or object with `answer`, as an Answerer. Raises BodaError: none of these."""
     if hasattr(model, "answer"):
         name = str(getattr(model, "name", type(model).__name__))
-        return Answerer({"model": name, "fingerprint": ""}, lambda conversations, decoding: model.answer(conversations), {})
-    if isinstance(model, (str, Path)):
-        return _from_name(str(model), trust_remote_code)
+        return Answerer(name, "", {}, lambda: lambda conversations, decoding: model.answer(conversations))
     if isinstance(model, tuple) and len(model) == 2:
         name = str(getattr(getattr(model[0], "config", None), "_name_or_path", "") or type(model[0]).__name__)
-        return Answerer({"model": name, "fingerprint": ""}, _asker(*model), {})
-    raise BodaError(
-        f"{type(model).__name__} is no model to evaluate: give a folder or hub id, a (model, processor) pair, "
-        "or an object with answer(conversations)"
-    )
-
-
-def _from_name(name: str, trust_remote_code: bool) -> Answerer:
+        return Answerer(name, "", {}, lambda: _asker(*model))
+    if not isinstance(model, (str, Path)):
+        raise BodaError(
+            f"{type(model).__name__} is no model to evaluate: give a folder or hub id, a (model, processor) pair, "
+            "or an object with answer(conversations)"
+        )
     from boda.models.checkpoints import load, locate, read_info
 
-    loaded: list[Ask] = []
+    @cache
+    def open() -> Ask:
+        loaded, processor = load(str(model), trust_remote_code=trust_remote_code)
+        if hasattr(loaded, "get_text_features"):
+            raise BodaError(
+                f"'{model}' is a pair model: it compares pictures and texts and answers nothing; `boda eval --list` shows its tasks"
+            )
+        return _asker(loaded, processor)
 
-    def open() -> None:
-        if not loaded:
-            model, processor = load(name, trust_remote_code=trust_remote_code)
-            if hasattr(model, "get_text_features"):
-                raise BodaError(
-                    f"'{name}' is a pair model: it compares pictures and texts and answers nothing; `boda eval --list` shows its tasks"
-                )
-            loaded.append(_asker(model, processor))
-
-    def ask(conversations: list[list[dict]], decoding: dict) -> Sequence[str]:
-        return loaded[0](conversations, decoding)
-
-    settings = read_info(name).get("generation", {})
-    return Answerer({"model": name, "fingerprint": fingerprint(Path(locate(name)))}, ask, settings, open)
-
-
-def encoding(model: Any) -> Answerer:
-    """A pair model (folder, hub id, (model, processor) or Encoder), which opens to an Encoder. Raises BodaError: none of these."""
-    if hasattr(model, "texts") and hasattr(model, "images"):
-        return Answerer({"model": model.name, "fingerprint": model.fingerprint}, lambda *_: [], {}, lambda: model)
-    if not isinstance(model, (str, Path, tuple)):
-        kind = type(model).__name__
-        raise BodaError(f"{kind} gives no vectors; this task measures a pair model: a folder, hub id, pair or Encoder")
-    from boda.models.checkpoints import locate
-    from boda.models.encoder import Encoder
-
-    if isinstance(model, tuple):
-        return encoding(Encoder(model[0], model[1], type(model[0]).__name__))
-    identity = {"model": str(model), "fingerprint": fingerprint(Path(locate(model)))}
-    return Answerer(identity, lambda *_: [], {}, cache(lambda: Encoder.load(str(model))))
+    return Answerer(str(model), fingerprint(Path(locate(model))), read_info(model).get("generation", {}), open)
 
 
 def _asker(model, processor) -> Ask:
+    from boda.data.images import load_image
     from boda.models.generate import generate
+
+    def seen(message: dict) -> dict:
+        read = [{**part, "image": load_image(part["image"])} if part["type"] == "image" else part for part in _parts(message)]
+        return {**message, "content": read}
 
     def ask(conversations: list[list[dict]], decoding: dict) -> list[str]:
         return generate(model, processor, [[seen(message) for message in messages] for messages in conversations], **decoding)
@@ -106,17 +76,21 @@ def _asker(model, processor) -> Ask:
     return ask
 
 
-def seen(message: dict) -> dict:
-    """The message with its pictures read, as generation takes them."""
-    from boda.data.images import load_image
+def encoding(model: Any) -> Answerer:
+    """A pair model (folder, hub id, (model, processor) or Encoder), which opens to an Encoder. Raises BodaError: none of these."""
+    if isinstance(model, tuple):
+        from boda.models.encoder import Encoder
 
-    if isinstance(message["content"], str):
-        return message
-    parts = [
-        {"type": "image", "image": load_image(part["image"])} if part["type"] == "image" else part
-        for part in message["content"]
-    ]
-    return {**message, "content": parts}
+        model = Encoder(model[0], model[1], type(model[0]).__name__)
+    if hasattr(model, "texts") and hasattr(model, "images"):
+        return Answerer(model.name, model.fingerprint, {}, lambda: model)
+    if not isinstance(model, (str, Path)):
+        kind = type(model).__name__
+        raise BodaError(f"{kind} gives no vectors; this task measures a pair model: a folder, hub id, pair or Encoder")
+    from boda.models.checkpoints import locate
+    from boda.models.encoder import Encoder
+
+    return Answerer(str(model), fingerprint(Path(locate(model))), {}, cache(lambda: Encoder.load(str(model))))
 
 
 def fingerprint(folder: Path) -> str:
@@ -137,96 +111,129 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def without_pictures(messages: list[dict]) -> list[dict]:
-    """The same conversation for a blind model."""
-    return [
-        message
-        if isinstance(message["content"], str)
-        else {**message, "content": [part for part in message["content"] if part["type"] != "image"]}
-        for message in messages
-    ]
+def _parts(message: dict) -> list[dict]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def as_text(messages: list[dict]) -> list[dict]:
+def answered(ask: Ask, task: Task, rows: Sequence[Row], blind: bool) -> list[dict]:
+    """Records of one batch. A row that cannot be asked (a broken picture, a text too long) fails alone, not its batch."""
+    asked = [task.messages(row) for row in rows]
+    seen = [_without_pictures(messages) if blind else messages for messages in asked]
+    try:
+        replies: Sequence[str | BodaError] = ask(seen, task.decoding)
+    except BodaError as error:
+        if len(rows) > 1:
+            return [record for row in rows for record in answered(ask, task, [row], blind)]
+        replies = [error]
+    if len(replies) != len(rows) or not all(isinstance(reply, str | BodaError) for reply in replies):
+        raise TypeError(f"the model was asked {len(rows)} questions and gave {len(replies)} answers or no texts")
+    records = []
+    for row, messages, shown, reply in zip(rows, asked, seen, replies):
+        record: dict = {"task": task.name, "row": row.id, "prompt": _as_text(shown), "images": _pictures_of(messages)}
+        failure = {"score": None, "extracted": None, "error": str(reply)} if isinstance(reply, BodaError) else {}
+        record |= {"raw": None if failure else reply, **task.score(row, "" if failure else str(reply)), "failed": bool(failure)}
+        records.append(record | failure)
+    return records
+
+
+def _without_pictures(messages: list[dict]) -> list[dict]:
+    return [{**message, "content": [part for part in _parts(message) if part["type"] != "image"]} for message in messages]
+
+
+def _as_text(messages: list[dict]) -> list[dict]:
     """The conversation for the record: role and words, `<image>` where a picture stands."""
 
-    def words(content) -> str:
-        if isinstance(content, str):
-            return content
-        return "".join(IMAGE_MARK if part["type"] == "image" else part["text"] for part in content)
+    def said(part: dict) -> str:
+        return IMAGE_MARK if part["type"] == "image" else part["text"]
 
-    return [{"role": message["role"], "content": words(message["content"])} for message in messages]
+    return [{"role": message["role"], "content": "".join(map(said, _parts(message)))} for message in messages]
 
 
-def pictures_of(messages: list[dict]) -> list[dict | None]:
+def _pictures_of(messages: list[dict]) -> list[dict | None]:
     """Where the pictures of a conversation are, for the record; None for one that lies nowhere."""
     found: list[dict | None] = []
-    for message in messages:
-        for part in [] if isinstance(message["content"], str) else message["content"]:
-            if part["type"] == "image":
-                image = part["image"]
-                if isinstance(image, (str, Path)):
-                    image = ImageRef(str(image))
-                kept = isinstance(image, ImageRef) and image.data is None
-                found.append(json.loads(image.to_json()) if kept else None)
+    for image in (part["image"] for message in messages for part in _parts(message) if part["type"] == "image"):
+        place = ImageRef(str(image)) if isinstance(image, (str, Path)) else image
+        is_kept = isinstance(place, ImageRef) and place.data is None
+        found.append(json.loads(place.to_json()) if is_kept else None)
     return found
 
 
 class AnswersFile:
-    """`answers.jsonl`: a line an answer, on disk before the next batch is asked."""
+    """`answers.jsonl`: a line an answer, on disk before the next batch is asked.
+
+    The line that a killed run was writing goes, and so do failures: they are asked again.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.records: dict[tuple[str, str], dict] = {}
-        if path.is_file():
-            self._recover()
-
-    def _recover(self) -> None:
-        """Reads what is there. The line a killed run was writing goes, and so do failures: they are asked again."""
-        lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
-        kept = []
-        for number, line in enumerate(lines):
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+        for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 record = json.loads(line)
                 key = (record["task"], record["row"])
             except (ValueError, KeyError, TypeError) as error:
-                if number == len(lines) - 1:  # no line break after it: torn
+                if number == len(lines):  # no line break after it: torn
                     break
                 raise BodaError(
-                    f"{self.path}, line {number + 1} is no answer; mend or delete the line, or choose another --out"
+                    f"{path}, line {number} is no answer; mend or delete the line, or choose another --out"
                 ) from error
             if not record["failed"]:
-                kept.append(line)
                 self.records[key] = record
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        partial.replace(self.path)
+        if lines:
+            write_whole(path, _as_lines(self.records.values()))
 
     def add(self, records: Sequence[dict]) -> None:
         """Appends whole lines and waits for the disk. Raises BodaError if it is full."""
         try:
             with self.path.open("a", encoding="utf-8") as stream:
-                stream.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+                stream.write(_as_lines(records))
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
             raise BodaError(f"could not write {self.path}: {error}; the same command goes on from the last answer") from error
-        for record in records:
-            self.records[record["task"], record["row"]] = record
+        self.records |= {(record["task"], record["row"]): record for record in records}
+
+
+def _as_lines(records: Iterable[dict]) -> str:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def read_answers(path: str | Path) -> list[dict]:
     """The records of an `answers.jsonl` (or of the folder it lies in). Raises BodaError if there is none."""
-    path = Path(path)
-    path = path / "answers.jsonl" if path.is_dir() else path
+    path = file_of(path, "answers.jsonl")
     if not path.is_file():
         raise BodaError(f"no answers at {path}: an evaluation writes answers.jsonl into its --out folder")
-    records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise BodaError(f"{path}, line {number + 1} is no JSON; run the evaluation again, it mends the file") from error
-    return records
+    try:
+        return read_lines(path)
+    except ValueError as error:
+        raise BodaError(f"{path} has a line that is no JSON ({error}); run the evaluation again, it mends the file") from error
+
+
+def read_lines(path: Path) -> list[dict]:
+    """JSON, a value a line. Only line breaks end one: an answer may hold what `splitlines` would break at, too."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def file_of(path: str | Path, name: str) -> Path:
+    """A file, or the one of that name in a folder."""
+    return Path(path) / name if Path(path).is_dir() else Path(path)
+
+
+def read_json(path: Path) -> dict:
+    """Raises BodaError: it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BodaError(f"{path} is no JSON ({error}); delete the folder or choose another --out") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A file that is never half there."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

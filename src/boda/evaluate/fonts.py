@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from boda.data.drawn.fonts import FONTS
 from boda.errors import BodaError
 
 TESTED = "가나한글힘꽃"
@@ -16,6 +15,8 @@ def korean_font() -> str:
     Raises:
         BodaError: `BODA_FONT` has no Hangul.
     """
+    from boda.data.drawn.fonts import FONTS
+
     given = os.environ.get("BODA_FONT")
     if given and not has_hangul(given):
         raise BodaError(f"BODA_FONT={given} is no font file with Hangul; name a .ttf, .otf or .ttc that has it, or unset it")

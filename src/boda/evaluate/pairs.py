@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from boda.data.sample import ImageRef
 from boda.data.templates import Template
 from boda.errors import BodaError
 from boda.evaluate.metrics.ranking import hits, places
-from boda.evaluate.task import PairTask, Row, Watch, summary
+from boda.evaluate.task import PairTask, Row, Watch, limited, summary, version_of
 
 BLOCK = 256
 
@@ -110,30 +110,22 @@ def both_ways(captioned: Sequence[tuple[ImageRef, Sequence[str]]], prefix: str =
     """Pictures and their captions: each caption looks for its picture, each picture for any of its captions (COCO's protocol)."""
     pictures = [picture for picture, _ in captioned]
     texts = [text for _, captions in captioned for text in captions]
-    owner = [number for number, (_, captions) in enumerate(captioned) for _ in captions]
-    captions_of: list[list[int]] = [[] for _ in pictures]
-    for place, number in enumerate(owner):
-        captions_of[number].append(place)
-    to_image = Search(f"{prefix}text to image", texts, pictures, [[number] for number in owner])
+    owners = [[number] for number, (_, captions) in enumerate(captioned) for _ in captions]
+    number = iter(range(len(texts)))
+    captions_of = [[next(number) for _ in captions] for _, captions in captioned]
+    to_image = Search(f"{prefix}text to image", texts, pictures, owners)
     return [to_image, Search(f"{prefix}image to text", pictures, texts, captions_of)]
 
 
 def pair_task(name: str, searches: Sequence[Search], note: str) -> PairTask:
     """The task of these searches. A limit leaves out queries, never anything of a gallery, so that scores stay comparable."""
-    rows = [
-        Row(f"{n}/{each.name}/{query}", (each, query)) for n, each in enumerate(searches) for query in range(len(each.queries))
-    ]
-    digest = hashlib.sha256()
-    for search in searches:
+    rows, asked = [], []
+    for number, search in enumerate(searches):
         if not search.queries or not search.gallery:
             raise BodaError(f"{name}: {search.name} has no queries, or nothing to look in")
-        for thing in (search.name, search.relevant, search.templates, *search.queries, *search.gallery):
-            digest.update(repr(thing.key if isinstance(thing, ImageRef) else thing).encode())
-
-    def load(limit: int | None) -> list[Row]:
-        """Taken from all over, always the same ones; a larger limit only adds to them."""
-        chosen = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).digest())[:limit]
-        return chosen if limit else rows
+        rows += [Row(f"{number}/{search.name}/{query}", (search, query)) for query in range(len(search.queries))]
+        things = (search.name, search.relevant, search.templates, *search.queries, *search.gallery)
+        asked += [thing.key if isinstance(thing, ImageRef) else thing for thing in things]
 
     def measure(encoder, rows: Sequence[Row], watch: Watch) -> Iterator[dict]:
         sides: dict = {}
@@ -143,7 +135,7 @@ def pair_task(name: str, searches: Sequence[Search], note: str) -> PairTask:
                 measured = search.measure(encoder, [row.value[1] for row in block], watch, sides)
                 yield from (_record(row, *found) for row, found in zip(block, measured))
 
-    return PairTask(name, f"1-{digest.hexdigest()[:16]}", load, measure, _summarise, note)
+    return PairTask(name, version_of("1", asked), lambda limit: limited(rows, limit), measure, _summarise, note)
 
 
 def _record(row: Row, best: Any, metrics: dict[str, float], error: str) -> dict:
@@ -157,20 +149,9 @@ def _record(row: Row, best: Any, metrics: dict[str, float], error: str) -> dict:
 
 def _summarise(records: list[dict]) -> dict:
     """The mean of the queries' own scores, and every metric of every set."""
-    groups: dict[str, dict[str, list[dict]]] = {}
+    groups: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         for metric, value in record["metrics"].items():
-            groups.setdefault(record["tags"]["set"], {}).setdefault(metric, []).append({**record, "score": value})
-    return {
-        **summary(records),
-        "groups": {name: {key: summary(some) for key, some in of.items()} for name, of in groups.items()},
-    }
-
-
-def read_options(task: str, option: str, *allowed: str) -> tuple[str, dict[str, str]]:
-    """`PATH:name=value:...` -> path and options. Raises BodaError on an option that the task does not have."""
-    first, *rest = re.split(r":(?=[a-z]+=)", f":{option}" if re.match("[a-z]+=", option) else option)
-    given = dict(part.split("=", 1) for part in rest)
-    if wrong := [name for name in given if name not in allowed]:
-        raise BodaError(f"{task}: no option '{wrong[0]}'; there are {', '.join(allowed)}")
-    return first, given
+            groups[record["tags"]["set"]][metric].append({**record, "score": value})
+    by_metric = {name: {metric: summary(some) for metric, some in group.items()} for name, group in groups.items()}
+    return {**summary(records), "groups": by_metric}

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from boda.errors import BodaError
 from boda.evaluate.metrics.intervals import bootstrap
 
 
 @dataclass(frozen=True)
 class Row:
-    """One question.
-
-    Args:
-        id: its name within the task; a rerun knows by it what has been answered.
-        value: whatever the task needs to ask and score it.
-    """
+    """One question: its name within the task, by which a rerun knows what has been answered, and what the task makes it of."""
 
     id: str
     value: Any
@@ -24,17 +23,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """One evaluation, as one file under `tasks/` makes it.
+    """An evaluation that asks.
 
     Args:
-        name: as given to `--tasks`.
         version: changes whenever the questions, the prompts or the scoring change; answers of two versions never mix.
         load: at most `limit` rows, always the same ones; None = all.
         messages: a row as messages with pictures in place, without the answer.
         score: what is recorded of an answer: `score` (0 to 1), `extracted`, and what the task groups by.
         summarise: records of all rows -> `score n failed low high` and more of the task's own.
-        decoding: how answers are generated, passed to the model.
-        note: one line on what the score means, shown under the table.
+        note: one line on what the score means, kept with the results.
     """
 
     name: str
@@ -52,7 +49,7 @@ Watch = Callable[[Sequence[Any], str], Iterable[Any]]
 
 @dataclass(frozen=True)
 class PairTask:
-    """One evaluation of a pair model, computed from its vectors where a Task asks questions.
+    """An evaluation of a pair model, computed from its vectors where a Task asks questions.
 
     Args:
         measure: (Encoder, rows, watch) -> a record of each row in any order: `row prompt images raw gold score failed` and what
@@ -76,9 +73,36 @@ def summary(records: Sequence[dict]) -> dict:
         return {"score": None, "n": 0, "failed": failed, "low": None, "high": None}
     scores = [float(record["score"]) for record in scored]
     # A question without a picture is a cluster of its own.
-    low, high = bootstrap(scores, [_cluster(record) for record in scored])
+    clusters = [str(record["images"]) if record.get("images") else f"row {record['row']}" for record in scored]
+    low, high = bootstrap(scores, clusters)
     return {"score": sum(scores) / len(scores), "n": len(scored), "failed": failed, "low": low, "high": high}
 
 
-def _cluster(record: dict) -> str:
-    return str(record["images"]) if record.get("images") else f"row {record['row']}"
+def limited(rows: Sequence[Row], limit: int | None, kind_of: Callable[[Row], str] = lambda row: "") -> list[Row]:
+    """At most so many rows, as many of each kind as its share: from all over (files are often sorted), and always the same
+    ones, to which a larger limit only adds."""
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    kinds: dict[str, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).digest()):
+        kinds[kind_of(row)].append(row)
+    placed = [((place + 0.5) / len(found), row.id) for found in kinds.values() for place, row in enumerate(found)]
+    chosen = {name for _, name in sorted(placed, key=lambda pair: pair[0])[:limit]}
+    return [row for row in rows if row.id in chosen]
+
+
+def version_of(number: str, questions: Iterable[Any]) -> str:
+    """The version of a task: `number`, of how it asks and scores, and a hash of what it asks."""
+    return f"{number}-{hashlib.sha256(''.join(map(repr, questions)).encode()).hexdigest()[:16]}"
+
+
+def read_options(task: str, option: str, *allowed: str) -> tuple[str, dict[str, str]]:
+    """`PATH:name=value:...` -> path and options. Raises BodaError: one that the task does not have, or one given twice."""
+    path, *rest = re.split(r":(?=[a-z]+=)", f":{option}" if re.match("[a-z]+=", option) else option)
+    given: dict[str, str] = {}
+    for name, _, value in (part.partition("=") for part in rest):
+        if name not in allowed or name in given:
+            why = f"'{name}' is given twice" if name in given else f"no option '{name}'; there are {', '.join(allowed)}"
+            raise BodaError(f"{task}: {why}")
+        given[name] = value
+    return path, given

@@ -6,33 +6,25 @@ import re
 import unicodedata
 from collections.abc import Collection
 
-# Sentence endings of "it is X": (ending, whether X must end in a consonant, in a vowel, or may end in either).
-ENDINGS: tuple[tuple[str, str], ...] = (
-    ("입니다", "either"),
-    ("이에요", "consonant"),
-    ("예요", "vowel"),
-    ("에요", "after 이"),  # 고양이에요, a frequent spelling of 고양이예요
-    ("이다", "consonant"),
-    ("다", "vowel"),
-)
-_SPACE = re.compile(r"\s+")
+_OPEN = "".join(map(chr, range(ord("가"), ord("힣") + 1, 28)))  # syllables that end in a vowel
+_AFTER_CONSONANT, _AFTER_VOWEL = f"[^{_OPEN}]", f"[{_OPEN}]|[^가-힣]"
+# Sentence endings of "it is X", and the last letter that X must have.
+ENDINGS = {
+    "입니다": ".",
+    "이에요": _AFTER_CONSONANT,
+    "예요": _AFTER_VOWEL,
+    "에요": "이",  # 고양이에요, a frequent spelling of 고양이예요
+    "이다": _AFTER_CONSONANT,
+    "다": _AFTER_VOWEL,
+}
 _SENTENCE_END = re.compile(r"[.。!]\s*[\"'”’」』)]*\s*$")
 
 
 def clean(text: str) -> str:
     """NFC, lower case, single spaces, no punctuation around; punctuation inside (3.5, 키 캡: 2) stays."""
-    text = _SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip().casefold()
-    start, end = 0, len(text)
-    while start < end and _is_mark(text[start]):
-        start += 1
-    while end > start and _is_mark(text[end - 1]):
-        end -= 1
-    # An answer that is nothing but a sign ("#", "?") is that sign.
-    return text[start:end] or text
-
-
-def _is_mark(character: str) -> bool:
-    return character.isspace() or (unicodedata.category(character).startswith("P") and character not in "#%&*@")
+    text = re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip().casefold()
+    marks = [each for each in text if each.isspace() or (unicodedata.category(each).startswith("P") and each not in "#%&*@")]
+    return text.strip("".join(marks)) or text  # an answer that is nothing but a sign ("#", "?") is that sign
 
 
 def stems(text: str, sentence: bool) -> set[str]:
@@ -43,18 +35,9 @@ def stems(text: str, sentence: bool) -> set[str]:
             바다 (sea) is a word, 사과다. is a sentence.
     """
     found = {text}
-    for ending, after in ENDINGS:
-        if not text.endswith(ending) or not (stem := clean(text.removesuffix(ending))):
-            continue
-        last = stem[-1]
-        consonant = "가" <= last <= "힣" and (ord(last) - ord("가")) % 28 != 0
-        fits = {
-            "either": True,
-            "consonant": consonant or not "가" <= last <= "힣",
-            "vowel": not consonant and (sentence or ending != "다"),
-            "after 이": last == "이",
-        }
-        if fits[after]:
+    for ending, last in ENDINGS.items():
+        stem = clean(text.removesuffix(ending)) if text.endswith(ending) and (sentence or ending != "다") else ""
+        if stem and re.fullmatch(last, stem[-1]):
             found.add(stem)
     return found
 
@@ -67,9 +50,7 @@ def same_answer(answer: str, reference: str, others: Collection[str] = ()) -> bo
             it without an ending: with 바 (bar) and 바다 (sea) both possible, 바다 never counts as 바.
     """
     given, wanted = clean(answer), clean(reference)
-    if given == wanted:
-        return True
-    if given in others:
-        return False
+    if given == wanted or given in others:
+        return given == wanted
     given_sentence, wanted_sentence = bool(_SENTENCE_END.search(answer)), bool(_SENTENCE_END.search(reference))
     return bool(stems(given, given_sentence) & stems(wanted, wanted_sentence))

@@ -14,37 +14,25 @@ def bootstrap(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of a mean.
+    """(low, high) of a mean, by the percentile bootstrap. All scores alike: no width, it cannot imagine what it has not seen.
 
     Args:
-        scores: one number a question.
-        clusters: what each question belongs to. Questions on one picture stand and fall together, so whole clusters are
-            drawn, which gives the wider, honest interval. None: every question by itself.
-        seed: the same seed gives the same interval.
-
-    Returns:
-        (low, high). All scores alike give an interval of no width: a bootstrap cannot imagine what it has not seen.
+        clusters: what each question belongs to; each to itself unless given. Questions on one picture stand and fall together,
+            so whole clusters are drawn, which gives the wider, honest interval.
     """
-    values = np.asarray(scores, dtype=np.float64)
-    if values.size == 0:
-        raise ValueError("no scores: an interval needs at least one")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence {confidence} is not between 0 and 1")
-    if clusters is None:
-        sums: np.ndarray = values
-        counts: np.ndarray = np.ones_like(values)
-    else:
-        if len(clusters) != values.size:
-            raise ValueError(f"{values.size} scores and {len(clusters)} clusters; each score belongs to one")
-        numbers: dict[Hashable, int] = {}
-        index = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
-        sums, counts = np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
+    if len(scores) == 0 or not 0 < confidence < 1:
+        raise ValueError(f"{len(scores)} scores and a confidence of {confidence}: at least one, and between 0 and 1")
+    clusters = range(len(scores)) if clusters is None else clusters
+    if len(clusters) != len(scores):
+        raise ValueError(f"{len(scores)} scores and {len(clusters)} clusters; each score belongs to one")
+    numbers: dict[Hashable, int] = {}
+    index = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
+    sums, counts = np.bincount(index, weights=np.asarray(scores, np.float64)), np.bincount(index)
     rng = np.random.default_rng(seed)
     means = np.empty(resamples)
     per_chunk = max(1, 2_000_000 // sums.size)  # bounds memory for large test sets
     for start in range(0, resamples, per_chunk):
         drawn = rng.integers(0, sums.size, (min(per_chunk, resamples - start), sums.size))
         means[start : start + len(drawn)] = sums[drawn].sum(1) / counts[drawn].sum(1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

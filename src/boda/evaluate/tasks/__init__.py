@@ -4,42 +4,27 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
 from pathlib import Path
 
 from boda.errors import BodaError
 from boda.evaluate.task import PairTask, Task
 
-Make = Callable[[str, str | Path | None], Task | PairTask]
-
-
-def _in(module: str, function: str = "from_option") -> Make:
-    """A function of a task's file, which is imported when the task is asked for: it may need Pillow."""
-    return lambda option, data_dir: getattr(importlib.import_module(f"{__name__}.{module}"), function)(option, data_dir)
-
-
-# name: (what makes the task from its option and the data folder, one line for --list)
-TASKS: dict[str, tuple[Make, str]] = {
-    "cifar10-ko": (
-        _in("zero_shot", "cifar10"),
-        "cifar10-ko[:PATH][:template=T|T]: photos and Korean class names (pair models)",
-    ),
-    "coco-ko": (
-        _in("retrieval", "coco"),
-        "coco-ko:JSON:ids=FILE[:images=DIR]: photos, Korean captions, R@1/5/10 (pair models)",
-    ),
+# name: (file and function that makes the task from its option and the data folder, one line for --list)
+TASKS: dict[str, tuple[str, str]] = {
+    "cifar10-ko": ("zero_shot.cifar10", "cifar10-ko[:PATH][:template=T|T]: photos and Korean class names (pair models)"),
+    "coco-ko": ("retrieval.coco", "coco-ko:JSON:ids=FILE[:images=DIR]: photos, Korean captions, R@1/5/10 (pair models)"),
     "drawn": (
-        _in("drawn"),
+        "drawn.from_option",
         "drawn[:seed=N][:number=N][:only=colour,word]: fresh drawn scenes and words, pairs and a font never trained on among them",
     ),
-    "drawn-pairs": (_in("drawn_pairs"), "drawn-pairs: fresh drawn scenes: tiles, descriptions, words (pair models)"),
-    "emoji-ko": (_in("retrieval", "emoji"), "emoji-ko[:PATH][:text={caption}]: emoji and their Korean names (pair models)"),
-    "imagenet-ko": (_in("zero_shot", "imagenet"), "imagenet-ko:DIR[:names=FILE]: a folder of photos each class (pair models)"),
+    "drawn-pairs": ("drawn_pairs.from_option", "drawn-pairs: fresh drawn scenes: tiles, descriptions, words (pair models)"),
+    "emoji-ko": ("retrieval.emoji", "emoji-ko[:PATH][:text={caption}]: emoji and their Korean names (pair models)"),
+    "imagenet-ko": ("zero_shot.imagenet", "imagenet-ko:DIR[:names=FILE]: a folder of photos each class (pair models)"),
     "questions": (
-        _in("questions"),
+        "questions.from_option",
         "questions:PATH[:train=PATH]: short answers, exact match, on any file Boda's sources read, grouped by its tags",
     ),
-    "retrieval": (_in("retrieval", "own_queries"), "retrieval:QUERIES.jsonl[:images=DIR]: your own queries (pair models)"),
+    "retrieval": ("retrieval.own_queries", "retrieval:QUERIES.jsonl[:images=DIR]: your own queries (pair models)"),
 }
 
 
@@ -55,7 +40,8 @@ def make_task(text: str, data_dir: str | Path | None = None) -> Task | PairTask:
         near = difflib.get_close_matches(name, TASKS, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise BodaError(f"no task '{name}'; {hint}tasks: {', '.join(sorted(TASKS))}")
-    return TASKS[name][0](option, data_dir)
+    module, function = TASKS[name][0].split(".")  # imported now: it may need Pillow
+    return getattr(importlib.import_module(f"{__name__}.{module}"), function)(option, data_dir)
 
 
 def split_tasks(text: str) -> list[str]:

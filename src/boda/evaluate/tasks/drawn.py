@@ -7,7 +7,6 @@ in a font that it never has; the tag `set` tells these apart. Answers are compar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import chain, islice
@@ -19,7 +18,7 @@ from boda.data.drawn.sentences import KINDS
 from boda.data.sample import Sample, conversation
 from boda.errors import BodaError
 from boda.evaluate.metrics.particles import THINGS, particle_errors
-from boda.evaluate.task import Row, Task
+from boda.evaluate.task import Row, Task, read_options
 from boda.evaluate.tasks.questions import of_samples
 
 VERSION = "1"
@@ -41,33 +40,21 @@ _ABOUT = re.compile(rf"(?:(?:왼쪽|오른쪽|위쪽|아래쪽|큰|작은|{'|'.j
 
 
 def from_option(option: str, data_dir: str | Path | None) -> Task:
-    """The task of `drawn[:seed=N][:number=N][:only=TYPE,TYPE]`. Raises BodaError on anything else."""
-    settings: dict[str, str] = {}
-    for part in option.split(":") if option else ():
-        key, _, value = part.partition("=")
-        if key not in ("seed", "number", "only") or not value or key in settings:
-            raise BodaError(f"drawn: '{part}' is no option; drawn[:seed=N][:number=N][:only={TYPES[0]},{TYPES[-1]}]")
-        settings[key] = value
-    numbers = {key: settings[key] for key in ("seed", "number") if key in settings}
-    for key, value in numbers.items():
-        if not (value.isascii() and value.isdecimal()):
-            raise BodaError(f"drawn: {key} '{value}' is no whole number (a seed is 0 to {MAX_SEED}, a number at least 1)")
-    only = tuple(settings["only"].split(",")) if "only" in settings else TYPES
-    return drawn(f"drawn:{option}" if option else "drawn", only=only, **{key: int(value) for key, value in numbers.items()})
-
-
-def drawn(name: str = "drawn", seed: int = TEST_SEED, number: int = DEFAULT_NUMBER, only: tuple[str, ...] = TYPES) -> Task:
-    """The task.
-
-    Args:
-        name: what the results call it.
-        seed: of the pictures and questions.
-        number: questions of each kind on scenes of seen pairs; the other sets are scaled with it.
-        only: types of questions, of TYPES.
+    """The task of `drawn[:seed=N][:number=N][:only=TYPE,TYPE]`: of each type as many questions on seen pairs, the other sets scaled.
 
     Raises:
-        BodaError: no such type, a seed out of range, or a number below 1.
+        BodaError: another option, no such type, a seed out of range, or a number below 1.
     """
+    path, given = read_options("drawn", option, "seed", "number", "only")
+    if path:
+        raise BodaError(f"drawn: '{path}' is no option; drawn[:seed=N][:number=N][:only={TYPES[0]},{TYPES[-1]}]")
+    numbers = {"seed": TEST_SEED, "number": DEFAULT_NUMBER}
+    for key in numbers.keys() & given:
+        if not (given[key].isascii() and given[key].isdecimal()):
+            raise BodaError(f"drawn: {key} '{given[key]}' is no whole number (a seed is 0 to {MAX_SEED}, a number at least 1)")
+        numbers[key] = int(given[key])
+    seed, number = numbers.values()
+    only = tuple(given["only"].split(",")) if "only" in given else TYPES
     check_seed(seed)
     if number < 1:
         raise BodaError(f"drawn: number {number}: at least one question a set")
@@ -81,8 +68,8 @@ def drawn(name: str = "drawn", seed: int = TEST_SEED, number: int = DEFAULT_NUMB
     ]
     task = of_samples(
         samples,
-        partial(_trained, tuple(only)),
-        name,
+        partial(_trained, only),
+        f"drawn:{option}".rstrip(":"),
         kind_of=lambda sample: dict(sample.tags)["set"],
         version=VERSION,
         decoding={"temperature": 0.0, "max_new_tokens": 256},
@@ -100,7 +87,7 @@ def drawn(name: str = "drawn", seed: int = TEST_SEED, number: int = DEFAULT_NUMB
     return replace(task, score=score, summarise=lambda records: _with_remarks(task.summarise(records), records))
 
 
-def _of_set(which: str, seed: int, number: int, start: int) -> Iterator[Sample]:
+def _of_set(which: str, seed: int, number: int, start: int) -> list[Sample]:
     """So many samples of a set, one a picture, with the tags that they are grouped by."""
     kind, collection, where, _ = SETS[which]
     fitting = (
@@ -110,7 +97,7 @@ def _of_set(which: str, seed: int, number: int, start: int) -> Iterator[Sample]:
     )
     found = list(islice(fitting, number))
     assert len(found) == number and all(dict(sample.tags)["type"] == kind for sample in found), which
-    yield from found
+    return found
 
 
 def _tagged(sample: Sample, which: str) -> Sample:
@@ -123,15 +110,13 @@ def _tagged(sample: Sample, which: str) -> Sample:
 
 
 @lru_cache(maxsize=4)
-def _trained(only: tuple[str, ...]) -> tuple[Sample, ...]:
+def _trained(only: tuple[str, ...]) -> list[Sample]:
     """About 4,000 questions as training has them, for the baselines."""
     found = chain(read("questions", 540, BASELINE_SEED), read("words", 300, BASELINE_SEED, {"kind": "word"}))
     sets = {kind: which for which, (kind, *_, where, _) in reversed(SETS.items()) if where.get("pair") != "unseen"}
     samples = (_tagged(sample, sets[kind]) for sample in found if (kind := dict(sample.tags)["type"]) in only)
-    asked = ((sample, _wording(sample.messages[0].text), sample.messages[1].text) for sample in samples)
-    return tuple(
-        conversation(("user", question), ("assistant", answer), tags=sample.tags) for sample, question, answer in asked
-    )
+    turns = ((sample.tags, _wording(sample.messages[0].text), sample.messages[1].text) for sample in samples)
+    return [conversation(("user", asked), ("assistant", answer), tags=tags) for tags, asked, answer in turns]
 
 
 def _wording(question: str) -> str:

@@ -7,30 +7,26 @@ can do) and, with a training file, what its most frequent answers score (all tha
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from boda.data.sample import Sample
+from boda.data.sources import read, resolve_data
 from boda.errors import BodaError
 from boda.evaluate.metrics.exact import clean, same_answer
-from boda.evaluate.task import Row, Task, summary
+from boda.evaluate.task import Row, Task, limited, read_options, summary, version_of
 
 VERSION = "1"
-OPTIONS = ("train", "format", "images", "question", "answer")
 MAX_ANSWERS_LISTED = 20
-_NEXT_OPTION = re.compile(rf":(?=(?:{'|'.join(OPTIONS)})=)")
 
 
 def from_option(option: str, data_dir: str | Path | None) -> Task:
     """The task of `questions:PATH[:train=PATH][:format=F][:images=DIR][:question=TEXT][:answer=TEXT]`."""
-    path, *rest = _NEXT_OPTION.split(option)
+    path, given = read_options("questions", option, "train", "format", "images", "question", "answer")
     if not path:
         raise BodaError("questions needs a file: --tasks questions:PATH, e.g. questions:nlvr/test.jsonl")
-    settings = dict(part.split("=", 1) for part in rest)
-    return questions(path, data_dir=data_dir, **settings)  # type: ignore[arg-type]
+    return questions(path, data_dir=data_dir, **given)  # type: ignore[arg-type]
 
 
 def questions(
@@ -52,14 +48,20 @@ def questions(
     Raises:
         BodaError: no such file, or no question in it.
     """
-    samples = _read(path, data_dir, source)
-    trains = [] if train is None else [train] if isinstance(train, (str, Path)) else list(train)
-    # The file's own options hold for training files of the same kind; other files tell their format themselves.
-    trained = [
-        sample
-        for one in trains
-        for sample in _read(one, data_dir, source if Path(one).suffix == Path(path).suffix else {}, probe=False)
-    ]
+    if source.get("images"):
+        source["images"] = resolve_data(source["images"], data_dir, None)
+
+    def samples_of(file: str | Path, probe: bool, format: str | None = None, **rest) -> list[Sample]:
+        place = resolve_data(str(file), data_dir, None)
+        samples = list(read(place, format, probe=probe, **rest))
+        if not samples:
+            raise BodaError(f"{place} holds no question")
+        return samples
+
+    samples, trained = samples_of(path, True, **source), []
+    for file in [train] if isinstance(train, (str, Path)) else train or ():
+        # The file's own options hold for training files of the same kind; other files tell their format themselves.
+        trained += samples_of(file, False, **(source if Path(file).suffix == Path(path).suffix else {}))
     return of_samples(
         samples,
         lambda: trained,
@@ -85,142 +87,89 @@ def of_samples(
         version: of how they are asked and scored.
         rest: `decoding` and `note` of the task.
     """
-    known = frozenset(clean(_reference(sample)) for sample in samples)
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(repr((sample.messages, [image.key for image in sample.images], sample.tags)).encode())
-
-    def load(limit: int | None) -> list[Row]:
-        rows = [Row(str(index), sample) for index, sample in enumerate(samples)]
-        if limit is None or limit >= len(rows):
-            return rows
-        # The same rows whatever the limit: a larger one only adds to them; files are often sorted, so not simply the first.
-        kinds: dict[str, list[Row]] = defaultdict(list)
-        for row in sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).digest()):
-            kinds[kind_of(row.value)].append(row)
-        placed = [((place + 0.5) / len(found), row) for found in kinds.values() for place, row in enumerate(found)]
-        chosen = sorted(placed, key=lambda pair: pair[0])[:limit]
-        return sorted((row for _, row in chosen), key=lambda row: int(row.id))
-
+    rows = [Row(str(number), sample) for number, sample in enumerate(samples)]
+    known = frozenset(clean(sample.messages[-1].text) for sample in samples)
+    asked = ((sample.messages, [image.key for image in sample.images], sample.tags) for sample in samples)
     return Task(
         name=name,
-        version=f"{version}-{digest.hexdigest()[:16]}",
-        load=load,
+        version=version_of(version, asked),
+        load=lambda limit: limited(rows, limit, lambda row: kind_of(row.value)),
         messages=lambda row: messages_of(row.value),
         score=lambda row, answer: score(row.value, answer, known),
-        summarise=lambda records: summarise(
-            records, [(_tags(sample), _asked(sample), _reference(sample)) for sample in trained()]
-        ),
+        summarise=lambda records: summarise(records, [_facts(sample) for sample in trained()]),
         **rest,
     )
-
-
-def _read(path: str | Path, data_dir: str | Path | None, source: dict, probe: bool = True) -> list[Sample]:
-    from boda.data.sources import read, resolve_data
-
-    source = dict(source)
-    if source.get("images"):
-        source["images"] = resolve_data(source["images"], data_dir, None)
-    place = resolve_data(str(path), data_dir, None)
-    samples = [sample for sample in read(place, source.pop("format", None), probe=probe, **source)]
-    if not samples:
-        raise BodaError(f"{place} holds no question")
-    return samples
 
 
 def messages_of(sample: Sample) -> list[dict]:
     """A sample without its last answer, pictures in their places."""
     images = iter(sample.images)
-    return [
-        {
-            "role": message.role,
-            "content": [
-                {"type": "image", "image": next(images)} if part.type == "image" else {"type": "text", "text": part.text}
-                for part in message.content
-            ],
-        }
-        for message in sample.messages[:-1]
-    ]
+    messages = [message.as_dict() for message in sample.messages[:-1]]
+    for part in (part for message in messages for part in message["content"] if part["type"] == "image"):
+        part["image"] = next(images)
+    return messages
 
 
 def score(sample: Sample, answer: str, known: frozenset[str] = frozenset()) -> dict:
     """1 if the answer is the reference, else 0; an empty answer is a wrong one."""
-    reference = _reference(sample)
-    right = same_answer(answer, reference, known)
-    extracted = clean(reference) if right else clean(answer)
-    return {"score": float(right), "extracted": extracted, "gold": reference, "tags": _tags(sample), "asked": _asked(sample)}
+    facts = _facts(sample)
+    right = same_answer(answer, facts["gold"], known)
+    return {"score": float(right), "extracted": clean(facts["gold"] if right else answer), **facts}
 
 
-def summarise(records: list[dict], trained: Sequence[tuple[dict, str, str]] = ()) -> dict:
-    """Score and baselines, of everything and of every group.
+def _facts(sample: Sample) -> dict:
+    """What is recorded of a question: its reference, its tags and the words of its last turn."""
+    return {"gold": sample.messages[-1].text, "tags": dict(sample.tags), "asked": sample.messages[-2].text}
 
-    Args:
-        records: answer records with `gold`, `tags`, `asked`.
-        trained: (tags, question, answer) of the training samples.
-    """
+
+def summarise(records: list[dict], trained: Sequence[dict] = ()) -> dict:
+    """Score and baselines of everything and of every group; records and training samples have `gold tags asked`."""
     result = {**summary(records), **_baselines(records, trained), "groups": {}}
-    tags = {key for record in records for key in record.get("tags", {})}
-    for key in sorted(tags):
+    answered = [record for record in records if not record["failed"]]
+    for key in sorted({key for record in records for key in record["tags"]}):
         # A tag that says the same of everything, or something else of everything, groups nothing.
-        values = {record["tags"].get(key) for record in records if not record["failed"]}
-        if 1 < len(values) <= max(20, len(records) // 5):
-            result["groups"][key] = _grouped(records, trained, lambda tags, answer, key=key: tags.get(key))
-    if len({clean(record["gold"]) for record in records if not record["failed"]}) <= MAX_ANSWERS_LISTED:
-        by_answer = _grouped(records, (), lambda tags, answer: clean(answer))
-        for group in by_answer.values():  # within one reference answer a constant answer is always right
-            del group["majority"], group["majority_answer"]
-        result["groups"]["answer"] = by_answer
+        if 1 < len({record["tags"].get(key) for record in answered}) <= max(20, len(records) // 5):
+            result["groups"][key] = {
+                # What training has nothing of is answered from all of it.
+                value: {
+                    **summary(some),
+                    **_baselines(some, [line for line in trained if line["tags"].get(key) == value] or trained),
+                }
+                for value, some in _grouped(records, [record["tags"].get(key) for record in records])
+            }
+    if len({clean(record["gold"]) for record in answered}) <= MAX_ANSWERS_LISTED:
+        by_answer = _grouped(records, [clean(record["gold"]) for record in records])
+        result["groups"]["answer"] = {answer: summary(some) for answer, some in by_answer}
     return result
 
 
-def _grouped(records: list[dict], trained: Sequence[tuple[dict, str, str]], group_of: Callable) -> dict[str, dict]:
+def _grouped(records: list[dict], values: list) -> list[tuple[str, list[dict]]]:
+    """Records by their values, in order, but for those without one and groups in which nothing was answered."""
     groups: dict[str, list[dict]] = defaultdict(list)
-    for record in records:
-        groups[group_of(record.get("tags", {}), record.get("gold", ""))].append(record)
-    return {
-        name: {
-            **summary(found),
-            # What training has nothing of is answered from all of it.
-            **_baselines(found, [line for line in trained if group_of(line[0], line[2]) == name] or trained),
-        }
-        for name, found in sorted(groups.items(), key=lambda item: str(item[0]))
-        if name is not None and any(not record["failed"] for record in found)
-    }
+    for record, value in zip(records, values):
+        if value is not None:
+            groups[value].append(record)
+    return [(value, some) for value, some in sorted(groups.items()) if not all(record["failed"] for record in some)]
 
 
-def _baselines(records: Iterable[dict], trained: Sequence[tuple[dict, str, str]]) -> dict:
+def _baselines(records: list[dict], trained: Sequence[dict]) -> dict:
     """What answering without looking scores, in the same questions."""
-    scored = [record for record in records if not record["failed"]]
+    scored = [(record["asked"], clean(record["gold"])) for record in records if not record["failed"]]
     if not scored:
         return {}
-    golds = [clean(record["gold"]) for record in scored]
-    answer, count = _most_frequent(golds)
-    found: dict = {"majority": count / len(golds), "majority_answer": answer}
+    answer, count = _most_frequent(gold for _, gold in scored)
+    found: dict = {"majority": count / len(scored), "majority_answer": answer}
     if trained:
-        overall, _ = _most_frequent(clean(line[2]) for line in trained)
         by_question: dict[str, list[str]] = defaultdict(list)
-        for _, asked, given in trained:
-            by_question[asked].append(clean(given))
-        usual = {asked: _most_frequent(given)[0] for asked, given in by_question.items()}
-        hits = sum(usual.get(record["asked"], overall) == gold for record, gold in zip(scored, golds))
-        found["train_majority"] = sum(gold == overall for gold in golds) / len(golds)
-        found["train_majority_by_question"] = hits / len(golds)
+        for line in trained:
+            by_question[line["asked"]].append(clean(line["gold"]))
+        overall, _ = _most_frequent(gold for golds in by_question.values() for gold in golds)
+        usual = {asked: _most_frequent(golds)[0] for asked, golds in by_question.items()}
+        found["train_majority"] = sum(gold == overall for _, gold in scored) / len(scored)
+        found["train_majority_by_question"] = sum(usual.get(asked, overall) == gold for asked, gold in scored) / len(scored)
     return found
 
 
 def _most_frequent(answers: Iterable[str]) -> tuple[str, int]:
     """The most frequent answer and how often it comes; the first in the alphabet of equals."""
     return min(Counter(answers).items(), key=lambda item: (-item[1], item[0]))
-
-
-def _reference(sample: Sample) -> str:
-    return sample.messages[-1].text
-
-
-def _asked(sample: Sample) -> str:
-    """The words of the last question."""
-    return sample.messages[-2].text
-
-
-def _tags(sample: Sample) -> dict[str, str]:
-    return dict(sample.tags)

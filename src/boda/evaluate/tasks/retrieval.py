@@ -14,8 +14,8 @@ from boda.data.sources import read, resolve_data
 from boda.data.sources.common import PICTURES
 from boda.errors import BadRow, BodaError
 from boda.evaluate.metrics.ranking import ranking
-from boda.evaluate.pairs import Search, both_ways, pair_task, read_options
-from boda.evaluate.task import PairTask
+from boda.evaluate.pairs import Search, both_ways, pair_task
+from boda.evaluate.task import PairTask, read_options
 
 EMOJI = "emoji/captions.jsonl"
 DataDir = str | Path | None

@@ -12,8 +12,8 @@ from boda.data.sample import ImageRef
 from boda.data.sources import read, resolve_data
 from boda.data.sources.common import PICTURES
 from boda.errors import BodaError
-from boda.evaluate.pairs import Search, fill, pair_task, read_options
-from boda.evaluate.task import PairTask
+from boda.evaluate.pairs import Search, fill, pair_task
+from boda.evaluate.task import PairTask, read_options
 
 CIFAR10, BABEL = "cifar10/test.parquet", "babel_imagenet/data/babel_imagenet.json"
 # KoCLIP's own first.

@@ -85,13 +85,11 @@ def _latin_final(text: str) -> str:
     if word.isupper():
         return _LETTER_FINALS.get(word[-1], "")
     lower = word.lower()
-    if re.search(r"l$|ll$|[^aeiou]le$|[aeiou]le$", lower):  # 호텔, 애플, 파일
+    if re.search(r"l$|.le$", lower):  # 호텔, 애플, 파일
         return "ㄹ"
-    if re.search(r"[mn]$|ng$|[aeiou][mn]e$", lower):  # 룸, 핀, 킹, 게임
-        return "ㅇ"
-    if re.search(r"(^|[^aeiou])[aeiou](ck|[bckpt])$|ook$", lower):  # 컵, 캣, 록, 북
-        return "ㅇ"
-    return ""
+    # 룸, 핀, 킹, 게임; 컵, 캣, 록, 북
+    closed = re.search(r"[mn]$|ng$|[aeiou][mn]e$|(^|[^aeiou])[aeiou](ck|[bckpt])$|ook$", lower)
+    return "ㅇ" if closed else ""
 
 
 def formality(text: str) -> str:

@@ -159,10 +159,7 @@ def _rendered(sources, renderer: Renderer | PairRenderer, report, progress) -> I
             if count % 500 == 0:
                 progress(count)
             try:
-                every = renderer.render_all(sample)
+                yield from ((number, sample, rendered) for rendered in renderer.render_all(sample))
             except BadRow as bad:
                 report(bad)
-                continue
-            for rendered in every:
-                yield number, sample, rendered
     progress(count)

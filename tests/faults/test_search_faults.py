@@ -73,6 +73,9 @@ def test_a_torn_part_is_named(folder, tmp_path):
     part.write_bytes(part.read_bytes()[:200])
     with pytest.raises(BodaError, match=f"{part.name} or its .arrow is damaged"):
         Index.open(tmp_path / "index")
+    part.write_bytes(b"")
+    with pytest.raises(BodaError, match=f"{part.name} or its .arrow is damaged"):
+        Index.open(tmp_path / "index")
     part.unlink()
     with pytest.raises(BodaError, match="is gone"):
         Index.open(tmp_path / "index")
@@ -92,3 +95,9 @@ def test_a_picture_that_breaks_later_is_dropped_and_listed(folder, tmp_path):
     index.add()
     assert (index.built["dropped"], index.built["broken"], index.stats()["broken"]) == (1, 1, 1)
     assert "003.png" in (tmp_path / "index" / "broken.jsonl").read_text()
+
+
+def test_fields_that_are_no_json_are_named(folder, tmp_path):
+    (folder / "007.json").write_text('["a list"]')
+    with pytest.raises(BodaError, match=r"007\.json is no JSON object"):
+        Index.build(folder, Colours(), tmp_path / "index", keep=["price"])

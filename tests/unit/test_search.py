@@ -7,6 +7,7 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,6 +171,26 @@ def test_conditions_that_cannot_be_used_say_what_can(shop, tmp_path, where):
         index.search("노랑", where=where)
     with pytest.raises(BodaError, match="no such column"):
         index.search("노랑", group_by="id")
+
+
+def test_a_folder_of_parquet_files_may_hold_others(shop, tmp_path):
+    made = tmp_path / "cloned"
+    (made / "more").mkdir(parents=True)
+    for name in ("a.parquet", "more/b.parquet"):
+        shutil.copy(shop, made / name)
+    (made / "README.md").write_text("of a hub's repository")
+    assert Index.build(made, Colours(), tmp_path / "index", keep=["id"]).built["n"] == 20
+
+
+def test_an_address_is_asked_every_two_seconds(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("BODA_CACHE", str(tmp_path / "cache"))
+    index = Index.build(folder, Colours(), f"memory://{tmp_path.name}/index")
+    asked, ask = [], index.store.manifest
+    monkeypatch.setattr(index.store, "manifest", lambda: asked.append(1) or ask())
+    for now, times in {100: 1, 101: 1, 103: 2, 104: 2, 106: 3}.items():
+        monkeypatch.setattr("boda.search.index.time", SimpleNamespace(monotonic=lambda now=now: now))
+        index.search("빨강")
+        assert len(asked) == times, now
 
 
 def test_a_new_price_is_kept_without_encoding_again(shop, tmp_path):

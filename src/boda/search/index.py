@@ -24,6 +24,7 @@ from boda.search.where import matching
 
 LOOK_AGAIN = 2.0  # seconds between two looks for a new version behind an address; a folder is looked at each time
 Pictures = str | Path | Iterable
+Query = str | Picture | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,6 @@ class Index:
             images: a folder (of pictures, tar shards or Parquet files), an archive, a pattern, a Parquet file; what a table's
                 names start from; or an iterable of paths or ImageRefs, or of (picture, {what is kept}).
             model: a MODEL, or an Encoder.
-            out: a folder or an address that fsspec knows.
-            say: told the progress, a line at a time.
             source: `table`, a row a picture; `image_column`, of pictures or their names; `keep`, columns (fields of the
                 KEY.json beside a picture) for filters, groups and results.
 
@@ -108,8 +107,7 @@ class Index:
             chosen = dict(enumerate(known)) if source is None else self._place(source, known, new)
             self._encoder = encoder = self._checked(there["model"] if model is None else model, there)
             name = os.path.abspath(encoder.name) if os.path.exists(encoder.name) else encoder.name
-            start = {"model": name, "fingerprint": encoder.fingerprint, "dim": encoder.dim, "broken": 0}
-            writer = Writer(self.store, start)
+            writer = Writer(self.store, {"model": name, "fingerprint": encoder.fingerprint, "dim": encoder.dim, "broken": 0})
             writer.manifest["sources"] = known
             self.built = Build(writer, encoder, say, chosen).run()
         return self
@@ -160,6 +158,7 @@ class Index:
                     snapshot = Snapshot(self.store, json.loads(data))
                     self._view = snapshot, Fast(self.store, snapshot, self._view and self._view[1])
                     self._data = data
+                    break
                 except FileNotFoundError as error:
                     if data == self.store.manifest():  # else two versions were written since it was read
                         raise BodaError(f"{self.store.address}: {error.filename or error} is gone; build it anew") from error
@@ -167,8 +166,8 @@ class Index:
                 raise BodaError(self._missing())
             return self._view
 
-    def vector(self, query: str | Picture | np.ndarray) -> np.ndarray:
-        """(dim,) of a text, a picture (a path is a `Path`: a `str` is a text), or a vector as it is."""
+    def vector(self, query: Query) -> np.ndarray:
+        """(dim,) of a text (any `str`), of a picture (a path is a `Path`), or a vector as it is."""
         if isinstance(query, np.ndarray):
             return query.astype(np.float32)
         if self._encoder is None:
@@ -176,13 +175,8 @@ class Index:
             self._encoder = self._checked(manifest["model"], manifest)
         return (self._encoder.texts([query]) if isinstance(query, str) else self._encoder.images([pixels(query)]))[0]
 
-    def search(
-        self, query: str | Picture | np.ndarray, top: int = 10, where: str | None = None, group_by: str | None = None
-    ) -> list[Hit]:
-        """The pictures nearest to a text, a picture (`Path`, PIL image, ImageRef, bytes) or a vector, best first.
-
-        `where` is a condition on what is kept, such as "price < 50000"; `group_by` a column: only the best of the pictures that
-        share its value.
+    def search(self, query: Query, top: int = 10, where: str | None = None, group_by: str | None = None) -> list[Hit]:
+        """The pictures nearest to a query, best first: of those that fulfil `where`, the best of each value of `group_by`.
 
         Raises BodaError: a text of spaces only, a condition or column that is not there, or another model's index.
         """
@@ -207,7 +201,7 @@ class Index:
 
     def stats(self) -> dict[str, Any]:
         """What is in it, who made it, how large it is."""
-        snapshot = self._current()[0]
+        snapshot, _ = self._current()
         manifest, fast = snapshot.manifest, snapshot.manifest["fast"]
         return {
             "address": self.store.address,

@@ -33,7 +33,7 @@ class Snapshot:
         if manifest.get("format") != FORMAT:
             raise BodaError(f"{store.address} has format {manifest.get('format')}, this Boda reads {FORMAT}; build it anew")
         self.manifest, self.matrices = manifest, list[np.ndarray]()
-        tables = [pa.schema([(name, pa.int64()) for name in NUMBERS]).empty_table()]
+        tables = [pa.Table.from_batches([], pa.schema([(name, pa.int64()) for name in NUMBERS]))]
         for part in manifest["parts"]:
             paths = [store.fetch(part["name"] + suffix) for suffix in (".npy", ".arrow")]
             try:

@@ -99,6 +99,12 @@ def test_llava_with_roles_and_parts_written_as_text(folder):
     assert said(sample) == ASKED
 
 
+def test_turns_that_say_from_and_no_value(folder):
+    turns = [{"from": "web", **USER}, {"from": "web", **ASSISTANT}]
+    (sample,) = read(write(folder / "chat.json", [{"image": "a.png", "conversations": turns}]))
+    assert said(sample) == ASKED
+
+
 @pytest.mark.parametrize(
     "content, images",
     [

@@ -219,7 +219,10 @@ def _is_unicode(text: str) -> bool:
 
 def split_marks(text: str) -> tuple[Part, ...]:
     """Text with `<image>` marks -> parts. A single line break beside a mark belongs to the mark and goes with it."""
-    pieces = re.split(f"\n?({IMAGE_MARK})\n?", text)
+    if IMAGE_MARK not in text:
+        return (Part("text", text),) if text else ()
+    text = text.replace(f"\n{IMAGE_MARK}", IMAGE_MARK).replace(f"{IMAGE_MARK}\n", IMAGE_MARK)
+    pieces = re.split(f"({IMAGE_MARK})", text)
     return tuple(Part("image") if piece == IMAGE_MARK else Part("text", piece) for piece in pieces if piece)
 
 

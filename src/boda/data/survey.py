@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import itertools
 import json
@@ -49,19 +50,18 @@ class Check:
 
     def __init__(self, fast: bool = False):
         self.fast = fast
-        self.decoded: set[bytes] = set()
-        self.broken: dict[bytes, str] = {}
+        self.decoded: dict[bytes, str] = {}  # pictures -> what is wrong with each, or ""
 
     def add(self, sample: Sample) -> None:
         for image in () if self.fast else sample.images:
             if (key := _digest(image.key)) not in self.decoded:
-                self.decoded.add(key)
+                self.decoded[key] = ""
                 try:
                     load_image(image)
                 except BodaError as error:
-                    self.broken[key] = str(error)
-            if key in self.broken:
-                raise sample.bad("image", self.broken[key])
+                    self.decoded[key] = str(error)
+            if self.decoded[key]:
+                raise sample.bad("image", self.decoded[key])
 
     def values(self) -> dict[str, Any]:
         return {} if self.fast else {"pictures_decoded": len(self.decoded)}
@@ -177,8 +177,7 @@ def _spread(seen: Counter[int], **shares: float) -> dict[str, int]:
     """Of values and how often each was seen, those below which these shares lie."""
     values = sorted(seen)
     sums = list(itertools.accumulate(seen[value] for value in values))
-    at = lambda share: next(value for value, count in zip(values, sums) if count >= max(1, share * sums[-1]))  # noqa: E731
-    return {name: at(share) for name, share in shares.items()}
+    return {name: values[bisect.bisect_left(sums, max(1, share * sums[-1]))] for name, share in shares.items()}
 
 
 def _digest(text: str) -> bytes:

@@ -135,14 +135,14 @@ def read(
     places = _data_files(Path(path), format)
     options = Options(
         places[0],
-        folder,
-        dict(columns or {}),
-        None if question is None else Template(question),
-        None if answer is None else Template(answer),
-        {name: [as_text(value) for value in values] for name, values in wanted.items()},
-        licence,
-        probe,
-        trainable,
+        images=folder,
+        columns=dict(columns or {}),
+        question=None if question is None else Template(question),
+        answer=None if answer is None else Template(answer),
+        keep={name: [as_text(value) for value in values] for name, values in wanted.items()},
+        licence=licence,
+        probe=probe,
+        trainable=trainable,
     )
     return _read(places, format, options, limit, NoBadRows() if bad_rows is None else bad_rows)
 

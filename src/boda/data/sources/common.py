@@ -211,15 +211,16 @@ class Row:
         messages, used = [], []
         for index, turn in enumerate(turns):
             place = f"{name}[{index}]"
-            keys = ("from", "value") if isinstance(turn, dict) and {"from", "value"} <= set(turn) else ("role", "content")
-            if not isinstance(turn, dict) or not set(keys) <= set(turn):
-                has = f"has {', '.join(map(str, turn))}" if isinstance(turn, dict) else f"is {kind_of(turn)}"
+            keys = turn if isinstance(turn, dict) else {}
+            who, what = ("from", "value") if "from" in keys and "value" in keys else ("role", "content")
+            if who not in keys or what not in keys:
+                has = f"has {', '.join(map(str, keys))}" if keys else f"is {kind_of(turn)}"
                 raise self.bad(place, f"a turn has `from` and `value`, or `role` and `content`; this {has}")
-            speaker, content = (turn[key] for key in keys)
+            speaker = turn[who]
             if str(speaker) not in SPEAKERS:
                 raise self.bad(place, f"unknown speaker {speaker!r}; speakers are {', '.join(SPEAKERS)}")
             parts: list[Part] = []
-            for part, own in self._parts(content, place):
+            for part, own in self._parts(turn[what], place):
                 parts.append(part)
                 if part.type == "image" and (own or waiting):
                     used.append(own or waiting.pop(0))
@@ -238,7 +239,8 @@ class Row:
         for part in content:
             kind = part.get("type") if isinstance(part, dict) else None
             if kind == "text":
-                yield from ((piece, None) for piece in split_marks(self.text(part.get("text"), place)))
+                for piece in split_marks(self.text(part.get("text"), place)):
+                    yield piece, None
             elif kind in ("image", "image_url"):
                 own = next((part[key] for key in ("image", "path", "url", "image_url") if not is_empty(part.get(key))), None)
                 yield Part("image"), None if own is None else self.picture(own, place)

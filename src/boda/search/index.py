@@ -70,9 +70,9 @@ class Index:
         Raises BodaError: none there, half written before anything was in it, damaged, or made by another model.
         """
         index = cls(path)
-        manifest = index._current()[0].manifest
+        snapshot, _ = index._current()
         if model is not None:
-            index._encoder = index._checked(model, manifest)
+            index._encoder = index._checked(model, snapshot.manifest)
         return index
 
     @classmethod
@@ -171,8 +171,8 @@ class Index:
         if isinstance(query, np.ndarray):
             return query.astype(np.float32)
         if self._encoder is None:
-            manifest = self._current()[0].manifest
-            self._encoder = self._checked(manifest["model"], manifest)
+            snapshot, _ = self._current()
+            self._encoder = self._checked(snapshot.manifest["model"], snapshot.manifest)
         return (self._encoder.texts([query]) if isinstance(query, str) else self._encoder.images([pixels(query)]))[0]
 
     def search(self, query: Query, top: int = 10, where: str | None = None, group_by: str | None = None) -> list[Hit]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -31,8 +32,10 @@ class Found:
     got: Any = None  # why it cannot be read, or its pixels and then its vector
 
     def __post_init__(self):
-        status = os.stat(self.ref.path) if os.path.exists(self.ref.path) else None
-        file = f"{status.st_size} {status.st_mtime_ns}" if status else ""
+        file = ""
+        with contextlib.suppress(OSError):
+            status = os.stat(self.ref.path)
+            file = f"{status.st_size} {status.st_mtime_ns}"
         self.stamp = hashed(file, repr(self.values))  # changes when its file or its row does
 
 
@@ -81,15 +84,15 @@ def _tables(place: Place) -> list[str]:
 def _fields(picture: Place, keep: Sequence[str]) -> dict[str, Any]:
     """Fields of KEY.json beside KEY.jpg, and `txt`, which is KEY.txt; numbers as they are, all else as text."""
     fields = dict[str, Any]()
-    if (text := text_beside(picture)).is_file:
-        fields["txt"] = text.open().read().decode("utf-8", "replace").strip()
     if (side := text_beside(picture, ".json")).is_file:
         try:
             fields |= json.load(side.open())
         except (ValueError, TypeError) as error:
             raise BodaError(f"{side} is no JSON object ({error}); mend it, or build without --keep") from error
+    if (text := text_beside(picture)).is_file:
+        fields["txt"] = text.open().read().decode("utf-8", "replace").strip()
     kept = {name: fields.get(name) for name in keep}
-    return {name: float(x) if isinstance(x, (int, float)) else x if x is None else str(x) for name, x in kept.items()}
+    return {name: float(x) if isinstance(x, int | float) else x if x is None else str(x) for name, x in kept.items()}
 
 
 def _rows(table: str, folder: Place | None, column: str | None, keep: Sequence[str]) -> Iterator[Found]:

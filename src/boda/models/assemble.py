@@ -21,13 +21,12 @@ from transformers import (
 
 # Without torchvision, transformers 5.17 does not give this one from its top.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
-from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from boda.errors import BodaError
 from boda.models.connectors import CONNECTORS
 from boda.models.loading import config_from, load_model, open_part, seeded
-from boda.models.vlm import BodaConfig, BodaForConditionalGeneration, LanguageHead, feature_size, head_change
-from boda.models.vocabulary import IMAGE_TOKEN, PAD_TOKEN, add_token, resize_embeddings
+from boda.models.vlm import BodaConfig, BodaForConditionalGeneration, feature_size, head_change
+from boda.models.vocabulary import IMAGE_TOKEN, PAD_TOKEN, add_token, give_pad_token, resize_embeddings
 
 PLAIN_CONNECTORS = {"linear": "linear", "mlp2x_gelu": "gelu"}  # connector -> projector_hidden_act of the stock class
 HEADS = ("pooler", "head", "post_layernorm")  # on top of a tower's features, no part of them
@@ -108,9 +107,6 @@ def load_tower(
 
 def with_depth(config, layers: int):
     """The config of a tower with only the first `layers` layers."""
-    if not getattr(config, "stage_names", None):
-        config.num_hidden_layers = layers
-        return config
     # A backbone's config (DINOv2) also lists its layers by name, and refuses to load with names that are no longer there.
     listed = ("stage_names", "out_features", "out_indices")
     values = {key: value for key, value in config.to_dict().items() if key not in listed}
@@ -156,15 +152,8 @@ def load_language(language: str | dict, seed: int = 0, vocab_size: int | None = 
     return model, getattr(model.config, "_commit_hash", None)
 
 
-def load_tokenizer(name: str, revision: str | None = None, what: str = "tokenizer", **options):
-    return open_part(what, AutoTokenizer.from_pretrained, name, revision=revision, **options)
-
-
-def give_pad_token(tokenizer) -> None:
-    """Batches need one; a tokenizer that has one keeps it."""
-    if tokenizer.pad_token_id is None:
-        add_token(tokenizer, PAD_TOKEN)
-        tokenizer.pad_token = PAD_TOKEN
+def load_tokenizer(name: str, what: str = "tokenizer", **options):
+    return open_part(what, AutoTokenizer.from_pretrained, name, **options)
 
 
 def change_before(text_model, config) -> tuple[torch.Tensor, float]:
@@ -214,23 +203,22 @@ def assemble(spec, tokenizer, seed: int = 0, revisions: dict[str, str | None] | 
     revisions, tower = revisions or {}, None
     if spec.kind != "language":
         tower = load_tower(spec.vision, spec.vision_layer, spec.image_size, seed, revisions.get("vision"))
-    language, language_revision = load_language(spec.language, seed, len(tokenizer), revisions.get("language"))
-    return put_together(tower, language, tokenizer, spec.connector, seed, language_revision)
+    language, _ = load_language(spec.language, seed, len(tokenizer), revisions.get("language"))
+    return put_together(tower, language, tokenizer, spec.connector, seed)
 
 
-def put_together(
-    tower: Tower | None, language, tokenizer, connector: str, seed: int = 0, language_revision: str | None = None
-) -> Assembled:
+def put_together(tower: Tower | None, language, tokenizer, connector: str, seed: int = 0) -> Assembled:
     """Loaded parts -> one model with a new connector; without a tower, the language model alone. Raises BodaError."""
     image_id = add_token(tokenizer, IMAGE_TOKEN) if tower is not None else -1
     give_pad_token(tokenizer)
     # A pad token that ends answers gives way to one of its own when the chat template is known: there is a row for it.
     resize_embeddings(language, tokenizer, spare=int(tokenizer.pad_token != PAD_TOKEN))
     change = head_of(language)
+    found = {"language": getattr(language.config, "_commit_hash", None)}
     if tower is None:
         language.head_change = change
         language.config.pad_token_id = tokenizer.pad_token_id
-        return Assembled(language.eval(), tokenizer, {"language": language_revision})
+        return Assembled(language.eval(), tokenizer, found)
     num_image_tokens = CONNECTORS[connector].num_tokens(tower.grid)  # type: ignore[operator]
     side = int(num_image_tokens**0.5)
     patch_size = tower.image_size // side
@@ -238,7 +226,7 @@ def put_together(
         raise BodaError(f"{num_image_tokens} image tokens from a picture of {tower.image_size} pixels are no square grid")
     model = join(tower, language, connector, change, seed, image_token_index=image_id, image_seq_length=num_image_tokens)
     model.config.pad_token_id = tokenizer.pad_token_id
-    found = {"vision": tower.revision, "language": language_revision}
+    found["vision"] = tower.revision
     return Assembled(model, tokenizer, found, tower.image_processor, tower.image_size, num_image_tokens, patch_size, connector)
 
 
@@ -263,37 +251,23 @@ def join(tower: Tower, language, connector: str, change: tuple[float, float | No
         and change == (1.0, None)
         and (not is_tied or getattr(language.base_model, "embed_tokens", None) is table)
     )
-    width = feature_size(tower.module.config, tower.layer)
-    with seeded(seed + 2):  # torch's default initialisation, as LLaVA's
-        new: Any = CONNECTORS[connector](width, language.config.hidden_size, tower.grid)
-    cls: type[LlavaForConditionalGeneration] = LlavaForConditionalGeneration
     if is_stock:
         config = LlavaConfig(projector_hidden_act=PLAIN_CONNECTORS[connector], **common)
-        head = nn.Linear(1, 1, bias=False)
-        projector = LlavaMultiModalProjector(config)
-        projector.linear_1 = new.linear_1
-        if connector == "linear":
-            nn.init.eye_(projector.linear_2.weight)
-            nn.init.zeros_(projector.linear_2.bias)
-        else:
-            projector.linear_2 = new.linear_2
     else:
-        cls = BodaForConditionalGeneration
-        config = BodaConfig(
-            connector=connector,
-            vision_grid=list(tower.grid),
-            vision_prefix_tokens=tower.prefix_tokens,
-            logits_scale=change[0],
-            logits_softcap=change[1],
-            **common,
-        )
-        head, projector = LanguageHead(1, 1, *change), new
-    head.weight = table.weight if is_tied else nn.Parameter(matrix.data)
-    head.out_features, head.in_features = head.weight.shape
+        own = {"vision_grid": list(tower.grid), "vision_prefix_tokens": tower.prefix_tokens}
+        config = BodaConfig(connector=connector, logits_scale=change[0], logits_softcap=change[1], **own, **common)
     with torch.device("meta"):
-        model = cls(config)
+        model = (LlavaForConditionalGeneration if is_stock else BodaForConditionalGeneration)(config)
     model.model.vision_tower, model.model.language_model = tower.module, language.base_model
-    model.model.multi_modal_projector, model.lm_head = projector, head
+    model.lm_head.weight = table.weight if is_tied else nn.Parameter(matrix.data)
+    width, size = feature_size(tower.module.config, tower.layer), language.config.hidden_size
+    with seeded(seed + 2):  # torch's default initialisation, as LLaVA's
+        new = CONNECTORS[connector](width, size, tower.grid)
+    if is_stock:  # its second matrix does nothing after a linear connector
+        unchanged = {"linear_2.weight": torch.eye(size), "linear_2.bias": torch.zeros(size)}
+        model.model.multi_modal_projector.load_state_dict(unchanged | new.state_dict(), assign=True)
+    else:
+        model.model.multi_modal_projector = new
     model.config.dtype = language.dtype
     if hasattr(language, "generation_config"):
         model.generation_config = language.generation_config

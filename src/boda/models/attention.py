@@ -110,20 +110,14 @@ class Segments:
     def of(cls, cu_seq_lens: torch.Tensor, prefix: torch.Tensor | None, window: int | None) -> Segments:
         """The segments of a row, kept on the tensor. Raises ValueError where one has a prefix: what it gives would depend on it."""
         known = cu_seq_lens.__dict__.setdefault("_boda_segments", {})
-        if window not in known:
-            if prefix is not None and bool((prefix >= 0).any()):
-                raise ValueError("segments that look both ways cannot share a prefix")
-            known[window] = cls._build(cu_seq_lens, window)
-        return known[window]
-
-    @classmethod
-    def _build(cls, cu_seq_lens: torch.Tensor, window: int | None) -> Segments:
+        if window in known:
+            return known[window]
+        if prefix is not None and bool((prefix >= 0).any()):
+            raise ValueError("segments that look both ways cannot share a prefix")
         starts, lengths = cu_seq_lens[:-1].long(), cu_seq_lens.diff().long()
         width = (lengths + 7) // 8  # at most 7 places of a segment stay empty
         batches, found = [], []
-        for number in width.unique().tolist():
-            if not number:
-                continue
+        for number in width[width > 0].unique().tolist():
             first, own = starts[width == number], lengths[width == number]
             place = torch.arange(int(own.max()), device=own.device)
             real = place < own[:, None]
@@ -134,7 +128,8 @@ class Segments:
                 mask = near if mask is None else mask & near
             batches.append((index, real, mask))
             found.append(index[real])
-        return cls(batches, torch.cat(found).argsort())
+        known[window] = cls(batches, torch.cat(found).argsort())
+        return known[window]
 
 
 def _attend_both_ways(query, key, value, segments: Segments, scaling, dropout, softcap):

@@ -25,7 +25,7 @@ from transformers.utils import is_torchvision_available
 from boda.errors import BodaError
 from boda.files import whole_folder
 from boda.models.dual_encoder import BodaDualEncoderConfig, BodaDualEncoderModel
-from boda.models.loading import load_whole, loading, quiet_loading
+from boda.models.loading import load_whole, loading, quiet_loading, read_json
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration
 
 # Class -> the file of its code, which transformers' class loads it, and the files that travel with a folder.
@@ -61,11 +61,8 @@ def best_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "mps":
         return torch.bfloat16
-    has_bf16 = (
-        getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-        or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    )
-    return torch.bfloat16 if has_bf16 else torch.float32
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return torch.bfloat16 if any(getattr(torch.cpu, name, lambda: False)() for name in asked) else torch.float32
 
 
 def best_device() -> torch.device:
@@ -91,14 +88,9 @@ def generation_config(settings: dict, end_ids: list[int], pad_token_id: int | No
 
 
 def save_folder(model, processor, folder: Path, info: dict) -> Path:
-    """Writes a complete model folder under a temporary name and renames it.
+    """Writes a complete model folder, weights in the type they have; `info` (recipe, versions, data, ...) becomes `boda.json`.
 
-    Args:
-        model: in the type its weights are to be written in.
-        info: goes into `boda.json` (recipe, versions, data, metrics, licences).
-
-    Raises:
-        BodaError: the disk is full or the folder cannot be written; what was there before is still there.
+    Under a temporary name first. Raises BodaError where it cannot be written; what was there before is still there.
     """
     folder = Path(folder)
     with whole_folder(folder, f"the model to {folder}") as partial:
@@ -132,22 +124,14 @@ def load_config(name: str, trust_remote_code: bool = False):
 def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = False):
     """A model and its processor, from a folder, a hub id or a name that Boda ships (`mini`), by what its config says.
 
-    Args:
-        device: where to put it; None: the best there is.
-        dtype: of its weights; None: bf16 where the hardware has it.
-        trust_remote_code: run Python code that comes with a hub model.
-
-    Returns:
-        (model, processor): a VLM or a pair model (KoCLIP, CLIP, SigLIP, ...) with its transformers processor, or a language
-        model with its tokenizer.
-
-    Raises:
-        BodaError: no model there, or one of a kind that Boda does not run.
+    A VLM or a pair model (KoCLIP, CLIP, SigLIP, ...) comes with its transformers processor, a language model with its tokenizer.
+    `device`: None: the best there is. `dtype`: None: bf16 where the hardware has it. `trust_remote_code`: run Python code that
+    comes with a hub model. Raises BodaError: no model there, or one of a kind that Boda does not run.
     """
     name = locate(name)
     config = load_config(name, trust_remote_code)
     pair = is_pair(config)
-    device = torch.device(device) if device is not None else best_device()
+    device = torch.device(best_device() if device is None else device)
     dtype = dtype or best_dtype(device)
     with loading(name, f"'{name}' has a config but cannot be loaded"):
         if config.model_type in VLM_TYPES or pair:
@@ -208,5 +192,4 @@ def move_text_positions(model, offset: int) -> None:
 
 def read_info(name: str | Path) -> dict:
     """What `boda.json` of a model folder says; empty for models that Boda did not make."""
-    path = Path(locate(name)) / "boda.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(Path(locate(name)) / "boda.json")

@@ -26,18 +26,13 @@ class Linear(nn.Module):
         return self.linear_1(features)  # (B, N, D_language)
 
 
-class Mlp2xGelu(nn.Module):
+class Mlp2xGelu(Linear):
     """Two matrices with an exact GELU between, as in LLaVA-1.5 (https://arxiv.org/abs/2310.03744)."""
 
     def __init__(self, vision_size: int, language_size: int, grid: tuple[int, int]):
-        super().__init__()
-        self.linear_1 = nn.Linear(vision_size, language_size)
+        super().__init__(vision_size, language_size, grid)
         self.act = nn.GELU()
         self.linear_2 = nn.Linear(language_size, language_size)
-
-    @staticmethod
-    def num_tokens(grid: tuple[int, int]) -> int:
-        return grid[0] * grid[1]
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.linear_2(self.act(self.linear_1(features)))  # (B, N, D_language)

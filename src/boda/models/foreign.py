@@ -5,7 +5,6 @@ To add a layout: a function that reads it and a line in LAYOUTS.
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from boda.errors import BodaError
-from boda.models.loading import LOADING_ERRORS, config_from, is_path, open_part
+from boda.models.loading import LOADING_ERRORS, config_from, is_path, open_part, read_json
 
 Weights = dict[str, torch.Tensor]
 
@@ -53,32 +52,23 @@ FLAX_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
 @dataclass
 class Parts:
-    """A model taken apart; vision and language by name, or as a config whose weights are given. A pair model has no connector.
-
-    Args:
-        connector_weights: named as in boda.models.connectors.
-        language_weights: all, or those that take the place of a named language model's.
-        adapter: folder of a LoRA to merge into the language model.
-        image_fit: None: as the tower's own image processor does it.
-        marks: tokens that the source adds to the tokenizer.
-        said: config.json. names: what may tell how the model was talked to.
-    """
+    """A model taken apart; vision and language by name, or as a config whose weights are given."""
 
     vision: str | dict
     language: Any
     tokenizer: str
-    connector: str
-    connector_weights: Weights
+    connector: str  # "": a pair model, which has none
+    connector_weights: Weights  # named as in boda.models.connectors
     vision_layer: int
     vision_weights: Weights
-    language_weights: Weights
-    adapter: Path | None = None
+    language_weights: Weights  # all, or those that take the place of a named language model's
+    adapter: Path | None = None  # folder of a LoRA to merge into the language model
     image_processor: Any = None
-    image_fit: str | None = None
-    marks: list[str] = field(default_factory=list)
+    image_fit: str | None = None  # None: as the tower's own image processor does it
+    marks: list[str] = field(default_factory=list)  # tokens that the source adds to the tokenizer
     layout: str = ""
-    said: dict = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)
+    said: dict = field(default_factory=dict)  # config.json
+    names: list[str] = field(default_factory=list)  # what may tell how the model was talked to
 
 
 class Given(NamedTuple):
@@ -155,12 +145,17 @@ def read_original(folder: Path, config: dict, given: Given) -> Parts:
     given.refuse("language")
     said = str(config.get("model_type"))
     kind = LANGUAGES.get(said, said.removeprefix("llava_"))
-    if kind not in CONFIG_MAPPING:
-        raise BodaError(f"{folder}/config.json says model_type: {said}, and transformers has no language model '{kind}'")
-    known = set(CONFIG_MAPPING[kind]().to_dict()) | {"rope_theta", "rope_scaling", "head_dim"}
-    own = {"model_type", "architectures", "_name_or_path", "transformers_version"}
-    text = config_from({"model_type": kind, **{key: config[key] for key in known - own if key in config}}, "language")
+    text = _known(config | {"_name_or_path": ""}, kind, "language", f"{folder}/config.json says model_type: {said}")
     return _original(folder, config, given, load_weights(folder), text)
+
+
+def _known(values: dict, kind: str, part: str, said: str):
+    """transformers' config of a kind of model with those of the values that it knows. Raises BodaError where there is none."""
+    if kind not in CONFIG_MAPPING:
+        raise BodaError(f"{said}, and transformers has no {part} model '{kind}'")
+    known = set(CONFIG_MAPPING[kind]().to_dict()) | {"rope_theta", "rope_scaling", "head_dim"}
+    known -= {"model_type", "architectures", "dtype", "transformers_version"}
+    return config_from({"model_type": kind, **{key: values[key] for key in known if key in values}}, part)
 
 
 def _original(folder: Path, config: dict, given: Given, weights: Weights, language) -> Parts:
@@ -239,19 +234,17 @@ def read_transformers(folder: Path, config: dict, given: Given) -> Parts:
 def read_hybrid_clip(folder: Path, config: dict, given: Given) -> Parts:
     """KoCLIP as its Flax code saves it (FlaxHybridCLIP); its folder holds no tokenizer, it took the text tower's."""
     given.refuse("vision", "connector")
-    parts = []
-    for name in ("vision_config", "text_config"):
-        values = config.get(name) or {}
-        if (kind := values.get("model_type")) not in CONFIG_MAPPING:
-            raise BodaError(f"{folder}/config.json says {name}.model_type: {kind}, and transformers has no such model")
-        known = set(CONFIG_MAPPING[kind]().to_dict()) - {"architectures", "dtype", "transformers_version"}
-        parts.append(config_from({key: values[key] for key in {"model_type", *known} if key in values}, name))
+    configs = []
+    for part in ("vision", "text"):
+        values = config.get(f"{part}_config") or {}
+        kind = str(values.get("model_type"))
+        configs.append(_known(values, kind, part, f"{folder}/config.json says {part}_config.model_type: {kind}"))
     found = split(load_msgpack(folder / "flax_model.msgpack"), FLAX_KEYS, folder)
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
     tokenizer = given.language or (str(folder) if has_tokenizer else config["text_config"].get("_name_or_path"))
     if not tokenizer:
         raise BodaError(f"{folder} has no tokenizer and does not name its text tower; --language, e.g. klue/roberta-large")
-    vision, text = parts
+    vision, text = configs
     return Parts(vision, text, tokenizer, "", found["connector"], -1, found["vision"], found["language"])
 
 
@@ -273,23 +266,16 @@ LAYOUTS = {
 # ---------------------------------------------------------------- files and keys
 
 
-def read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise BodaError(f"{path} is not valid JSON: {error}") from error
-
-
-def load_weights(folder: Path) -> Weights:
-    """All tensors of a folder's model, in one file or in those that its index lists."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
+def load_weights(folder: Path, names: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")) -> Weights:
+    """All tensors of a folder's model, in the first of these files that there is or in those that its index lists."""
+    for name in names:
         index = read_json(folder / f"{name}.index.json")
         files = sorted(set(index["weight_map"].values())) if index else [name] if (folder / name).is_file() else []
         if missing := [file for file in files if not (folder / file).is_file()]:
             raise BodaError(f"{folder} lacks {missing[0]}, one of the {len(files)} files that its index lists")
         if files:
             return {key: tensor for file in files for key, tensor in load_file(folder / file).items()}
-    raise BodaError(f"{folder} has no weights: no model.safetensors, no pytorch_model.bin, and no index of several files")
+    raise BodaError(f"{folder} has no weights: no {', no '.join(names)}, and no index of several files")
 
 
 def load_file(path: Path) -> Weights:
@@ -345,7 +331,7 @@ def split(weights: Weights, patterns: dict[str, str], folder: Path) -> dict[str,
     return found
 
 
-def check_keys(what: str, missing, unknown, shapes=()) -> None:
+def check_keys(what: str, missing=(), unknown=(), shapes=()) -> None:
     """Raises BodaError, naming some, where a checkpoint lacks tensors of a part, has others, or has them in other shapes."""
     for name, given, wanted in sorted(shapes):
         raise BodaError(f"the {what}'s {name} has shape {tuple(given)} in the checkpoint and should have {tuple(wanted)}")

@@ -22,9 +22,7 @@ def lora_targets(language_model: nn.Module, wanted: list[str] | None) -> list[st
     linear = [name for name, module in language_model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         kind = language_model.config.model_type
-        raise BodaError(
-            f"language.lora: a '{kind}' model has no linear layer that an adapter could sit on; train language instead"
-        )
+        raise BodaError(f"language.lora: a '{kind}' model has no linear layer for an adapter to sit on; train language instead")
     if wanted is None:
         return linear
     last = {name: name.rsplit(".", 1)[-1] for name in linear}

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 from transformers import (
     AutoModel,
@@ -21,11 +22,12 @@ from transformers import (
 )
 
 from boda.errors import BodaError
-from boda.models.assemble import Assembled, change_before, give_pad_token, load_tower
+from boda.models.assemble import Assembled, change_before, load_tower
 from boda.models.attention import ATTENTION_NAME
 from boda.models.checkpoints import first_position, save_folder
 from boda.models.dual_encoder import BodaDualEncoderConfig, BodaDualEncoderModel
 from boda.models.loading import config_from, load_model, load_whole, open_part, seeded
+from boda.models.vocabulary import give_pad_token
 
 PROJECTION_DIM = 512
 START_SCALE = {"softmax": math.log(1 / 0.07), "sigmoid": math.log(10)}  # CLIP's, SigLIP's; SigLIP's bias starts at -10
@@ -72,8 +74,6 @@ def frame_texts(tokenizer) -> None:
     """Gives a tokenizer without them a pad token, and marks before and after every text, as Boda's own is trained to have."""
     give_pad_token(tokenizer)
     if tokenizer.num_special_tokens_to_add() == 0 and {START, END} <= set(tokenizer.get_vocab()):
-        from tokenizers.processors import TemplateProcessing
-
         marks = [(token, tokenizer.convert_tokens_to_ids(token)) for token in (START, END)]
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{START} $A {END}", special_tokens=marks)
 

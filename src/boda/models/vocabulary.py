@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
 from boda.errors import BodaError
 
 IMAGE_TOKEN = "<image>"
@@ -16,9 +20,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int):
 
     Raises BodaError where the vocabulary cannot hold the 256 bytes and the special tokens.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     least = 256 + len(SPECIAL_TOKENS)
     if vocab_size < least:
         raise BodaError(
@@ -49,28 +50,27 @@ def add_token(tokenizer, token: str) -> int:
     """Makes `token` a special token of the tokenizer if it is not one yet; its id."""
     known = tokenizer.get_vocab()
     if token not in known or tokenizer.added_tokens_decoder.get(known[token]) is None:
-        tokenizer.add_tokens([_special(token)], special_tokens=True)
+        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False)], special_tokens=True)
     return tokenizer.convert_tokens_to_ids(token)
 
 
-def _special(token: str):
-    from transformers import AddedToken
+def give_pad_token(tokenizer) -> None:
+    """Batches need one; a tokenizer that has one keeps it."""
+    if tokenizer.pad_token_id is None:
+        add_token(tokenizer, PAD_TOKEN)
+        tokenizer.pad_token = PAD_TOKEN
 
-    return AddedToken(token, special=True, normalized=False)
 
-
+@torch.no_grad()
 def resize_embeddings(language_model, tokenizer, spare: int = 0) -> None:
     """Gives the language model a row for every id of the tokenizer and `spare` more; further rows that it has stay.
 
     New rows of both tables are the mean of the old ones: an unknown word on average, and never likelier than any other.
     """
-    import torch
-
     old = language_model.get_input_embeddings().weight.shape[0]
     rows = max(tokenizer.get_vocab().values()) + 1 + spare
     if rows <= old:
         return
     language_model.resize_token_embeddings(rows, mean_resizing=False)
-    with torch.no_grad():
-        for table in (language_model.get_input_embeddings(), language_model.get_output_embeddings()):
-            table.weight[old:] = table.weight[:old].float().mean(dim=0).to(table.weight.dtype)
+    for table in (language_model.get_input_embeddings(), language_model.get_output_embeddings()):
+        table.weight[old:] = table.weight[:old].float().mean(dim=0).to(table.weight.dtype)

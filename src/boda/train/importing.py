@@ -13,11 +13,9 @@ from boda.data.render import Renderer, processor_template
 from boda.errors import BodaError
 from boda.models.assemble import HEADS, Assembled, load_language, load_tokenizer, load_tower, put_together
 from boda.models.checkpoints import first_position, move_text_positions
-from boda.models.connectors import CONNECTORS
-from boda.models.foreign import Given, Parts, Weights, check_keys, load_file, read_json, read_parts
-from boda.models.loading import quiet_loading
+from boda.models.foreign import Given, Parts, Weights, check_keys, load_weights, read_parts
+from boda.models.loading import quiet_loading, read_json
 from boda.models.pairing import join_pair, write_pair
-from boda.models.vlm import feature_size
 from boda.models.vocabulary import IMAGE_TOKEN, add_token, resize_embeddings
 from boda.recipe import Generation, template_names, template_text
 from boda.train.build import write_vlm
@@ -44,20 +42,12 @@ def import_checkpoint(
     connector: str | None = None,
     template: str | None = None,
 ) -> Path:
-    """Turns a checkpoint of LLaVA, in its own or in transformers' layout, or of KoCLIP in Flax's, into a model folder.
+    """Turns a checkpoint of LLaVA, in its own or in transformers' layout, or of KoCLIP in Flax's, into a model folder, `out`.
 
-    Args:
-        source: folder, hub id, or an mm_projector.bin.
-        out: where to write; must not hold anything yet.
-        vision, language: hub ids or folders of what the checkpoint does not hold and does not name.
-        connector: the projector's kind, where it cannot be told.
-        template: name of a chat template, or a .jinja file; told from the source where it can be.
-
-    Returns:
-        `out`; its boda.json says under `imported` which template was taken, and why.
-
-    Raises:
-        BodaError: no layout that is known, or something is missing or does not fit.
+    `source`: folder, hub id, or an mm_projector.bin. `vision`, `language`: hub ids or folders of what it does not hold and does
+    not name. `connector`: the projector's kind, where it cannot be told. `template`: name of a chat template or a .jinja file,
+    where the source does not tell it; boda.json says under `imported` which was taken, and why.
+    Raises BodaError: no layout that is known, or something is missing or does not fit.
     """
     out = Path(out)
     if out.exists() and (out.is_file() or any(out.iterdir())):
@@ -99,12 +89,7 @@ def _import_pair(parts: Parts, source: str, out: Path) -> Path:
     size = vision.config.image_size
     model = join_pair(vision, text, size, parts.said.get("projection_dim"))
     own = {name: value for name, value in model.named_parameters() if not name.startswith(("vision_model.", "text_model."))}
-    given = parts.connector_weights
-    check_keys("projections", set(own) - set(given), set(given) - set(own))
-    for name, value in own.items():
-        if given[name].shape != value.shape:
-            check_keys("projections", (), (), [(name, given[name].shape, value.shape)])
-        value.copy_(given[name])
+    _fill("projections", own, parts.connector_weights)
     if first_position(text):
         move_text_positions(model, 0)  # Flax's code counts from 0
     # Whatever the tower, KoCLIP is trained and asked with CLIP's colours, cut from the middle.
@@ -174,11 +159,11 @@ def assemble_parts(parts: Parts) -> Assembled:
         used = {key: tensor for key, tensor in parts.vision_weights.items() if not above(key)}
         tower.module = _load_state(MODEL_MAPPING, config, used, "vision tower", HEADS).eval()
     if isinstance(parts.language, str):
-        language, revision = load_language(parts.language)
+        language, _ = load_language(parts.language)
         tokenizer = load_tokenizer(parts.tokenizer, what="language")
     else:
         language = _load_state(MODEL_FOR_CAUSAL_LM_MAPPING, parts.language, parts.language_weights, "language model")
-        revision, tokenizer = None, load_tokenizer(parts.tokenizer, what="language", config=parts.language)
+        tokenizer = load_tokenizer(parts.tokenizer, what="language", config=parts.language)
     for mark in parts.marks:
         add_token(tokenizer, mark)
     resize_embeddings(language, tokenizer)
@@ -186,8 +171,8 @@ def assemble_parts(parts: Parts) -> Assembled:
         _replace(language, parts.language_weights, tokenizer.convert_tokens_to_ids(parts.marks))
     if parts.adapter:
         language = _merged(language, parts.adapter)
-    assembled = put_together(tower, language.eval(), tokenizer, parts.connector, language_revision=revision)
-    _fill_connector(assembled.model, parts, tower)
+    assembled = put_together(tower, language.eval(), tokenizer, parts.connector)
+    _fill_connector(assembled.model, parts)
     assembled.model.to(language.dtype)
     return assembled
 
@@ -205,13 +190,22 @@ def _load_state(mapping, config, weights: Weights, what: str, unneeded: tuple[st
 
 
 @torch.no_grad()
+def _fill(what: str, own: dict[str, torch.Tensor], weights: Weights) -> None:
+    """Puts a checkpoint's tensors into a part's parameters; exactly those, and of their shapes."""
+    check_keys(what, set(own) - set(weights), set(weights) - set(own))
+    check_keys(what, shapes=[(name, weights[name].shape, p.shape) for name, p in own.items() if weights[name].shape != p.shape])
+    for name, parameter in own.items():
+        parameter.copy_(weights[name])
+
+
+@torch.no_grad()
 def _replace(language, weights: Weights, marks: list[int]) -> None:
     """Puts trained tensors in the place of a language model's own; of the embeddings perhaps only the rows of `marks`."""
     own = dict(language.named_parameters())
-    check_keys("language model", (), set(weights) - set(own))
+    check_keys("language model", unknown=set(weights) - set(own))
     for name, tensor in weights.items():
         if tensor.shape[1:] != own[name].shape[1:] or len(tensor) > len(own[name]):
-            check_keys("language model", (), (), [(name, tensor.shape, own[name].shape)])
+            check_keys("language model", shapes=[(name, tensor.shape, own[name].shape)])
         own[name][marks if len(tensor) == len(marks) else slice(len(tensor))] = tensor.to(own[name].dtype)
 
 
@@ -220,10 +214,7 @@ def _merged(language, folder: Path):
     from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
 
     dtype = language.dtype
-    file = next((file for end in ("safetensors", "bin") if (file := folder / f"adapter_model.{end}").is_file()), None)
-    if file is None:
-        raise BodaError(f"{folder} has neither adapter_model.safetensors nor adapter_model.bin")
-    weights = load_file(file)
+    weights = load_weights(folder, ("adapter_model.safetensors", "adapter_model.bin"))
     try:
         config = PeftConfig.from_pretrained(folder)
         config.base_model_name_or_path = None  # it would warn of another name
@@ -235,24 +226,16 @@ def _merged(language, folder: Path):
     return adapted.merge_and_unload().to(dtype)
 
 
-@torch.no_grad()
-def _fill_connector(model, parts: Parts, tower) -> None:
-    weights, widths = (
-        parts.connector_weights,
-        (feature_size(tower.module.config, tower.layer), model.config.text_config.hidden_size),
-    )
-    with torch.device("meta"):
-        wanted = dict(CONNECTORS[parts.connector](*widths, tower.grid).named_parameters())
-    check_keys("projector", set(wanted) - set(weights), set(weights) - set(wanted))
-    first = weights["mlp.mlp.0.weight" if parts.connector == "ldpv2" else "linear_1.weight"]
-    for verb, part, given, width in zip(("takes", "gives"), ("vision", "language"), first.shape[::-1], widths):
+def _fill_connector(model, parts: Parts) -> None:
+    weights, own = parts.connector_weights, dict(model.model.multi_modal_projector.named_parameters())
+    if parts.connector == "linear":  # in the stock class a second matrix follows, which does nothing
+        own = {name: parameter for name, parameter in own.items() if name.startswith("linear_1.")}
+    first = next(iter(own))
+    pairs = zip(weights[first].shape[::-1], own[first].shape[::-1]) if first in weights else ()
+    for (verb, part), (given, width) in zip((("takes", "vision"), ("gives", "language")), pairs):
         if given != width:
             name = getattr(parts, part) if isinstance(getattr(parts, part), str) else f"the {part} model"
             raise BodaError(
                 f"the projector {verb} vectors of {given} numbers and {name} has {width}: it was trained with another"
             )
-    own = dict(model.model.multi_modal_projector.named_parameters())
-    for name, parameter in wanted.items():
-        if weights[name].shape != parameter.shape:
-            check_keys("projector", (), (), [(name, weights[name].shape, parameter.shape)])
-        own[name].copy_(weights[name])
+    _fill("projector", own, weights)

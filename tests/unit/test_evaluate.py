@@ -16,7 +16,7 @@ from PIL import Image
 import boda.evaluate
 from boda.errors import BodaError
 from boda.evaluate import fonts
-from boda.evaluate.answers import fingerprint
+from boda.evaluate.answers import fingerprint, read_answers
 from boda.evaluate.metrics.exact import clean, same_answer
 from boda.evaluate.metrics.intervals import bootstrap
 from boda.evaluate.report import contact_sheet, curve, markdown_table, wrapped
@@ -252,6 +252,12 @@ def test_a_stopped_run_continues_after_the_last_whole_line(file: Path, tmp_path:
     assert len(model.asked) == 7
     assert path.read_text(encoding="utf-8") == (whole / "answers.jsonl").read_text(encoding="utf-8")
     assert run(model, [task], out) == expected and len(model.asked) == 7  # nothing left to ask
+
+
+def test_an_answer_may_hold_every_kind_of_line_break(file: Path, tmp_path: Path):
+    task, said = f"questions:{file}", "빨간색\u2028그리고\x85파란색\x0b"
+    run(Answers(lambda question: said), [task], tmp_path / "out")
+    assert {record["raw"] for record in read_answers(tmp_path / "out")} == {said}
 
 
 def test_a_broken_line_inside_is_named(file: Path, tmp_path: Path):

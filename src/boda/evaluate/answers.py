@@ -205,9 +205,7 @@ def _as_lines(records: Iterable[dict]) -> str:
 
 def read_answers(path: str | Path) -> list[dict]:
     """The records of an `answers.jsonl` (or of the folder it lies in). Raises BodaError if there is none."""
-    path = file_of(path, "answers.jsonl")
-    if not path.is_file():
-        raise BodaError(f"no answers at {path}: an evaluation writes answers.jsonl into its --out folder")
+    path = file_of(path, "answers", "answers.jsonl", "an evaluation writes answers.jsonl into its --out folder")
     try:
         return read_lines(path)
     except ValueError as error:
@@ -219,9 +217,12 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def file_of(path: str | Path, name: str) -> Path:
-    """A file, or the one of that name in a folder."""
-    return Path(path) / name if Path(path).is_dir() else Path(path)
+def file_of(path: str | Path, what: str, name: str, advice: str) -> Path:
+    """A file, or the one of that name in a folder. Raises BodaError if there is none."""
+    path = Path(path) / name if Path(path).is_dir() else Path(path)
+    if not path.is_file():
+        raise BodaError(f"no {what} at {path}: {advice}")
+    return path
 
 
 def read_json(path: Path) -> dict:

@@ -82,8 +82,7 @@ class Search:
     def measure(self, encoder, wanted: Sequence[int], watch: Watch, sides: dict) -> Iterator[tuple[Any, dict, str]]:
         """For each wanted query the best of the gallery, its scores, and what went wrong, if anything.
 
-        Args:
-            sides: vectors of galleries by id and templates, kept here: the gallery of one search may be the queries of another.
+        `sides` keeps the vectors of galleries by id and templates: the gallery of one search may be the queries of another.
         """
         key, asked_key = (id(self.gallery), tuple(self.templates)), (id(self.queries), ("{}",))
         if key not in sides:
@@ -93,16 +92,17 @@ class Search:
                 warnings.warn(f"{self.name}: {said}: {'; '.join(errors[:3])}", stacklevel=2)
         gallery, missing = sides[key]
         if asked_key in sides:
-            queries, broken = sides[asked_key][0][wanted], sides[asked_key][1]
+            vectors, errors_at = sides[asked_key]
+            vectors, broken = vectors[wanted], [errors_at.get(query) for query in wanted]
         else:
             asked = [self.queries[query] for query in wanted]
-            queries, errors_at = vectors_of(encoder, asked, ("{}",), asked)
-            broken = {wanted[place]: error for place, error in errors_at.items()}
-        scores = queries @ gallery.T
+            vectors, errors_at = vectors_of(encoder, asked, ("{}",), asked)
+            broken = [errors_at.get(place) for place in range(len(wanted))]
+        scores = vectors @ gallery.T
         scores[:, list(missing)] = -np.inf
-        for query, line in zip(wanted, scores):
+        for query, line, error in zip(wanted, scores, broken):
             relevant = self.relevant[query]
-            error = broken.get(query) or next((missing[each] for each in relevant if each in missing), "")
+            error = error or next((missing[each] for each in relevant if each in missing), "")
             yield self.gallery[int(np.argmax(line))], {} if error else self.metrics(places(line, relevant)), error
 
 

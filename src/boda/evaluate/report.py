@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -35,13 +36,8 @@ def contact_sheet(
 ) -> Path:
     """Draws answers as a PNG: picture, question, answer and reference, framed green where right and red where wrong.
 
-    Args:
-        answers: an `answers.jsonl`, or the folder it lies in.
-        columns, rows: of cells, at most. Answers are drawn at random from the seed, as many from each kind of question.
-        only: right or wrong answers alone. tasks: of these alone.
-
-    Raises:
-        BodaError: no answers to show, or no font with Hangul.
+    `answers` is an `answers.jsonl` or the folder it lies in. Cells are drawn at random from the seed, as many from each kind of
+    question. Raises BodaError: no answers to show, or no font with Hangul.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -186,9 +182,7 @@ def show(results: dict[str, dict], title: str = "") -> None:
         failed = f"[red]{result['failed']}[/red]" if result["failed"] else "0"
         label, style = (f"  {'='.join(group)}", "") if group else (name, "bold")
         table.add_row(escape(label), f"{result['n']:,}", *scores, *shares, failed, style=style)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # a file has room for the names
+    console = Console(width=None if sys.stdout.isatty() else 120)  # a file has room for the names
     console.print(table)
     for name, result in results.items():
         for remark in result.get("remarks", []):
@@ -198,16 +192,17 @@ def show(results: dict[str, dict], title: str = "") -> None:
 def markdown_table(runs: dict[str, str | Path] | Sequence[str | Path], groups: bool = True) -> str:
     """Runs side by side as a Markdown table: a line a task and group, a column a run, baselines at the end.
 
-    Args:
-        runs: evaluation folders (or their results.json), by the name to show; without names, the folder's name.
-        groups: whether the tasks' groups get lines of their own.
+    `runs` are evaluation folders (or their results.json) by the name to show; without names, the folders' own.
     """
     if not runs:
         raise BodaError("no run to make a table of")
     named = runs if isinstance(runs, dict) else _distinct_names([Path(run) for run in runs])
     lines: dict[tuple[str, ...], dict[str, dict]] = defaultdict(dict)
     for name, run in named.items():
-        for key, result in _lines(read_results(run)["tasks"], groups):
+        path = file_of(
+            run, "results", "results.json", f"it is written when an evaluation ends; run it (again) with --out {run}"
+        )
+        for key, result in _lines(read_json(path)["tasks"], groups):
             lines[key][name] = result
     tasks = [key[0] for key in lines]
     baselines = _baselines(result for found in lines.values() for result in found.values())
@@ -250,24 +245,9 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"
 
 
-def read_results(run: str | Path) -> dict:
-    """The results of an evaluation folder. Raises BodaError if it has none."""
-    path = file_of(run, "results.json")
-    if not path.is_file():
-        raise BodaError(f"no results at {path}: it is written when an evaluation ends; run it (again) with --out {path.parent}")
-    return read_json(path)
-
-
 def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> list[Path]:
-    """Everything that can be shown of some runs: a table of the evaluations, a sheet of each one's answers, a curve of each training.
-
-    Args:
-        runs: folders that `boda eval` or `boda train` wrote.
-        out: folder for the files; None: the first run's own.
-
-    Raises:
-        BodaError: a folder that is neither kind of run.
-    """
+    """All there is to show of folders that `boda eval` or `boda train` wrote: a table of the evaluations, a sheet of each one's
+    answers, a curve of each training; into `out`, or the first of them."""
     if not runs:
         raise BodaError("no run to report on")
     folders = [Path(run) for run in runs]
@@ -299,20 +279,14 @@ def _distinct_names(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def curve(run_folder: str | Path, out_png: str | Path) -> Path:
-    """The `log.jsonl` of a training run as a picture: loss, validation loss and any accuracy over the steps of all stages.
-
-    Raises:
-        BodaError: no log, or no loss in it.
-    """
-    path = file_of(run_folder, "log.jsonl")
-    if not path.is_file():
-        raise BodaError(f"no log at {path}: a training run writes log.jsonl into its --out folder")
+    """The `log.jsonl` of a training run as a picture: loss, validation loss and any accuracy over the steps of all stages."""
+    path = file_of(run_folder, "log", "log.jsonl", "a training run writes log.jsonl into its --out folder")
     series, borders = _series(path)
     if "loss" not in series:
         raise BodaError(f"{path} has no record with a loss")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     steps, losses = zip(*series.pop("loss"))
     smoothed = _smoothed(losses)
@@ -323,9 +297,11 @@ def curve(run_folder: str | Path, out_png: str | Path) -> Path:
         side, colour, marker = (right, "#2b8a3e", "s") if "accuracy" in name else (axes, "#c0561a", "o")
         label = name.replace("_", " ")
         side.plot(*zip(*points), color=colour, marker=marker, markersize=3, linewidth=1.2, label=label)
-    right.set_visible(bool(right.get_lines()))
     right.set_ylim(0, 1)
     right.set_ylabel("accuracy")
+    axes.legend(handles=[*axes.get_lines(), *right.get_lines()], loc="upper right")
+    if not right.get_lines():
+        right.remove()
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per trained token)")
     # Steep at first: what happens later would be a flat line if the first steps set the scale.
@@ -336,8 +312,6 @@ def curve(run_folder: str | Path, out_png: str | Path) -> Path:
         if start > 0:
             axes.axvline(start, color="#888888", linewidth=0.8, linestyle="--")
         axes.annotate(stage, (start, 1), color="#555555", **place)
-    axes.legend(handles=[*axes.get_lines(), *right.get_lines()], loc="upper right")
-    figure.set_dpi(120)
     return saved(figure, out_png)
 
 

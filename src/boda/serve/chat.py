@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,6 +17,8 @@ from boda.models.generate import SETTINGS, is_vlm, resolve_settings, stream
 from boda.recipe import Generation
 from boda.recipe.text import read_yaml
 from boda.recipe.words import nearest
+
+EXAMPLES = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2, "beams": 4, "max_new_tokens": 256}
 
 
 def split_words(words: list[str]) -> tuple[list[str], list[str]]:
@@ -30,26 +33,22 @@ def read_setting(word: str) -> tuple[str, object]:
     if name not in SETTINGS:
         raise BodaError(f"'{word}': no generation setting is called '{name}'; {nearest(name, SETTINGS)}")
     value = text if name == "system" else read_yaml(text, word)[0]
-    if name == "stop":
-        value = [str(each) for each in value] if isinstance(value, list) else [text]
     if name == "seed":
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        if type(value) is not int or value < 0:
             raise BodaError(f"'{word}': seed is a whole number from 0")
         return name, value
+    if name == "stop":
+        value = [str(each) for each in value] if isinstance(value, list) else [text]
     try:
         return name, getattr(Generation.model_validate({name: value}), name)
     except ValidationError as error:
         why = error.errors()[0]["msg"]
-        raise BodaError(f"'{word}': {why[0].lower()}{why[1:]}, e.g. {name}={_example(name)}") from None
+        raise BodaError(f"'{word}': {why[0].lower()}{why[1:]}, e.g. {name}={EXAMPLES[name]}") from None
 
 
 def harmless(text: str) -> str:
     """A model's words without the control characters that would steer the terminal."""
     return "".join(chr(0x2400 + ord(letter)) if ord(letter) < 32 and letter not in "\n\t" else letter for letter in text)
-
-
-def _example(name: str) -> object:
-    return {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2, "beams": 4, "max_new_tokens": 256}[name]
 
 
 class Conversation:
@@ -64,16 +63,12 @@ class Conversation:
         images: list[Path],
         system: str | None = None,
         context: str | None = None,
-        settings: list[str] | None = None,
+        settings: Sequence[str] = (),
         trust_remote_code: bool = False,
     ):
-        self.settings = dict(read_setting(word) for word in settings or [])
-        if system is not None:
-            self.settings["system"] = system
-        self.pictures = [load_image(path) for path in images]
-        self.context = context
+        self.settings = dict(map(read_setting, settings)) | ({} if system is None else {"system": system})
+        self.pictures, self.context, self.name = [load_image(path) for path in images], context, model
         self.model, self.processor = boda.load(model, trust_remote_code=trust_remote_code)
-        self.name = model
         if hasattr(self.model, "get_text_features"):
             raise BodaError(
                 f"'{model}' compares pictures with texts and answers nothing; ask it by boda classify or boda search"
@@ -90,10 +85,7 @@ class Conversation:
             raise BodaError(f"'{self.name}' is a language model and sees no pictures; ask it without any")
 
     def ask(self, question: str, echo: bool = True) -> str:
-        """The answer to one question; written to stdout as it comes where `echo` is on. The turn is remembered.
-
-        If it is broken off, by an error or Ctrl-C, the conversation is as before the question.
-        """
+        """The answer to one question, written to stdout as it comes. The turn is remembered unless an error or Ctrl-C breaks it off."""
         if not question.strip():
             raise BodaError("the question is empty")
         text = f"{self.context}\n\n{question}" if self.context else question

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from boda import evaluate
 from boda.errors import BodaError
-from boda.evaluate.answers import fingerprint
+from boda.evaluate.answers import fingerprint, read_lines
 from boda.evaluate.report import contact_sheet
 from boda.evaluate.strip import sparkline, strip
 from boda.files import cache_folder
@@ -34,8 +33,7 @@ class Show:
         if not record.get("answers"):
             return
         # What the run has written, not what was heard here: after a stop and a second start the strip goes on growing.
-        lines = (self.run / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [each for each in map(json.loads, lines) if each["stage"] == record["stage"]]
+        records = [each for each in read_lines(self.run / "log.jsonl") if each["stage"] == record["stage"]]
         strip(records, self.run / f"strip-{record['stage']}.png")
         losses = sparkline([each["loss"] for each in records if "loss" in each])
         shown = [f"  {record['stage']}, step {record['step']}   loss {losses} {record['validation_loss']:.3f}"]
@@ -52,8 +50,7 @@ def run_demo(say: Callable[[str], None], steps: int | None = None, quiet: bool =
     """Trains, evaluates, compares; a second run finds everything done. Returns {model, tasks, shipped, sheet}.
 
     Args:
-        steps: of each stage, the language model's own included; None: the recipe's.
-        quiet: nothing but the table.
+        steps: of each stage, the language model's own included; None: the recipe's. quiet: nothing but the table.
 
     Raises:
         BodaError: nothing can be written there, or the weights that come with Boda are missing.
@@ -74,10 +71,8 @@ def run_demo(say: Callable[[str], None], steps: int | None = None, quiet: bool =
     sheet = contact_sheet(answers, run / "answers.png")
     best_sheet = contact_sheet(best, run / f"answers-{SHIPPED_NAME}.png")
     say(f"model          {model}\nas it learned  {', '.join(str(run / f'strip-{stage.name}.png') for stage in recipe.stages)}")
-    say(f"its answers    {sheet}\nof the shipped {best_sheet}")
-    picture = "pictures/images/000000.png"
-    say("ask it yourself: boda data draw pictures --count 8")
-    say(f"                 boda chat {SHIPPED_NAME} --image {picture} '그림을 설명해 주세요.'")
+    say(f"its answers    {sheet}\nof the shipped {best_sheet}\nask it yourself: boda data draw pictures --count 8")
+    say(f"                 boda chat {SHIPPED_NAME} --image pictures/images/000000.png '그림을 설명해 주세요.'")
     return {"model": str(model), "tasks": {TASK: scores}, "shipped": {TASK: shipped}, "sheet": str(sheet)}
 
 
@@ -118,11 +113,9 @@ def table(scores: dict, shipped: dict) -> None:
     shown.add_column("questions")
     for name in ("n", "this run", f"shipped {SHIPPED_NAME}", "always the most frequent"):
         shown.add_column(name, justify="right")
-    groups, others = scores["groups"].get("set", {}), shipped["groups"].get("set", {})
-    for name, group in [*groups.items(), ("all", scores)]:
-        other = shipped if name == "all" else others.get(name, {})
-        shares = (group["score"], other.get("score"), group.get("majority"))
+    ours, theirs = ({**each["groups"].get("set", {}), "all": each} for each in (scores, shipped))
+    for name, group in ours.items():
+        shares = (group["score"], theirs.get(name, {}).get("score"), group.get("majority"))
         cells = ["-" if share is None else f"{share:.0%}" for share in shares]
         shown.add_row(name, str(group["n"]), *cells, style="bold" if name == "all" else "")
-    console = Console()
-    (console if console.is_terminal else Console(width=110)).print(shown)
+    Console(width=None if sys.stdout.isatty() else 110).print(shown)

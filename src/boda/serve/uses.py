@@ -36,12 +36,8 @@ def check_labels(labels: Sequence[str], template: str = TEMPLATE) -> dict[str, s
 def classify(encoder, image: Picture, labels: Sequence[str], template: str = TEMPLATE) -> dict[str, dict[str, float]]:
     """{"scores": {label: probability}}: among the labels, or with a sigmoid model of each by itself.
 
-    Args:
-        encoder: a boda.models.encoder.Encoder.
-        template: what is said of the picture; `{}`, or with a particle `{:이가}`, is the label.
-
-    Raises:
-        BodaError: as `check_labels`, or there is no such picture.
+    `template` is said of the picture; `{}`, or with a particle `{:이가}`, is the label. Raises BodaError: as `check_labels`, or no
+    such picture.
     """
     prompts = check_labels(labels, template)
     shares = encoder.probabilities(encoder.images([load_image(image)]), encoder.texts(list(prompts.values())))[0]

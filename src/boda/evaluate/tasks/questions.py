@@ -37,16 +37,12 @@ def questions(
     max_new_tokens: int = 64,
     **source,
 ) -> Task:
-    """The task on one file.
+    """The task on one file. Raises BodaError: no such file, or no question in it.
 
     Args:
         path: a file, folder, zip or tar, looked up as `boda train` looks up data.
         train: one or several training files, for the baselines of what they answer most.
-        name: what the results call it; None: `questions:PATH`.
         source: `format images columns question answer where`, as `boda.data.sources.read` takes them.
-
-    Raises:
-        BodaError: no such file, or no question in it.
     """
     if source.get("images"):
         source["images"] = resolve_data(source["images"], data_dir, None)
@@ -83,9 +79,7 @@ def of_samples(
 
     Args:
         trained: gives the training samples whose answers make the baselines, when they are needed.
-        kind_of: groups that a limit keeps in proportion.
-        version: of how they are asked and scored.
-        rest: `decoding` and `note` of the task.
+        kind_of: groups that a limit keeps in proportion. version: of how they are asked and scored.
     """
     rows = [Row(str(number), sample) for number, sample in enumerate(samples)]
     known = frozenset(clean(sample.messages[-1].text) for sample in samples)

@@ -39,7 +39,7 @@ class Case:
             torch.nn.init.normal_(layer.lora_B[ADAPTER].weight, std=0.1)
         arguments = (self.recipe, self.stage, self.built)
         data = preparation.prepare_stage(*arguments, folder / "stage", None, BadRows(), True)
-        self.job = stages.make_job(*arguments, trained, data, folder, torch.device("cpu"), 0, BadRows())
+        self.job = stages.make_job(*arguments, trained, data, folder, torch.device("cpu"), 0)
 
     def batches(self, row_length: int, samples=None) -> list[dict]:
         job = self.job

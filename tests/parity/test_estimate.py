@@ -39,7 +39,7 @@ def test_operations_and_memory_of_a_step(vision: str, language: str, train: list
     built = build(recipe, get_tokenizer(recipe, None, iter(())), None, [], torch.device("cpu"))
     trained = opened(built, stage, seed=0)
     data = preparation.prepare_stage(recipe, stage, built, tmp_path / "stage", None, BadRows(), True)
-    job = stages.make_job(recipe, stage, built, trained, data, tmp_path, torch.device("cpu"), 0, BadRows())
+    job = stages.make_job(recipe, stage, built, trained, data, tmp_path, torch.device("cpu"), 0)
     job.set_modes()
     rows = step_rows(data, job.samples(0, 0), job.row_length, 1, True, True)[0]
     kept = []

@@ -76,13 +76,13 @@ def _data_sets(path: str, data: Path | None, given: dict) -> list[tuple]:
     if given:
         raise typer.BadParameter(f"{path} is a recipe and says itself how its data are read: leave --{next(iter(given))} out")
     recipe = load_recipe(path)  # a mistake in it is said at once, before torch is imported
-    from boda.train.preparation import open_sources
+    from boda.train.preparation import open_source
 
     blocks: dict[str, tuple] = {}
     for stage in recipe.stages:
         for block in [*stage.data, *(stage.validation if isinstance(stage.validation, list) else [])]:
             blocks.setdefault(block.model_dump_json(exclude={"weight"}), (f"{stage.name}: {block.path}", block))
-    start = lambda block: lambda bad: open_sources([block], recipe, data, bad)[0][0]()  # noqa: E731
+    start = lambda block: lambda bad: open_source(block, recipe, data, bad)()  # noqa: E731
     return [(name, start(block)) for name, block in blocks.values()]
 
 

@@ -28,11 +28,12 @@ TRAINED = ("vlm", "language", "clip")
 
 
 def check_kind(recipe: Recipe) -> None:
-    """Raises BodaError for a kind of model that cannot be trained yet."""
-    if recipe.model.kind not in TRAINED:
-        raise BodaError(
-            f"model.kind: {recipe.model.kind} models are not trained by this version; it trains {' and '.join(TRAINED)}"
-        )
+    """Raises BodaError for a kind of model, or an objective, that cannot be trained yet."""
+    for stage in recipe.stages:
+        if stage.objective == "preference":
+            raise BodaError(f"stages.{stage.name}.objective: preference is not trained by this version; say language")
+    if (kind := recipe.model.kind) not in TRAINED:
+        raise BodaError(f"model.kind: {kind} models are not trained by this version; it trains {' and '.join(TRAINED)}")
 
 
 @dataclass
@@ -47,11 +48,11 @@ class Built:
         return self.assembled.model
 
 
+@dataclass
 class PixelLoader:
     """Picture -> normalised pixels (3, H, W) for one stage; goes to loader processes as it is."""
 
-    def __init__(self, spec: ImageSpec | None):
-        self.spec = spec
+    spec: ImageSpec | None
 
     def __call__(self, ref: ImageRef):
         assert self.spec is not None  # a language model is given no picture
@@ -80,21 +81,20 @@ def get_tokenizer(recipe: Recipe, out: Path | None, texts: Iterator[str]):
     spec = recipe.model.tokenizer
     if spec is None:
         language = language_source(recipe, out)
-        if isinstance(language, dict):
-            raise BodaError("model.tokenizer: a language model built from a config needs one, e.g. {vocab_size: 4000}")
-        return load_tokenizer(language, what="language")
+        if isinstance(language, str):
+            return load_tokenizer(language, what="language")
+        raise BodaError("model.tokenizer: a language model built from a config needs one, e.g. {vocab_size: 4000}")
     if isinstance(spec, str):
         return load_tokenizer(spec)
     folder = out / "tokenizer" if out else None
-    if folder and (folder / "tokenizer.json").is_file():
-        return load_tokenizer(str(folder))
-    tokenizer = train_tokenizer(texts, spec.vocab_size)
-    tokenizer.chat_template = template_text("chatml") if recipe.model.kind != "clip" else None
-    if folder:
+    if folder is None or not (folder / "tokenizer.json").is_file():
+        tokenizer = train_tokenizer(texts, spec.vocab_size)
+        tokenizer.chat_template = template_text("chatml") if recipe.model.kind != "clip" else None
+        if folder is None:
+            return tokenizer
         with whole_folder(folder) as partial:
             tokenizer.save_pretrained(partial)
-        return load_tokenizer(str(folder))
-    return tokenizer
+    return load_tokenizer(str(folder))
 
 
 def build(recipe: Recipe, tokenizer, out: Path | None, before: list[Stage], device: torch.device) -> Built:
@@ -123,8 +123,7 @@ def apply_stage(model, folder: Path, frozen: torch.dtype) -> None:
         for parameter in (parameter for module in adaptable(model).values() for parameter in module.parameters()):
             parameter.data = parameter.data.to(frozen)
         apply_adapter(model, folder / "adapter")
-    if (folder / "trained.safetensors").is_file():
-        apply_trained(model, folder / "trained.safetensors")
+    apply_trained(model, folder / "trained.safetensors")
 
 
 @torch.no_grad()
@@ -137,19 +136,18 @@ def attach_stage(built: Built, stage: Stage, folder: Path) -> None:
         built.model.requires_grad_(False)
         tensors = load_file(folder / "adapter" / "adapter_model.safetensors")
         for name, layer in lora_layers(built.model).items():
-            for side in ("lora_A", "lora_B"):
-                getattr(layer, side)[ADAPTER].weight.copy_(tensors[f"base_model.model.{name}.{side}.weight"])
-    if (folder / "trained.safetensors").is_file():
-        apply_trained(built.model, folder / "trained.safetensors")
+            layer.lora_A[ADAPTER].weight.copy_(tensors[f"base_model.model.{name}.lora_A.weight"])
+            layer.lora_B[ADAPTER].weight.copy_(tensors[f"base_model.model.{name}.lora_B.weight"])
+    apply_trained(built.model, folder / "trained.safetensors")
 
 
 @torch.no_grad()
 def apply_trained(model, path: Path) -> None:
-    """Puts whole trained tensors into a model by name, in their own type."""
+    """Puts whole trained tensors, if there are any, into a model by name, in their own type."""
     from safetensors.torch import load_file
 
     parameters = dict(model.named_parameters())
-    for name, tensor in load_file(path).items():
+    for name, tensor in load_file(path).items() if path.is_file() else ():
         if name not in parameters or parameters[name].shape != tensor.shape:
             raise BodaError(f"{path} does not fit the model at '{name}'; was it made by another recipe?")
         parameters[name].data = tensor.to(parameters[name].device)
@@ -176,13 +174,10 @@ def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, to
 
 def image_spec(built: Built, fit: str) -> ImageSpec | None:
     """How pictures are made to fit this model's tower; None where it has none."""
-    processor = built.assembled.image_processor
-    size = built.assembled.image_size
+    processor, size = built.assembled.image_processor, built.assembled.image_size
     if not size:
         return None
-    if processor is None:
-        return ImageSpec(size=size, fit=fit)
-    return ImageSpec.from_processor(processor).refit(size, fit)
+    return ImageSpec(size=size, fit=fit) if processor is None else ImageSpec.from_processor(processor).refit(size, fit)
 
 
 def pair_renderer(stage: Stage, built: Built) -> PairRenderer:
@@ -256,14 +251,12 @@ def probe_logits(model) -> torch.Tensor:
     if is_pair(model):
         size, words = picture_size(model), torch.arange(3, 11)[None] % model.text_model.config.vocab_size
         picture = torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)
-        with torch.autocast("cpu", enabled=False):
-            texts = text_vectors(model.float(), words, torch.tensor([0, 8], dtype=torch.int32))
-            return torch.cat([image_vectors(model, picture), texts])
+        texts = text_vectors(model.float(), words, torch.tensor([0, 8], dtype=torch.int32))
+        return torch.cat([image_vectors(model, picture), texts])
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.arange(vocabulary // 2, vocabulary // 2 + 8)[None] % vocabulary
     ids = torch.where(ids == getattr(model.config, "image_token_index", -1), 1, ids)
-    with torch.autocast("cpu", enabled=False):
-        return model(input_ids=ids).logits[0].float()
+    return model(input_ids=ids).logits[0].float()
 
 
 def opened(built: Built, stage: Stage, seed: int) -> dict[str, torch.nn.Parameter]:

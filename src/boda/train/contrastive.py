@@ -20,7 +20,6 @@ from boda.train.objectives import Pass, to_device
 
 MAX_SCALE = 100.0  # CLIP's bound on exp(logit_scale)
 MAX_SIMILARITIES = 2**26  # so many at most are held at a time
-KEYS = ("image_keys", "text_keys")
 
 
 def _softmax(logits: torch.Tensor, own: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -78,36 +77,33 @@ def vectors(step: Pass, batch: dict, image: torch.Tensor | None = None) -> tuple
         return image, text_vectors(step.model, batch["input_ids"], batch["cu_seq_lens"])
 
 
-def gathered(image: torch.Tensor, text: torch.Tensor, keys: dict[str, torch.Tensor]) -> tuple[list, list, dict]:
-    """Vectors and keys of all processes: lists by process of (n, P), and the keys one after the other."""
-    every = {name: torch.cat(distributed.gather_rows(value)) for name, value in keys.items()}
-    return distributed.gather_rows(image), distributed.gather_rows(text), every
-
-
 def keys_of(batches: list[dict], device: torch.device) -> dict[str, torch.Tensor]:
-    return {name: torch.cat([batch[name] for batch in batches]).to(device) for name in KEYS}
+    """Keys (N,) of the pairs of all processes."""
+    own = {name: torch.cat([batch[name] for batch in batches]).to(device) for name in ("image_keys", "text_keys")}
+    return {name: torch.cat(distributed.gather_rows(keys)) for name, keys in own.items()}
+
+
+def gathered(vectors: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> list[list[torch.Tensor]]:
+    """Vectors (n, P) of this process's rows -> those of all processes in fp32, of pictures and of texts: lists by process."""
+    return [distributed.gather_rows(torch.cat(every).detach().float()) for every in zip(*vectors)]
 
 
 def contrastive_step(step: Pass, rows: Iterable[dict], stopped: Callable[[], bool]) -> tuple[float, int]:
     """Gradients of one step: (sum of the losses, told by the main process alone; pairs of this process)."""
-    batches, images, texts = [], [], []
+    batches, found = [], []
     for batch in rows:
         is_last = batch["place"] == batch["rows"] - 1  # its activations are kept: it need not be computed again
         with torch.set_grad_enabled(is_last):
-            image, text = vectors(step, to_device(batch, step.device))
+            found.append(vectors(step, to_device(batch, step.device)))
         if "vision" not in step.learning:
             batch.pop("pixel_values", None)
         batches.append(batch)
-        images.append(image)
-        texts.append(text)
     if distributed.any_process(stopped()):
         return 0.0, 0
-    image, text = (torch.cat(every).detach().float() for every in (images, texts))
-    found_images, found_texts, keys = gathered(image, text, keys_of(batches, step.device))
-    own = distributed.rank()
-    leaves = [found_images[own].requires_grad_(), found_texts[own].requires_grad_()]
+    images, texts = gathered(found)
+    leaves = [every[distributed.rank()].requires_grad_() for every in (images, texts)]
     shared = [p for name, p in step.model.named_parameters() if name in ("logit_scale", "logit_bias") and p.requires_grad]
-    loss = contrastive_loss(step.model, torch.cat(found_images), torch.cat(found_texts), keys)
+    loss = contrastive_loss(step.model, torch.cat(images), torch.cat(texts), keys_of(batches, step.device))
     scaled = step.scaler.scale(loss / step.planned)
     gradients = torch.autograd.grad(scaled, [*leaves, *shared], allow_unused=True)
     if distributed.is_main():  # every process has the whole of it, and gradients are summed
@@ -116,10 +112,10 @@ def contrastive_step(step: Pass, rows: Iterable[dict], stopped: Callable[[], boo
     sizes = [len(batch["sample_ids"]) for batch in batches]
     parts = list(zip(*(gradient.split(sizes) for gradient in gradients[:2])))
     for number in reversed(range(len(batches))):  # the last row first, and its activations are gone
-        found = images.pop(), texts.pop()
+        own = found.pop()
         if number < len(batches) - 1:
-            found = vectors(step, to_device(batches[number], step.device), None if "vision" in step.learning else found[0])
-        pairs = [(vector, part.to(vector.dtype)) for vector, part in zip(found, parts[number]) if vector.requires_grad]
+            own = vectors(step, to_device(batches[number], step.device), None if "vision" in step.learning else own[0])
+        pairs = [(vector, part.to(vector.dtype)) for vector, part in zip(own, parts[number]) if vector.requires_grad]
         if pairs:
             torch.autograd.backward(*zip(*pairs))
     return float(loss.detach()) if distributed.is_main() else 0.0, sum(sizes)
@@ -128,10 +124,8 @@ def contrastive_step(step: Pass, rows: Iterable[dict], stopped: Callable[[], boo
 @torch.no_grad()
 def measure(step: Pass, batches: list[dict]) -> tuple[float, int, int, int]:
     """All processes' rows of one validation batch -> (sum of the losses, right first answers to pictures, to texts, pairs)."""
-    found = [vectors(step, to_device(batch, step.device)) for batch in batches]
-    image, text = (torch.cat(every).float() for every in zip(*found))
-    images, texts, keys = gathered(image, text, keys_of(batches, step.device))
-    image, text = torch.cat(images), torch.cat(texts)
+    image, text = map(torch.cat, gathered(vectors(step, to_device(batch, step.device)) for batch in batches))
+    keys = keys_of(batches, step.device)
     known = pairs_among(keys["image_keys"], keys["text_keys"])(slice(None), slice(None))
     logits = similarity(step.model, image, text)
     place = torch.arange(len(logits), device=logits.device)

@@ -34,41 +34,31 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
 @torch.no_grad()
 def sum_gradients(parameters: list[torch.nn.Parameter], extra: list[float]) -> list[float]:
     """Adds up gradients over all processes, in place; `extra` numbers are added up too and returned."""
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    if not dist.is_initialized() or world_size() == 1:
+    if world_size() == 1:
         return extra
-    device = parameters[0].device if parameters else torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
     if parameters:
         flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters])
         dist.all_reduce(flat)
-        offset = 0
-        for parameter in parameters:
-            parameter.grad.copy_(flat[offset : offset + parameter.numel()].view_as(parameter))
-            offset += parameter.numel()
-    numbers = torch.tensor(extra, dtype=torch.float64, device=device)
-    dist.all_reduce(numbers)
-    return numbers.tolist()
+        for parameter, summed in zip(parameters, flat.split([parameter.numel() for parameter in parameters])):
+            parameter.grad.copy_(summed.view_as(parameter))
+    return _summed(extra)
+
+
+def _summed(numbers: list[float]) -> list[float]:
+    total = torch.tensor(numbers, dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(total)
+    return total.tolist()
 
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is up in any process: what one decides all must follow."""
-    if not dist.is_initialized():
-        return flag
-    number = torch.tensor([float(flag)])
-    if dist.get_backend() == "nccl":
-        number = number.cuda()
-    dist.all_reduce(number)
-    return bool(number.item())
+    return flag if world_size() == 1 else _summed([float(flag)])[0] > 0
 
 
 @torch.no_grad()
@@ -85,29 +75,34 @@ def gather_rows(rows: torch.Tensor) -> list[torch.Tensor]:
     return [part[: int(count)] for part, count in zip(every, counts)]
 
 
-def broadcast_object(value):
-    """The main process's value, in every process."""
+def by_main(work: Callable, *arguments):
+    """What the main process gets from the work, in every process. Its BodaError is every process's."""
     if not dist.is_initialized():
-        return value
-    box = [value]
+        return work(*arguments)
+    box: list = [None, None]
+    if is_main():
+        try:
+            box[0] = work(*arguments)
+        except BodaError as error:
+            box[1] = str(error)
     dist.broadcast_object_list(box, src=0)
+    if box[1] is not None:
+        raise BodaError(box[1])
     return box[0]
 
 
-def start_group(number: int, total: int) -> torch.device:
-    """Joins this process to the group, if it has not yet, and returns its device."""
+def start_group(number: int, total: int) -> None:
+    """Joins this process to the group, if it has not yet."""
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", number)))
     if not dist.is_initialized():
         dist.init_process_group(backend, rank=number, world_size=total, timeout=timedelta(hours=2))
-    return torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")
 
 
 def _worker(number: int, total: int, port: int, errors, work: Callable, arguments: tuple) -> None:
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(number), WORLD_SIZE=str(total), LOCAL_RANK=str(number)
-    )
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(number)}
+    os.environ |= {"RANK": str(number), "WORLD_SIZE": str(total)}
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // total))
     if hasattr(os, "setpgrp"):
@@ -124,18 +119,12 @@ def _worker(number: int, total: int, port: int, errors, work: Callable, argument
 
 
 @contextlib.contextmanager
-def _passing_on_interrupts(pids: list[int]) -> Iterator[None]:
-    """Ctrl-C goes to the workers, which save their state and say how to go on."""
-
-    def pass_on(signum, frame):
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGINT)
-
+def _on_interrupt(handler: Callable) -> Iterator[None]:
+    """What Ctrl-C does meanwhile; outside the main thread the caller handles it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, pass_on)
+    before = signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:
@@ -157,15 +146,8 @@ def polite_interrupt() -> Iterator[dict]:
             raise KeyboardInterrupt
         flag["up"] = True
 
-    try:
-        before = signal.signal(signal.SIGINT, handler)
-    except ValueError:  # not the main thread: the caller handles Ctrl-C
+    with _on_interrupt(handler):
         yield flag
-        return
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def run_processes(total: int, work: Callable, arguments: tuple) -> None:
@@ -182,8 +164,14 @@ def run_processes(total: int, work: Callable, arguments: tuple) -> None:
     everyone = multiprocessing.start_processes(
         _worker, (total, port, errors, work, arguments), nprocs=total, join=False, start_method="spawn"
     )
+
+    def pass_on(signum, frame):  # the workers save their state and say how to go on
+        for process in everyone.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGINT)
+
     try:
-        with _passing_on_interrupts([process.pid for process in everyone.processes]):
+        with _on_interrupt(pass_on):
             while not everyone.join():
                 pass
     except (multiprocessing.ProcessExitedException, multiprocessing.ProcessRaisedException) as error:

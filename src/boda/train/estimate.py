@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -61,43 +62,34 @@ class Load:
     row_pictures: int
 
 
-@dataclass(frozen=True)
-class Tower:
-    """What a vision tower computes for one picture: vectors that each of its layers works on, by name, and those it gives."""
+def tower_of(model) -> tuple[dict[str, int], int]:
+    """What the vision tower computes for a picture: vectors each of its layers works on, by name, and how many it gives.
 
-    positions: dict[str, int]
-    features: int
-
-
-def tower_of(model) -> Tower:
-    """Found by running the tower's shapes without its numbers."""
+    Found by running the tower's shapes without its numbers.
+    """
     real = vision_of(model)
     assert real is not None
-    size = picture_size(model)
     positions: dict[str, int] = {}
 
-    def note(name: str):
-        def hook(module, inputs, output):
-            positions[name] = output.numel() // module.weight.shape[0]
-
-        return hook
+    def note(name: str, module, inputs, output) -> None:
+        positions[name] = output.numel() // module.weight.shape[0]
 
     with torch.device("meta"), torch.no_grad():
         shapes = type(real)(real.config).eval()
         for name, part in shapes.named_modules():
             if isinstance(part, (nn.Linear, nn.Conv2d)):
-                part.register_forward_hook(note(name))
-        states = shapes(torch.zeros(1, 3, size, size, dtype=shapes.dtype), output_hidden_states=True, return_dict=True)
+                part.register_forward_hook(partial(note, name))
+        pixels = torch.zeros(1, 3, picture_size(model), picture_size(model), dtype=shapes.dtype)
+        states = shapes(pixels, output_hidden_states=True, return_dict=True)
     if is_pair(model):
-        return Tower(positions, 1)
+        return positions, 1
     layer = states.hidden_states[model.config.vision_feature_layer]
-    return Tower(positions, layer.shape[2] * layer.shape[3] if layer.ndim == 4 else layer.shape[1])
+    return positions, layer.shape[2] * layer.shape[3] if layer.ndim == 4 else layer.shape[1]
 
 
 def memory(model, stage: Stage, load: Load, frozen: torch.dtype, devices: int = 1) -> dict[str, float]:
     """GiB on each device by what takes it; an estimate, good to a third."""
-    counts = count_by_part(model).values()
-    every, trained = sum(count[0] for count in counts), sum(count[1] for count in counts)
+    every, trained = (sum(counts[key] for counts in count_by_part(model).values()) for key in ("parameters", "trained"))
     width = frozen.itemsize
     language = _kept(language_of(model), width)
     if stage.gradient_checkpointing:
@@ -153,11 +145,15 @@ def _tower_kept(model, width: int) -> float:
     tower = vision_of(model)
     if tower is None:
         return 0.0
-    found = tower_of(model)
-    if any(parameter.requires_grad for parameter in tower.parameters()):
-        return _kept(tower, width, found.positions)
+    positions, _ = tower_of(model)
+    if _learns(tower):
+        return _kept(tower, width, positions)
     matrices = dict(tower.named_modules())
-    return max(count * sum(matrices[name].weight.shape[:2]) * width for name, count in found.positions.items())
+    return max(count * sum(matrices[name].weight.shape[:2]) * width for name, count in positions.items())
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def operations(model, stage: Stage, load: Load) -> float:
@@ -165,31 +161,28 @@ def operations(model, stage: Stage, load: Load) -> float:
 
     Attention's own products are left out: they are few at the lengths of a sample.
     """
-    language = language_of(model)
+    language, pair = language_of(model), is_pair(model)
     again = 2.0 if stage.gradient_checkpointing else 0.0
-    if is_pair(model):  # all rows but one are computed twice
+    if pair:  # all rows but one are computed twice
         again += 2 * (1 - load.row_tokens / load.tokens)
-    learns = any(parameter.requires_grad for parameter in language.parameters())
-    through = _matrices(language) * ((4 if learns or not is_pair(model) else 2) + again) + 2 * _matrices(language, trained=True)
-    words = load.tokens * through
-    if not is_pair(model):
+    back = 2 if _learns(language) or not pair else 0
+    found = load.tokens * (_matrices(language) * (2 + back + again) + 2 * _matrices(language, trained=True))
+    if not pair:
         head = model.get_output_embeddings().weight
-        words += load.labels * head.numel() * (4 + 2 * head.requires_grad)
-    return words + load.pictures * _picture_operations(model, again if is_pair(model) else 0) if load.pictures else words
+        found += load.labels * head.numel() * (4 + 2 * head.requires_grad)
+    if load.pictures:
+        found += load.pictures * _picture_operations(model, again if pair else 0.0)
+    return found
 
 
-def _picture_operations(model, again: float = 0.0) -> float:
+def _picture_operations(model, again: float) -> float:
     """Of one picture's way through the tower and the connector."""
-    tower, found = vision_of(model), tower_of(model)
+    tower, (positions, features) = vision_of(model), tower_of(model)
     assert tower is not None
-    is_trained = any(parameter.requires_grad for parameter in tower.parameters())
-    picture = 0.0 if is_pair(model) else 6.0 * _matrices(model.model.multi_modal_projector) * found.features
-    for name, part in tower.named_modules():
-        if name in found.positions:
-            picture += (
-                found.positions[name] * part.weight.numel() * ((4 + again if is_trained else 2) + 2 * part.weight.requires_grad)
-            )
-    return picture
+    through = 4 + again if _learns(tower) else 2
+    layers = {name: part.weight for name, part in tower.named_modules() if name in positions}
+    found = sum(positions[name] * w.numel() * (through + 2 * w.requires_grad) for name, w in layers.items())
+    return found if is_pair(model) else found + 6.0 * _matrices(model.model.multi_modal_projector) * features
 
 
 def _matrices(module: nn.Module, trained: bool = False) -> int:
@@ -200,8 +193,3 @@ def _matrices(module: nn.Module, trained: bool = False) -> int:
         for parameter in module.parameters()
         if parameter.ndim >= 2 and id(parameter) not in tables and (parameter.requires_grad or not trained)
     )
-
-
-def seconds(operations_a_step: float, steps: int, gpu: Gpu, devices: int) -> float:
-    """Time of a stage at UTILISATION of the peak."""
-    return operations_a_step * steps / (gpu.tflops * 1e12 * UTILISATION * devices)

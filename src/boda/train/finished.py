@@ -15,17 +15,21 @@ from boda.data.drawn.samples import LICENCE as DRAWN_LICENCE
 from boda.data.prepared import PreparedData
 from boda.errors import BodaError
 from boda.models.checkpoints import read_info
-from boda.recipe import Recipe, load_recipe
+from boda.recipe import Recipe, Stage, load_recipe
 from boda.train.build import attach_stage, build, finish, get_tokenizer, language_source
+from boda.train.log import read_log
 
 
-def finish_run(recipe: Recipe, out: Path, device) -> Path:
-    """Writes `out`/model from the trained stages."""
-    tokenizer = get_tokenizer(recipe, out, iter(()))
-    built = build(recipe, tokenizer, out, recipe.stages[:-1], device)
-    last = recipe.stages[-1]
-    attach_stage(built, last, out / "stages" / last.name / "model")
-    return finish(built, recipe, out / "model", run_info(recipe, out))
+def write_model(recipe: Recipe, stages: list[Stage], run: Path, folder: Path, device) -> Path:
+    """Writes the model of a run's stages, the last one's adapter put on unmerged, so that merging is seen to change nothing."""
+    built = build(recipe, get_tokenizer(recipe, run, iter(())), run, stages[:-1], device)
+    attach_stage(built, stages[-1], run / "stages" / stages[-1].name / "model")
+    return finish(built, recipe, folder, run_info(recipe, run))
+
+
+def last_records(run: Path) -> dict[str, dict]:
+    """The last training record of each stage."""
+    return {record["stage"]: record for _, record in read_log(run / "log.jsonl") if "loss" in record}
 
 
 def run_info(recipe: Recipe, out: Path) -> dict:
@@ -39,12 +43,6 @@ def run_info(recipe: Recipe, out: Path) -> dict:
         for block, count in zip(stage.data, counts):
             licence = block.licence or (DRAWN_LICENCE if block.source == "drawn" else "not stated")
             data.append({"stage": stage.name, "path": block.path, "rows": int(count), "licence": licence})
-    last: dict[str, dict] = {}
-    log = out / "log.jsonl"
-    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
-        record = json.loads(line)
-        if "loss" in record:
-            last[record["stage"]] = {"steps": record["step"], "loss": record["loss"]}
     language = language_source(recipe, out) if recipe.model.language_recipe else None
     return {
         "kind": recipe.model.kind,
@@ -53,7 +51,7 @@ def run_info(recipe: Recipe, out: Path) -> dict:
         "versions": versions(),
         "commit": _commit(),
         "data": data,
-        "stages": last,
+        "stages": {name: {"steps": record["step"], "loss": record["loss"]} for name, record in last_records(out).items()},
     }
 
 
@@ -80,44 +78,29 @@ def _commit() -> str | None:
 def summary(folder: Path) -> dict:
     """What `boda train --json` says of a finished folder: {model, stages, steps, loss}."""
     run = folder.parents[2] if folder.parent.parent.name == "stages" else folder.parent
-    last: dict[str, dict] = {}
-    for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        if "loss" in record:
-            last[record["stage"]] = record
-    final = list(last.values())[-1] if last else {}
+    last = last_records(run)
     return {
         "model": str(folder),
         "stages": list(last),
         "steps": sum(record["step"] for record in last.values()),
-        "loss": final.get("loss"),
+        "loss": [None, *(record["loss"] for record in last.values())][-1],
     }
 
 
 def merge(run: str | Path, out: str | Path, stage: str | None = None) -> tuple[Path, float]:
-    """Writes a run's stages, up to `stage`, as one complete model folder.
+    """Writes a run's stages, up to `stage`, as one complete model folder; with it the largest relative change of the logits.
 
-    The last stage's adapter is put on unmerged first, so that merging is seen to change nothing: returns the folder and the
-    largest relative difference of the logits.
-
-    Raises:
-        BodaError: no run there, a stage that is not finished, or a merge that changed the model.
+    Raises BodaError where there is no run, a stage is not finished, or merging changed the model.
     """
     run = Path(run)
     if not (run / "recipe.yaml").is_file():
         raise BodaError(f"{run} is no run of `boda train`: it has no recipe.yaml")
     recipe = load_recipe(run / "recipe.yaml")
-    done = [s for s in recipe.stages if (run / "stages" / s.name / "model" / "stage.json").is_file()]
-    if stage is not None:
-        recipe.stage(stage)
-        if stage not in [s.name for s in done]:
-            raise BodaError(f"stage '{stage}' of {run} is not finished; `boda train` with the same --out goes on with it")
-        done = done[: [s.name for s in done].index(stage) + 1]
+    done = {s.name: s for s in recipe.stages if (run / "stages" / s.name / "model" / "stage.json").is_file()}
+    if stage is not None and recipe.stage(stage).name not in done:
+        raise BodaError(f"stage '{stage}' of {run} is not finished; `boda train` with the same --out goes on with it")
     if not done:
         raise BodaError(f"no stage of {run} is finished yet")
-    built = build(recipe, get_tokenizer(recipe, run, iter(())), run, done[:-1], torch.device("cpu"))
-    attach_stage(built, done[-1], run / "stages" / done[-1].name / "model")
-    folder = finish(built, recipe, Path(out), run_info(recipe, run))
-    return folder, json.loads((folder / "boda.json").read_text(encoding="utf-8")).get("merge", {}).get(
-        "largest_relative_difference", 0.0
-    )
+    count = list(done).index(stage) + 1 if stage else len(done)
+    folder = write_model(recipe, list(done.values())[:count], run, Path(out), torch.device("cpu"))
+    return folder, read_info(folder).get("merge", {}).get("largest_relative_difference", 0.0)

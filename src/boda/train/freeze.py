@@ -62,71 +62,60 @@ def embedding_names(model: nn.Module) -> set[str]:
 def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str, nn.Parameter]:
     """Closes the whole model, opens the parts named, and returns what is trained by name.
 
-    Args:
-        train: part names. lora: the recipe's block, where an adapter is among them. seed: for new adapters.
-
-    Raises:
-        BodaError: a part that the model does not have.
+    `lora` is the recipe's block, where an adapter is among them. Raises BodaError for a part that the model does not have.
     """
     for number, (part, module) in enumerate(adaptable(model).items()):
         if part in train:
             add_lora(module, lora.rank, lora.alpha, lora.dropout, lora.targets, seed + number)
     model.requires_grad_(False)
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    embeddings = embedding_names(model)
-    unused = set()
-    tower = vision_of(model)
-    if "vision" in train and tower is not None:
-        _refuse_new_batch_norms(tower)
-    if is_pair(model) or ("vision" in train and tower is not None):
-        unused = _unused(model)
+    embeddings, tower = embedding_names(model), vision_of(model)
+    sees = "vision" in train and tower is not None
+    if sees and any(int(module.num_batches_tracked or 0) == 0 for module in batch_norms(tower)):
+        raise BodaError(
+            "train: the vision tower is new and normalises by the batch, which does not go with packed rows; take a tower with "
+            "layer or group normalisation (convnext, vit, clip_vision_model, bit), or a trained one"
+        )
+    unused = _unused(model) if sees or is_pair(model) else set()
+    trained, missing = {}, set(train)
     for name, parameter in model.named_parameters():
-        part = part_of(name, embeddings)
         # A model's tables are part of `language`; `language.embeddings` opens them alone.
-        opened = part in train or (part == "language.embeddings" and "language" in train)
-        if opened and name not in unused and not _is_fixed(model, name):
-            parameter.requires_grad_(True)
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for part in train:
-        has = any(part_of(name, embeddings) == part or (part == "language" and name in embeddings) for name in trained)
-        if not has:
-            there = [*count_by_part(model), *adaptable(model)]
-            raise BodaError(f"train: the model has no part '{part}'; it has {', '.join(sorted(set(there)))}")
+        part = part_of(name, embeddings)
+        opened = {part, "language"} if part == "language.embeddings" else {part}
+        if opened & set(train) and name not in unused and not _is_fixed(model, name):
+            trained[name] = parameter.requires_grad_(True)
+            missing -= opened
+    if missing:
+        there = sorted({*count_by_part(model), *adaptable(model)})
+        raise BodaError(f"train: the model has no part '{min(missing, key=train.index)}'; it has {', '.join(there)}")
     return trained
 
 
 def _is_fixed(model: nn.Module, name: str) -> bool:
     """Whether a parameter only fills a place in the stock class: the identity behind a `linear` connector."""
-    is_linear = getattr(model.config, "projector_hidden_act", "") == "linear" and hasattr(
-        model.model.multi_modal_projector, "act"
-    )
-    return is_linear and name.startswith("model.multi_modal_projector.linear_2.")
+    if not name.startswith("model.multi_modal_projector.linear_2."):
+        return False
+    return model.config.projector_hidden_act == "linear" and hasattr(model.model.multi_modal_projector, "act")
 
 
 def _unused(model: nn.Module) -> set[str]:
-    """Parameters of a VLM's tower that its chosen layer does not depend on (pooler, last norm), or of a pair's towers that its
-    vectors do not: found by one backward pass."""
-    tower = vision_of(model)
+    """Parameters of a closed VLM's tower that its chosen layer does not depend on (pooler, last norm), or of a pair's towers that
+    its vectors do not: found by one backward pass."""
+    tower, size = vision_of(model), picture_size(model)
     assert tower is not None
-    named = {name: p for name, p in model.named_parameters() if is_pair(model) or name.startswith(PARTS["vision"])}
-    named = {name: parameter for name, parameter in named.items() if not name.startswith(PARTS["logit_scale"])}
-    before = {name: parameter.requires_grad for name, parameter in named.items()}
-    for parameter in named.values():
-        parameter.requires_grad_(True)
-    size = picture_size(model)
-    device, dtype = next(tower.parameters()).device, next(tower.parameters()).dtype
-    pixels = torch.zeros(1, 3, size, size, device=device, dtype=dtype)
+    towers = PARTS["vision"] + PARTS["text"] if is_pair(model) else PARTS["vision"]
+    named = {name: parameter.requires_grad_() for name, parameter in model.named_parameters() if name.startswith(towers)}
+    pixels = next(tower.parameters()).new_zeros(1, 3, size, size)
     with torch.enable_grad():
         if is_pair(model):
-            ids = torch.arange(4, 8, device=device)[None] % model.text_model.config.vocab_size
-            texts = text_vectors(model, ids, torch.tensor([0, 4], dtype=torch.int32, device=device))
+            ids = torch.arange(4, 8, device=pixels.device)[None] % model.text_model.config.vocab_size
+            texts = text_vectors(model, ids, torch.tensor([0, 4], dtype=torch.int32, device=pixels.device))
             target = image_vectors(model, pixels).float().sum() + texts.float().sum()
         else:
             states = tower(pixels, output_hidden_states=True, return_dict=True)
             target = states.hidden_states[model.config.vision_feature_layer].float().sum()
         gradients = torch.autograd.grad(target, list(named.values()), allow_unused=True)
-    for name, parameter in named.items():
-        parameter.requires_grad_(before[name])
+    model.requires_grad_(False)
     return {name for name, gradient in zip(named, gradients) if gradient is None}
 
 
@@ -138,12 +127,12 @@ def picture_size(model: nn.Module) -> int:
 
 def cast(model: nn.Module, frozen: torch.dtype) -> None:
     """Frozen floating parameters and buffers take the given type, trained ones fp32; single numbers (a scale) stay exact."""
-    towers = [tower for tower in (vision_of(model), language_of(model) if is_pair(model) else None) if tower is not None]
     # What a trained tower computes beside the chosen layer (its last norm) sees fp32 features, and runs in no other type.
-    beside = set()
-    for tower in towers:
-        if any(parameter.requires_grad for name, parameter in tower.named_parameters() if ".lora_" not in name):
-            beside |= {id(parameter) for parameter in tower.parameters()}
+    beside: set[int] = set()
+    for tower in (vision_of(model), language_of(model) if is_pair(model) else None):
+        named = dict(tower.named_parameters()) if tower is not None else {}
+        if any(parameter.requires_grad for name, parameter in named.items() if ".lora_" not in name):
+            beside |= set(map(id, named.values()))
     for parameter in model.parameters():
         if parameter.is_floating_point():
             exact = parameter.requires_grad or id(parameter) in beside or parameter.ndim == 0
@@ -155,9 +144,11 @@ def set_modes(model: nn.Module, trained: dict[str, nn.Parameter]) -> None:
     model.eval()
     for layer in lora_layers(model).values():
         layer.train()
-    for part in {part_of(name, set()) for name in trained if ".lora_" not in name}:
-        inside = [module for name, module in model.named_modules() if f"{name}." in PARTS[part]]
-        for module in [language_of(model)] if part == "language" else inside:
+    parts = {part_of(name, set()) for name in trained if ".lora_" not in name}
+    if "language" in parts:
+        language_of(model).train()
+    for name, module in model.named_modules():
+        if any(f"{name}." in PARTS[part] for part in parts):
             module.train()
     for module in (model if is_pair(model) else language_of(model)).modules():
         if getattr(module, "gradient_checkpointing", False):
@@ -173,20 +164,12 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
-def _refuse_new_batch_norms(tower: nn.Module) -> None:
-    if any(int(module.num_batches_tracked or 0) == 0 for module in batch_norms(tower)):
-        raise BodaError(
-            "train: the vision tower is new and normalises by the batch, which does not go with packed rows; take a tower with "
-            "layer or group normalisation (convnext, vit, clip_vision_model, bit), or a trained one"
-        )
-
-
-def count_by_part(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """part -> (parameters, trained parameters)."""
+def count_by_part(model: nn.Module) -> dict[str, dict[str, int]]:
+    """part -> its `parameters`, and how many of them are `trained`."""
     embeddings = embedding_names(model)
-    counts: dict[str, tuple[int, int]] = {}
+    counts: dict[str, dict[str, int]] = {}
     for name, parameter in model.named_parameters():
-        part = part_of(name, embeddings)
-        every, trained = counts.get(part, (0, 0))
-        counts[part] = (every + parameter.numel(), trained + parameter.numel() * parameter.requires_grad)
-    return counts
+        count = counts.setdefault(part_of(name, embeddings), {"parameters": 0, "trained": 0})
+        count["parameters"] += parameter.numel()
+        count["trained"] += parameter.numel() * parameter.requires_grad
+    return dict(sorted(counts.items()))

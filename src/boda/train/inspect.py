@@ -6,16 +6,18 @@ import itertools
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from boda.data.pack import step_rows
+from boda.data.pack import Row, step_rows
 from boda.data.pairs import PairRenderer
 from boda.data.prepared import PreparedData, prepare
 from boda.data.render import Rendered, Renderer
+from boda.data.sample import Sample
 from boda.data.sources import BadRows
 from boda.errors import BadRow, BodaError
 from boda.models.checkpoints import best_device, best_dtype
@@ -37,13 +39,9 @@ def inspect(
     gpu: str | None = None,
     count: int = 1,
 ) -> Report:
-    """Looks at one stage of a recipe and trains nothing; rows that cannot be used are reported and not an error.
+    """Looks at one stage of a recipe (the first unless given) and trains nothing; bad rows are reported and no error.
 
-    Args:
-        stage: the first unless given. samples: how many to show. gpu: a name of `estimate.GPUS`, `count` of them.
-
-    Raises:
-        BodaError: the recipe, a part or a path is not as it must be, or no row can be used.
+    Raises BodaError where the recipe, a part or a path is not as it must be, or no row can be used.
     """
     from boda.train import preparation, stages
 
@@ -64,58 +62,53 @@ def inspect(
         trained = open_parts(built.model, chosen.train, chosen.lora, seed=0)
         renderer = pair_renderer(chosen, built) if is_pair(built.model) else renderer_for(recipe, chosen, built)
         data, sources = _prepare(recipe, chosen, renderer, folder / "data", data_dir)
-        job = stages.make_job(plain, chosen, built, trained, data, folder, torch.device("cpu"), 0, BadRows())
-        for number, source in enumerate(sources):
-            source.update(_source_values(data, number))
+        job = stages.make_job(plain, chosen, built, trained, data, folder, torch.device("cpu"), 0)
         rows, load = _rows(job, count)
+        work = estimate.operations(built.model, chosen, load) / 1e12
         values = {
             "recipe": name,
             "stage": chosen.name,
             "stages": [each.name for each in recipe.stages],
             "train": chosen.train,
-            "parts": _parts(built.model),
+            **_values(recipe, chosen, built, data, load, frozen, gpu, count),
             "precision": str(frozen).removeprefix("torch."),
-            "template": _template(recipe, chosen, built, tokenizer),
             "language": note,
             "data": sources,
             "validation_samples": 0 if job.train_indices is None else len(data) - len(job.train_indices),
             "steps": {"epoch": job.plan.steps_per_epoch(), "total": job.total_steps, "batch_size": chosen.batch_size},
             "rows": rows,
-            "stop_tokens": _stop_tokens(built, data),
-            "memory": {"devices": count, "gpu": gpu, **estimate.memory(built.model, chosen, load, frozen, count)},
-            "time": _time(built.model, chosen, load, job.total_steps, device, count),
-            "samples": [],
+            "time": {
+                "teraflop_a_step": work,
+                "utilisation": estimate.UTILISATION,
+                "seconds": device and work * job.total_steps / (device.tflops * estimate.UTILISATION * count),
+            },
         }
-        shown = [sample_of(data, tokenizer, int(index)) for index in _spread(data, samples)]
-    values["samples"] = [sample.values() for sample in shown]
-    return Report(values, shown)
+        shown = [sample_of(data, tokenizer, index) for index in _spread(data, samples)]
+    return Report(values | {"samples": [sample.values() for sample in shown]}, shown)
 
 
 def preview(built, recipe: Recipe, stage: Stage, data: PreparedData) -> None:
     """The short form, on stderr, for the moment before step 1: parts, memory, the first sample, how answers end."""
-    job_rows = step_rows(data, np.arange(min(len(data), stage.batch_size)), stage.row_length or stage.max_length, 1, stage.packing,
-                         stage.share_pictures)[0]  # fmt: skip
-    load = load_of([job_rows], data)
-    tokenizer = built.assembled.tokenizer
-    needs = {"devices": 1, "gpu": None, **estimate.memory(built.model, stage, load, built.frozen_dtype)}
-    values = {
-        "stage": stage.name,
-        "parts": _parts(built.model),
-        "memory": needs,
-        "template": _template(recipe, stage, built, tokenizer),
-        "stop_tokens": _stop_tokens(built, data),
-    }
+    first, length = np.arange(min(len(data), stage.batch_size)), stage.row_length or stage.max_length
+    load = load_of(step_rows(data, first, length, 1, stage.packing, stage.share_pictures), data)
+    values = _values(recipe, stage, built, data, load, built.frozen_dtype)
     console = terminal(stderr=True)
     console.rule(f"[bold]{stage.name}[/bold]: trains {', '.join(stage.train)}", align="left")
     print_parts(console, values)
     print_facts(console, values)
     console.print()
-    console.print(sample_of(data, tokenizer, 0).text(palette(console), SHORT))
+    console.print(sample_of(data, built.assembled.tokenizer, 0).text(palette(console), SHORT))
     console.print()
 
 
-def _stop_tokens(built, data: PreparedData) -> list[dict]:
-    return [] if is_pair(built.model) else stop_tokens(data, built.assembled.tokenizer)  # a caption answers nothing
+def _values(recipe: Recipe, stage: Stage, built, data: PreparedData, load, frozen: torch.dtype, gpu=None, count=1) -> dict:
+    """What both forms show."""
+    return {
+        "parts": count_by_part(built.model),
+        "memory": {"devices": count, "gpu": gpu, **estimate.memory(built.model, stage, load, frozen, count)},
+        "template": _template(recipe, stage, built),
+        "stop_tokens": [] if is_pair(built.model) else stop_tokens(data, built.assembled.tokenizer),
+    }
 
 
 def _with_language(recipe: Recipe) -> tuple[Recipe, Recipe, str | None]:
@@ -135,11 +128,8 @@ def _with_language(recipe: Recipe) -> tuple[Recipe, Recipe, str | None]:
             "chat_template": model.chat_template or template,
         }
         recipe = recipe.model_copy(update={"model": model.model_copy(update=changed)})
-    note = (
-        asked
-        and f"what recipe {asked} starts from, untrained: nothing shown here depends on its weights; boda train trains it first"
-    )
-    return recipe, spoken, note
+    untrained = "untrained: nothing shown here depends on its weights; boda train trains it first"
+    return recipe, spoken, asked and f"what recipe {asked} starts from, {untrained}"
 
 
 def _frozen_dtype(recipe: Recipe, gpu: estimate.Gpu | None) -> torch.dtype:
@@ -150,57 +140,47 @@ def _frozen_dtype(recipe: Recipe, gpu: estimate.Gpu | None) -> torch.dtype:
     return gpu.dtype if recipe.precision == "auto" else best_dtype(torch.device("cuda"), recipe.precision)
 
 
-# ---------------------------------------------------------------- what is looked at
-
-
-class _Counting:
-    """A renderer that counts what it cut, source by source."""
-
-    def __init__(self, renderer: Renderer | PairRenderer, current: list[int], sources: list[dict]):
-        self.renderer, self.current, self.sources = renderer, current, sources
-
-    def __getattr__(self, name: str):
-        return getattr(self.renderer, name)
-
-    def render_all(self, sample) -> list[Rendered]:
-        every = self.renderer.render_all(sample)
-        self.sources[self.current[0]]["truncated"] += sum(rendered.truncated for rendered in every)
-        return every
-
-
 def _prepare(
     recipe: Recipe, stage: Stage, renderer: Renderer | PairRenderer, folder: Path, data_dir
 ) -> tuple[PreparedData, list[dict]]:
-    """Renders the stage's data; for each source its name and what was wrong with it."""
-    from boda.train.preparation import open_sources
+    """Renders the stage's data; of each source what there is, and what was wrong with it."""
+    from boda.train.preparation import open_source
 
-    current = [0]
+    place = 0  # of the source that is being read
+    cut = [0] * len(stage.data)
     bad = [BadRows() for _ in stage.data]
-    sources: list[dict] = [
-        {"path": block.path, "format": block.source, "weight": block.weight, "truncated": 0} for block in stage.data
-    ]
 
-    def announced(number: int, start):
-        current[0] = number
-        return start()
+    def reading(number: int) -> Iterator[Sample]:
+        nonlocal place
+        place = number
+        return starts[number]()
 
-    opened = []
-    for number, block in enumerate(stage.data):
-        for start, weight in open_sources([block], recipe, data_dir, bad[number]):
-            opened.append((lambda number=number, start=start: announced(number, start), weight))
-    report = lambda row: bad[current[0]].add(row)  # noqa: E731
+    def render_all(sample: Sample) -> list[Rendered]:
+        every = type(renderer).render_all(renderer, sample)  # type: ignore[arg-type]
+        cut[place] += sum(rendered.truncated for rendered in every)
+        return every
+
+    def show(count: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{count:,} samples read", end="", file=sys.stderr, flush=True)
+
+    renderer.render_all = render_all  # type: ignore[method-assign]
+    starts = [open_source(block, recipe, data_dir, rows) for block, rows in zip(stage.data, bad)]
+    opened = [(partial(reading, number), block.weight) for number, block in enumerate(stage.data)]
     try:
-        data = prepare(opened, _Counting(renderer, current, sources), folder, "inspect", report, _counter())  # type: ignore[arg-type]
+        data = prepare(opened, renderer, folder, "inspect", lambda row: bad[place].add(row), show)
     except BodaError:
         rows = [row for each in bad for row in each]
-        if rows:
-            first = "".join(f"\n  {row}" for row in rows[:3])
-            raise BodaError(f"stage '{stage.name}': none of its rows can be used; the first:{first}") from None
-        raise
-    for source, each in zip(sources, bad):
-        source["bad_rows"] = len(each)
-        source["bad"] = _kinds(each)[:5]
-    return data, sources
+        if not rows:
+            raise
+        first = "".join(f"\n  {row}" for row in rows[:3])
+        raise BodaError(f"stage '{stage.name}': none of its rows can be used; the first:{first}") from None
+    return data, [
+        {"path": block.path, "format": block.source, "weight": block.weight, "truncated": cut[number], "bad_rows": len(rows)}
+        | {"bad": _kinds(rows)[:5]}
+        | _source_values(data, number)
+        for number, (block, rows) in enumerate(zip(stage.data, bad))
+    ]
 
 
 def _kinds(rows: BadRows) -> list[dict]:
@@ -211,21 +191,10 @@ def _kinds(rows: BadRows) -> list[dict]:
     return [alike[0].as_dict() | {"alike": len(alike) - 1} for alike in sorted(found.values(), key=len, reverse=True)]
 
 
-def _counter():
-    """Tells on a terminal how many samples were read."""
-
-    def show(count: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{count:,} samples read", end="", file=sys.stderr, flush=True)
-
-    return show
-
-
 def _source_values(data: PreparedData, number: int) -> dict:
     """Counts of one source's samples."""
-    members = np.flatnonzero(np.asarray(data.sources) == number)
-    lengths, targets = np.asarray(data.lengths)[members], np.asarray(data.targets)[members]
-    starts = np.asarray(data.image_starts)
+    members = np.flatnonzero(data.sources == number)
+    lengths, targets, starts = data.lengths[members], data.targets[members], data.image_starts
     names = {data.pictures[place] for index in members for place in range(starts[index], starts[index + 1])}
     some = len(members) > 0
     return {
@@ -239,50 +208,44 @@ def _source_values(data: PreparedData, number: int) -> dict:
     }
 
 
-def _parts(model) -> dict[str, dict[str, int]]:
-    counts = sorted(count_by_part(model).items())
-    return {part: {"parameters": every, "trained": trained} for part, (every, trained) in counts}
-
-
-def _template(recipe: Recipe, stage: Stage, built, tokenizer) -> dict[str, str] | None:
+def _template(recipe: Recipe, stage: Stage, built) -> dict[str, str] | None:
     if is_pair(built.model):
         return None
-    said = stage.chat_template or recipe.model.chat_template
-    if said is not None:
-        name, source = said, "said by the stage" if stage.chat_template else "said by model"
-    elif isinstance(recipe.model.tokenizer, TokenizerSpec):
-        name, source = "chatml", "of the tokenizer made here"
-    elif tokenizer.chat_template:
-        name, source = "the tokenizer's own", str(recipe.model.tokenizer or recipe.model.language)
-    else:
-        name, source = FALLBACK_TEMPLATE, "the tokenizer has none"
+    model = recipe.model
+    sources = {
+        "said by the stage": stage.chat_template,
+        "said by model": model.chat_template,
+        "of the tokenizer made here": "chatml" if isinstance(model.tokenizer, TokenizerSpec) else None,
+        str(model.tokenizer or model.language): "the tokenizer's own" if built.assembled.tokenizer.chat_template else None,
+        "the tokenizer has none": FALLBACK_TEMPLATE,
+    }
+    source, name = next((source, name) for source, name in sources.items() if name)
     marked = renderer_for(recipe, stage, built).marked
     return {"name": name, "source": source, "answers": "marked in it" if marked else "found in its text"}
 
 
 def _spread(data: PreparedData, wanted: int) -> list[int]:
     """Samples to show: the first of each source in turn, so that every source is seen."""
-    sources = np.asarray(data.sources)
-    queues = [list(np.flatnonzero(sources == number)[: max(0, wanted)]) for number in range(len(data.weights))]
+    wanted = max(0, wanted)
+    queues = [np.flatnonzero(data.sources == number)[:wanted].tolist() for number in range(len(data.weights))]
     turns = itertools.chain.from_iterable(itertools.zip_longest(*queues))
-    return [index for index in turns if index is not None][: max(0, wanted)]
+    return [index for index in turns if index is not None][:wanted]
 
 
 def _rows(job, count: int) -> tuple[dict[str, float], estimate.Load]:
     """Rows of a few steps of the first epoch: what packing and shared pictures save."""
     stage, data = job.stage, job.data
     each = min(job.plan.steps_per_epoch(), job.total_steps)
-    numbers = sorted({int(step) for step in np.linspace(0, each - 1, min(each, MAX_STEPS))})
     steps, alone, padded = [], 0, 0
-    for step in numbers:
+    for step in sorted({int(step) for step in np.linspace(0, each - 1, min(each, MAX_STEPS))}):
         samples = job.samples(0, step)
-        lengths = np.asarray(data.lengths)[samples]
+        lengths = data.lengths[samples]
         alone += int(lengths.sum())
         padded += int(lengths.max()) * len(samples)
         hands = step_rows(data, samples, job.row_length, count, stage.packing, stage.share_pictures)
         steps.append([row for hand in hands for row in hand if row.units])
     load = load_of(steps, data)
-    rows = sum(len(step) for step in steps)
+    rows = sum(map(len, steps))
     tokens = load.tokens * len(steps)
     return {
         "row_length": job.row_length,
@@ -296,28 +259,14 @@ def _rows(job, count: int) -> tuple[dict[str, float], estimate.Load]:
     } | ({"pairs_a_step": load.labels} if job.is_contrastive else {}), load
 
 
-def load_of(steps: list[list], data: PreparedData) -> estimate.Load:
+def load_of(steps: list[list[Row]], data: PreparedData) -> estimate.Load:
     """What steps (lists of rows) amount to."""
     rows = [row for step in steps for row in step]
-    images = np.diff(np.asarray(data.image_starts))
-    labels, pictures = [], []
-    for row in rows:
-        labels.append(sum(int(data.targets[index]) for unit in row.units for index in unit.samples))
-        shared = sum(len(unit.samples) - 1 for unit in row.units if unit.prefix)
-        pictures.append(sum(int(images[index]) for unit in row.units for index in unit.samples) - shared)
-    return estimate.Load(
-        tokens=sum(row.length for row in rows) / len(steps),
-        labels=sum(labels) / len(steps),
-        pictures=sum(pictures) / len(steps),
-        row_tokens=max(row.length for row in rows),
-        row_labels=max(labels),
-        row_pictures=max(pictures),
-    )
-
-
-def _time(model, stage: Stage, load: estimate.Load, steps: int, gpu: estimate.Gpu | None, count: int) -> dict[str, Any]:
-    work = estimate.operations(model, stage, load)
-    values: dict[str, Any] = {"teraflop_a_step": work / 1e12, "utilisation": estimate.UTILISATION, "seconds": None}
-    if gpu is not None:
-        values["seconds"] = estimate.seconds(work, steps, gpu, count)
-    return values
+    images = np.diff(data.image_starts)
+    samples = [[index for unit in row.units for index in unit.samples] for row in rows]
+    shared = [sum(len(unit.samples) - 1 for unit in row.units if unit.prefix) for row in rows]
+    lengths = [row.length for row in rows]
+    labels = [int(data.targets[chosen].sum()) for chosen in samples]
+    pictures = [int(images[chosen].sum()) - fewer for chosen, fewer in zip(samples, shared)]
+    mean = [sum(every) / len(steps) for every in (lengths, labels, pictures)]
+    return estimate.Load(mean[0], mean[1], mean[2], max(lengths), max(labels), max(pictures))

@@ -25,9 +25,8 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BodaError(
-            f"could not write {path}: {error.strerror}; free some space and run the same command again to go on"
-        ) from error
+        advice = "free some space and run the same command again to go on"
+        raise BodaError(f"could not write {path}: {error.strerror}; {advice}") from error
 
 
 class JsonLines:
@@ -45,11 +44,7 @@ class JsonLines:
         if not self.path.is_file():
             return False
         kept, is_validated = [], False
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue  # the line a killed run was writing
+        for line, record in read_log(self.path):
             if record.get("stage") != stage or record.get("step", 0) <= step:
                 kept.append(line)
                 is_validated |= (record.get("stage"), record.get("step")) == (stage, step) and "validation_loss" in record
@@ -58,6 +53,15 @@ class JsonLines:
             partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
             partial.replace(self.path)
         return is_validated
+
+
+def read_log(path: Path) -> Iterator[tuple[str, dict]]:
+    """The lines of a `log.jsonl`, if it is there, with what each says."""
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():  # an answer may hold other line ends
+        try:
+            yield line, json.loads(line)
+        except ValueError:
+            continue  # the end, or the line a killed run was writing
 
 
 class TensorBoard:
@@ -83,24 +87,20 @@ class TensorBoard:
         stage, step = record.get("stage", ""), record.get("step", 0)
         with _writing(self.path):
             for name, value in record.items():
-                tag = f"{stage}/{name}"
-                if isinstance(value, (int, float)) and name != "step":
-                    summary = scalar(tag, value)
-                elif isinstance(value, str) and name != "stage":
-                    summary = text(tag, value)
-                else:
-                    continue
-                self.writer.write(Event(wall_time=time.time(), step=step, summary=summary).SerializeToString())
+                kind = scalar if isinstance(value, (int, float)) else text if isinstance(value, str) else None
+                if kind and name not in ("stage", "step"):
+                    event = Event(wall_time=time.time(), step=step, summary=kind(f"{stage}/{name}", value))
+                    self.writer.write(event.SerializeToString())
             self.writer.flush()
 
 
 class Progress:
     """Rate and time left: one line that renews itself on a terminal, a plain line every few seconds elsewhere."""
 
-    def __init__(self, stage: str, total: int, start: int = 0, quiet: bool = False, every: float | None = None):
+    def __init__(self, stage: str, total: int, start: int, quiet: bool):
         self.stage, self.total, self.first, self.quiet = stage, total, start, quiet
         self.on_terminal = sys.stderr.isatty()
-        self.every = every if every is not None else (0.2 if self.on_terminal else 10.0)
+        self.every = 0.2 if self.on_terminal else 10.0
         self.began = self.shown = time.monotonic()
 
     def update(self, step: int, record: dict) -> None:

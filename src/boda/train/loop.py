@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +49,10 @@ class Job:
     rewind: Callable[[int], bool] = lambda step: True
     validate: Callable[[], dict] | None = None
     report_bad: Callable[[int, str], None] = lambda sample, why: None
-    max_bad_images: int = 0
     quiet: bool = False
     workers: int = 0
     train_indices: np.ndarray | None = None
     set_modes: Callable[[], None] = lambda: None
-    bad_images: set[int] = field(default_factory=set)
 
     @property
     def row_length(self) -> int:
@@ -75,9 +73,10 @@ class Job:
         chosen = self.plan.step(epoch, step)
         return chosen if self.train_indices is None else self.train_indices[chosen]
 
-
-class Interrupted(BodaError):
-    """The user asked to stop; the state is saved."""
+    def rows(self, data: PreparedData, samples: np.ndarray) -> list[Row]:
+        """This process's rows of samples that are looked at together."""
+        stage, processes = self.stage, distributed.world_size()
+        return step_rows(data, samples, self.row_length, processes, stage.packing, stage.share_pictures)[distributed.rank()]
 
 
 def learning_rate_at(step: int, total: int, stage: Stage) -> float:
@@ -89,33 +88,27 @@ def learning_rate_at(step: int, total: int, stage: Stage) -> float:
     return {"cosine": 0.5 * (1 + math.cos(math.pi * rest)), "linear": 1 - rest, "constant": 1.0}[stage.schedule]
 
 
-class _RowSampler:
-    """Yields (epoch, step, number of row, rows in the step, row) from a position on; packing a step costs about a millisecond."""
-
-    def __init__(self, job: Job, start: int):
-        self.job, self.start = job, start
-
-    def __iter__(self) -> Iterator[tuple[int, int, int, int, Row]]:
-        stage, each = self.job.stage, self.job.plan.steps_per_epoch()
-        for number in range(self.start, self.job.total_steps):
-            epoch, step = divmod(number, each)
-            samples = self.job.samples(epoch, step)
-            rows = step_rows(
-                self.job.data, samples, self.job.row_length, distributed.world_size(), stage.packing, stage.share_pictures
-            )[distributed.rank()]
-            for place, row in enumerate(rows):
-                yield epoch, step, place, len(rows), row
+def _planned_rows(job: Job, start: int) -> Iterator[tuple[Row, tuple[int, int], dict]]:
+    """(row, position, place among the step's rows) from a step on; packing a step costs about a millisecond."""
+    each = job.plan.steps_per_epoch()
+    for number in range(start, job.total_steps):
+        position = divmod(number, each)
+        rows = job.rows(job.data, job.samples(*position))
+        for place, row in enumerate(rows):
+            yield row, position, {"place": place, "rows": len(rows)}
 
 
+@dataclass
 class _RowReader(torch.utils.data.Dataset):
-    """Turns what the sampler yields into a Batch, in a worker process where there are any."""
+    """Turns a planned row into a Batch, in a worker process where there are any."""
 
-    def __init__(self, data: PreparedData, load_pixels: Callable, build: Callable):
-        self.data, self.load_pixels, self.build = data, load_pixels, build
+    data: PreparedData
+    load_pixels: Callable
+    build: Callable
 
-    def __getitem__(self, item: tuple[int, int, int, int, Row]) -> dict:
-        epoch, step, place, rows, row = item
-        return self.build(self.data, row, self.load_pixels, (epoch, step)) | {"place": place, "rows": rows}
+    def __getitem__(self, item: tuple[Row, tuple[int, int], dict]) -> dict:
+        row, position, place = item
+        return self.build(self.data, row, self.load_pixels, position) | place
 
 
 def _as_it_is(batch: dict) -> dict:
@@ -124,18 +117,12 @@ def _as_it_is(batch: dict) -> dict:
 
 def batches(job: Job, start: int) -> Iterator[dict]:
     """The Batches of this process from global step `start` on, in order."""
-    dataset = _RowReader(job.data, job.load_pixels, build_pairs if job.is_contrastive else build_batch)
-    options: dict = {}
+    options: dict = {"num_workers": job.workers, "worker_init_fn": distributed.ignore_interrupt}
     if job.workers:
-        options = {
-            "num_workers": job.workers,
-            "prefetch_factor": 4,
-            "multiprocessing_context": "spawn",
-            "worker_init_fn": distributed.ignore_interrupt,
-        }
+        options |= {"prefetch_factor": 4, "multiprocessing_context": "spawn"}
     loader = torch.utils.data.DataLoader(
-        dataset,
-        sampler=_RowSampler(job, start),
+        _RowReader(job.data, job.load_pixels, build_pairs if job.is_contrastive else build_batch),
+        sampler=_planned_rows(job, start),
         batch_size=None,
         collate_fn=_as_it_is,
         generator=torch.Generator().manual_seed(0),  # or the loader would draw from the global one
@@ -152,19 +139,12 @@ def readers(processes: int) -> int:
 
 
 def run(job: Job) -> dict:
-    """Trains until the stage's last step and returns the last record. Raises Interrupted after Ctrl-C with the state saved."""
+    """Trains until the stage's last step and returns the last record. After Ctrl-C the state is saved and BodaError raised."""
     optimizer = build_optimizer(job.stage, job.model, job.trained, job.part_of)
-    checkpoints = job.folder / "checkpoints"
-    state = resume.latest(checkpoints)
-    start = 0
-    if state is not None:
-        _restore(job, optimizer, state)
-        start = state.step
-    total = job.total_steps
-    was_validated = distributed.broadcast_object(job.rewind(start) if distributed.is_main() else None)
+    start, total, each = _restore(job, optimizer), job.total_steps, job.plan.steps_per_epoch()
+    was_validated = distributed.by_main(job.rewind, start)
     if start and not was_validated:  # stopped between a checkpoint and its validation
         _validate(job, start, total)
-    each = job.plan.steps_per_epoch()
     scaler = torch.amp.GradScaler(job.device.type, enabled=job.autocast == torch.float16)
     for layer in lora_layers(job.model).values():
         # Under autocast PEFT would turn every input into fp32 for an adapter whose product is computed in bf16 anyway.
@@ -177,14 +157,13 @@ def run(job: Job) -> dict:
     with distributed.polite_interrupt() as interrupt:
         for number in range(start, total):
             began = time.monotonic()
-            epoch, step = divmod(number, each)
-            planned = int(job.data.targets[job.samples(epoch, step)].sum())
-            sums = _accumulate(job, stream, (epoch, step), planned, scaler, interrupt)
+            position = divmod(number, each)
+            planned = int(job.data.targets[job.samples(*position)].sum())
+            sums = _accumulate(job, stream, position, planned, scaler, interrupt)
             if distributed.any_process(sums is None):
                 _save(job, optimizer, number, each)
-                raise Interrupted(
-                    f"stopped at step {number} of {total} in stage '{job.stage.name}'; run the same command again to go on"
-                )
+                where = f"step {number} of {total} in stage '{job.stage.name}'"
+                raise BodaError(f"stopped at {where}; run the same command again to go on")
             assert sums is not None
             loss_sum, done, tokens = distributed.sum_gradients(parameters, list(sums))
             if done != planned:  # pictures that could not be read took their samples out of the step
@@ -194,12 +173,11 @@ def run(job: Job) -> dict:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_rate"] * factor
             scaler.unscale_(optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, job.stage.max_grad_norm or math.inf)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, job.stage.max_grad_norm)
             if not math.isfinite(float(norm)) and not scaler.is_enabled():
-                raise BodaError(
-                    f"stage '{job.stage.name}', step {number + 1}: the gradient is {float(norm)}; the last checkpoint is good. Lower "
-                    "learning_rate, raise warmup_ratio, or set precision: fp32"
-                )
+                place, what = f"stage '{job.stage.name}', step {number + 1}", f"the gradient is {float(norm)}"
+                advice = "Lower learning_rate, raise warmup_ratio, or set precision: fp32"
+                raise BodaError(f"{place}: {what}; the last checkpoint is good. {advice}")
             scaler.step(optimizer)
             scaler.update()
             bound_scale(job.trained)
@@ -220,30 +198,10 @@ def run(job: Job) -> dict:
             if distributed.is_main():
                 job.log(record)
             progress.update(number + 1, record)
-            _at_intervals(job, optimizer, number + 1, total, each)
+            if (number + 1) % job.stage.save_steps == 0 or number + 1 == total:
+                _save(job, optimizer, number + 1, each)
+            _validate(job, number + 1, total)
     return record
-
-
-class _StepRows:
-    """The Batches of one step as they come; they end early, and `stopped` is up, where the user asks to stop."""
-
-    def __init__(self, job: Job, stream, position: tuple[int, int], interrupt: dict):
-        self.job, self.stream, self.position, self.interrupt = job, stream, position, interrupt
-        self.tokens, self.stopped = 0, False
-
-    def __iter__(self) -> Iterator[dict]:
-        while True:
-            batch = next(self.stream)
-            assert batch["position"] == self.position
-            if self.interrupt["up"]:
-                self.stopped = True
-                return
-            for sample, why in batch["bad_images"]:
-                _note_bad_image(self.job, sample, why)
-            self.tokens += batch["input_ids"].shape[1]
-            yield batch
-            if batch["place"] == batch["rows"] - 1:
-                return
 
 
 def pass_of(job: Job, position: tuple[int, int], planned: int = 1, scaler=None) -> Pass:
@@ -260,36 +218,33 @@ def pass_of(job: Job, position: tuple[int, int], planned: int = 1, scaler=None) 
 
 def _accumulate(job: Job, stream, position, planned: int, scaler, interrupt) -> tuple[float, int, int] | None:
     """Gradients of one step's rows: (sum of losses, labels, tokens); None if the user asked to stop."""
-    rows, step = _StepRows(job, stream, position, interrupt), pass_of(job, position, planned, scaler)
+    tokens, stopped = 0, False
+
+    def rows() -> Iterator[dict]:
+        nonlocal tokens, stopped
+        for batch in stream:
+            assert batch["position"] == position
+            if interrupt["up"]:
+                stopped = True
+                return
+            for sample, why in batch["bad_images"]:
+                job.report_bad(sample, why)
+            tokens += batch["input_ids"].shape[1]
+            yield batch
+            if batch["place"] == batch["rows"] - 1:
+                return
+
+    step = pass_of(job, position, planned, scaler)
     if job.is_contrastive:
-        sums = contrastive_step(step, rows, lambda: rows.stopped)
+        sums = contrastive_step(step, rows(), lambda: stopped)
     else:
-        sums = row_step(step, rows, OBJECTIVES[job.stage.objective])
-    return None if rows.stopped else (*sums, rows.tokens)
-
-
-def _note_bad_image(job: Job, sample: int, why: str) -> None:
-    if sample in job.bad_images:
-        return
-    job.bad_images.add(sample)
-    job.report_bad(sample, why)
-    if len(job.bad_images) > job.max_bad_images:
-        raise BodaError(
-            f"stage '{job.stage.name}': {len(job.bad_images)} of {len(job.data)} samples have a picture that cannot be read, more than "
-            f"max_bad_rows allows; the last: {why}. Mend them or raise max_bad_rows"
-        )
-
-
-def _at_intervals(job: Job, optimizer, step: int, total: int, each: int) -> None:
-    """Checkpoints and validation where the recipe wants them, and a checkpoint at the end."""
-    if (job.stage.save_steps and step % job.stage.save_steps == 0) or step == total:
-        _save(job, optimizer, step, each)
-    _validate(job, step, total)
+        sums = row_step(step, rows(), OBJECTIVES[job.stage.objective])
+    return None if stopped else (*sums, tokens)
 
 
 def _validate(job: Job, step: int, total: int) -> None:
     """Validation where the recipe wants it, and at the end."""
-    if job.validate is None or not (step == total or (job.stage.eval_steps and step % job.stage.eval_steps == 0)):
+    if job.validate is None or not (step == total or step % job.stage.eval_steps == 0):
         return
     record = job.validate()
     job.set_modes()
@@ -298,25 +253,19 @@ def _validate(job: Job, step: int, total: int) -> None:
 
 
 def _save(job: Job, optimizer, step: int, each: int) -> None:
-    problem = None
-    if distributed.is_main():
-        epoch, step_in_epoch = divmod(step, each)
-        try:
-            resume.save(
-                job.folder / "checkpoints",
-                resume.State(step, epoch, step_in_epoch, dict(job.trained), optimizer.state_dict()),
-            )
-        except BodaError as error:
-            problem = str(error)
-    problem = distributed.broadcast_object(problem)
-    if problem:
-        raise BodaError(problem)
+    state = resume.State(step, *divmod(step, each), dict(job.trained), optimizer.state_dict())
+    distributed.by_main(resume.save, job.folder / "checkpoints", state)
 
 
-def _restore(job: Job, optimizer, state: resume.State) -> None:
+def _restore(job: Job, optimizer) -> int:
+    """Goes back to the newest checkpoint, if there is one, and says at which step it was written."""
+    state = resume.latest(job.folder / "checkpoints")
+    if state is None:
+        return 0
     if set(state.tensors) != set(job.trained):
         raise BodaError(f"the checkpoint in {job.folder} trains other tensors than this recipe; choose another --out")
     with torch.no_grad():
         for name, parameter in job.trained.items():
             parameter.copy_(state.tensors[name])
     optimizer.load_state_dict(state.optimizer)
+    return state.step

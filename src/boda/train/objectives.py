@@ -19,26 +19,27 @@ MAX_LOGITS = 2**27
 
 @dataclass
 class Pass:
-    """How an objective goes through the rows of one step.
-
-    Args:
-        planned: what the sums of losses are divided by. key: the seed of a row's dropout. learning: towers that are trained.
-    """
+    """How an objective goes through the rows of one step."""
 
     model: torch.nn.Module
     device: torch.device
     autocast: torch.dtype | None
     scaler: torch.amp.GradScaler
-    planned: int
-    key: Callable[[dict], int]
-    learning: set[str]
+    planned: int  # what the sums of losses are divided by
+    key: Callable[[dict], int]  # the seed of a row's dropout
+    learning: set[str]  # towers that are trained
 
     @contextlib.contextmanager
     def forward(self, batch: dict, stream: int = 0) -> Iterator[None]:
         """Dropout draws from a stream of its own for every row: what ran before does not matter."""
         torch.manual_seed(self.key(batch) + stream)
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        with casting(self.device, self.autocast):
             yield
+
+
+def casting(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """Autocast to a type, or to none."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def to_device(batch: dict, device: torch.device) -> dict:
@@ -66,24 +67,15 @@ def language_loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
 
     A row without labels gives a zero that still depends on the model's input, so that every process takes part.
     """
-    pictures = {"pixel_values": batch["pixel_values"]} if "pixel_values" in batch else {}
-    hidden = model.base_model(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        cu_seq_lens=batch["cu_seq_lens"],
-        prefix=batch["prefix"],
-        use_cache=False,
-        **pictures,
-    ).last_hidden_state[0]  # (L, D)
+    names = ("input_ids", "position_ids", "cu_seq_lens", "prefix", "pixel_values")
+    inputs = {name: batch[name] for name in names if name in batch}
+    hidden = model.base_model(**inputs, use_cache=False).last_hidden_state[0]  # (L, D)
     hidden = hidden[batch["label_positions"]]  # (K, D)
     rows = max(1, MAX_LOGITS // model.get_output_embeddings().weight.shape[0])
     if hidden.shape[0] <= rows:
         return _head_loss(model, hidden, batch["labels"])
-    losses = [
-        checkpoint(_head_loss, model, part, labels, use_reentrant=False)
-        for part, labels in zip(hidden.split(rows), batch["labels"].split(rows))
-    ]
-    return torch.stack(losses).sum()
+    parts = zip(hidden.split(rows), batch["labels"].split(rows))
+    return torch.stack([checkpoint(_head_loss, model, *part, use_reentrant=False) for part in parts]).sum()
 
 
 def _head_loss(model: torch.nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -19,10 +19,9 @@ class Muon:
     """
 
     def __init__(self, matrices: list[dict], others: list[dict], **settings):
-        own = {"momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            self.parts.append(torch.optim.Muon(matrices, lr=settings["lr"], **own))
+            self.parts.append(torch.optim.Muon(matrices, lr=settings["lr"], momentum=0.95, adjust_lr_fn="match_rms_adamw"))
         if others:
             self.parts.append(torch.optim.AdamW(others, **settings))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +12,10 @@ import numpy as np
 
 from boda.data.drawn import samples as drawn
 from boda.data.files import Place, matching
+from boda.data.pairs import PairRenderer
 from boda.data.plan import generator
 from boda.data.prepared import PreparedData, fingerprint, prepare
+from boda.data.render import Renderer
 from boda.data.sample import Sample
 from boda.data.sources import BadRows, read, resolve_data
 from boda.errors import BodaError
@@ -24,8 +26,7 @@ from boda.train.build import Built, pair_renderer, renderer_for
 
 def split(data: PreparedData, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(training, validation) sample numbers; samples of one picture stay on one side."""
-    groups = np.asarray(data.groups)
-    keys = np.where(groups >= 0, groups, -1 - np.arange(len(groups)))
+    keys = np.where(data.groups >= 0, data.groups, -1 - np.arange(len(data)))
     unique, inverse = np.unique(keys, return_inverse=True)
     held = max(1, round(share * len(unique)))
     if held >= len(unique):
@@ -35,48 +36,25 @@ def split(data: PreparedData, share: float, seed: int) -> tuple[np.ndarray, np.n
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
-def open_sources(
-    blocks: list[Data], recipe: Recipe, data_dir, bad_rows: BadRows | None, probe: bool = True
-) -> list[tuple[Callable[[], Iterator[Sample]], float]]:
-    """Data blocks of a recipe -> for each a function that starts reading it, and its weight. Raises BodaError on a missing path."""
-    opened_sources: list[tuple[Callable[[], Iterator[Sample]], float]] = []
-    for block in blocks:
-        if block.source == "drawn":
-            assert block.limit is not None
-            opened_sources.append((partial(drawn.read, block.path, block.limit, block.seed, block.where), block.weight))
-            continue
-        path = resolve_data(block.path, data_dir, recipe.directory)
-        images = resolve_data(block.images, data_dir, recipe.directory) if block.images else None
-        start = partial(
-            read,
-            path,
-            block.source,
-            images=images,
-            columns=block.columns or None,
-            where=block.where or None,
-            question=block.question,
-            answer=block.answer,
-            limit=block.limit,
-            licence=block.licence,
-            bad_rows=bad_rows,
-            probe=probe,
-        )
-        opened_sources.append((start, block.weight))
-    return opened_sources
+def open_source(
+    block: Data, recipe: Recipe, data_dir, bad_rows: BadRows | None, probe: bool = True
+) -> partial[Iterator[Sample]]:
+    """What starts reading a data block of a recipe. Raises BodaError on a missing path."""
+    if block.source == "drawn":
+        assert block.limit is not None
+        return partial(drawn.read, block.path, block.limit, block.seed, block.where)
+    path = resolve_data(block.path, data_dir, recipe.directory)
+    images = resolve_data(block.images, data_dir, recipe.directory) if block.images else None
+    asked = block.model_dump(include={"columns", "where", "question", "answer", "limit", "licence"})
+    return partial(read, path, block.source, images=images, bad_rows=bad_rows, probe=probe, **asked)
 
 
 def texts_of(recipe: Recipe, data_dir) -> Iterator[str]:
     """All words of the recipe's data, for training a tokenizer, and the roles that a chat template writes before them."""
-    seen = set()
-    for stage in recipe.stages:
-        for block in stage.data:
-            key = block.model_dump_json(exclude={"weight"})
-            if key in seen:
-                continue
-            seen.add(key)
-            for start, _ in open_sources([block], recipe, data_dir, BadRows(), probe=False):
-                for sample in start():
-                    yield from (f"{message.role}\n{message.text}" for message in sample.messages)
+    blocks = {block.model_dump_json(exclude={"weight"}): block for stage in recipe.stages for block in stage.data}
+    for block in blocks.values():
+        for sample in open_source(block, recipe, data_dir, BadRows(), probe=False)():
+            yield from (f"{message.role}\n{message.text}" for message in sample.messages)
 
 
 def prepare_stage(
@@ -91,56 +69,52 @@ def prepare_stage(
 ) -> PreparedData:
     """Renders a stage's data once (by the main process) and opens it. Bad rows are listed in `bad_rows.jsonl` beside it."""
     blocks = blocks if blocks is not None else stage.data
-    renderer = pair_renderer(stage, built) if recipe.model.kind == "clip" else renderer_for(recipe, stage, built)
-    if recipe.model.kind != "clip":
+    if recipe.model.kind == "clip":
+        renderer: Renderer | PairRenderer = pair_renderer(stage, built)
+    else:
+        renderer = renderer_for(recipe, stage, built)
         renderer_for(recipe, None, built).end_ids()  # a template that cannot end an answer is refused now, not after training
-    target = folder / "data"
-    problem = None
-    if distributed.is_main():
+
+    def say(words: str) -> None:
+        if not quiet:
+            print(f"{stage.name}: {words}", file=sys.stderr)
+
+    distributed.by_main(_prepare, recipe, blocks, renderer, folder, data_dir, bad_rows, say)
+    return PreparedData.open(folder / "data")
+
+
+def _prepare(recipe: Recipe, blocks: list[Data], renderer, folder: Path, data_dir, bad_rows: BadRows, say) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    target, shown, problem = folder / "data", 0, None
+
+    def progress(count: int) -> None:
+        nonlocal shown
+        if count - shown >= 20_000:
+            shown = count - count % 20_000
+            say(f"{count:,} samples read")
+
+    try:
+        places = [resolve_data(block.path, data_dir, recipe.directory) for block in blocks if block.source != "drawn"]
+        key = fingerprint(
+            [block.model_dump() for block in blocks], [_facts(place) for place in places], renderer.template, renderer.system,
+            renderer.max_length, renderer.num_image_tokens, fingerprint(sorted(renderer.tokenizer.get_vocab().items())),
+        )  # fmt: skip
+        sources = [(open_source(block, recipe, data_dir, bad_rows), block.weight) for block in blocks]
+        data = prepare(sources, renderer, target, key, bad_rows.add, progress)
+        if data.truncated:
+            say(f"{data.truncated} samples longer than max_length {renderer.max_length} were cut")
+    except BodaError as error:
+        problem = error
+    if bad_rows.rows:
+        listed = bad_rows.write(folder / "bad_rows.jsonl")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            places = [resolve_data(block.path, data_dir, recipe.directory) for block in blocks if block.source != "drawn"]
-            facts = [_facts(place) for place in places]
-            key = fingerprint(
-                [block.model_dump() for block in blocks], facts, renderer.template, renderer.system, renderer.max_length,
-                renderer.num_image_tokens, fingerprint(sorted(renderer.tokenizer.get_vocab().items())),
-            )  # fmt: skip
-            show = lambda count: None if quiet else print(f"{stage.name}: {count:,} samples read", file=sys.stderr)  # noqa: E731
-            every = _Every(show, 20_000)
-            data = prepare(open_sources(blocks, recipe, data_dir, bad_rows), renderer, target, key, bad_rows.add, every)
-            if data.truncated and not quiet:
-                print(
-                    f"{stage.name}: {data.truncated} samples longer than max_length {renderer.max_length} were cut",
-                    file=sys.stderr,
-                )
-        except BodaError as error:
-            problem = str(error)
-        if bad_rows.rows:
-            listed = bad_rows.write(folder / "bad_rows.jsonl")
-            try:
-                bad_rows.check(recipe.max_bad_rows, listed)
-                if not quiet:
-                    count = f"{len(bad_rows)} of {max(bad_rows.seen, len(bad_rows))}"
-                    print(f"{stage.name}: {count} rows cannot be used and are left out, see {listed}", file=sys.stderr)
-            except BodaError as error:  # says more than that nothing is left
-                problem = str(error)
-                shutil.rmtree(target, ignore_errors=True)  # or the next run would take it as good
-    problem = distributed.broadcast_object(problem)
-    if problem:
-        raise BodaError(problem)
-    return PreparedData.open(target)
-
-
-class _Every:
-    """Calls through when a count passes another multiple of `step`."""
-
-    def __init__(self, show: Callable[[int], None], step: int):
-        self.show, self.step, self.next = show, step, step
-
-    def __call__(self, count: int) -> None:
-        if count >= self.next:
-            self.show(count)
-            self.next += self.step
+            bad_rows.check(recipe.max_bad_rows, listed)  # says more than that nothing is left
+        except BodaError:
+            shutil.rmtree(target, ignore_errors=True)  # or the next run would take it as good
+            raise
+        say(f"{len(bad_rows)} of {max(bad_rows.seen, len(bad_rows))} rows cannot be used and are left out, see {listed}")
+    if problem is not None:
+        raise problem
 
 
 def _facts(path: Path) -> list:

@@ -41,10 +41,8 @@ def save(folder: Path, state: State) -> Path:
 
     final = folder / f"step-{state.step}"
     with whole_folder(final, f"the checkpoint of step {state.step} to {folder}", lambda: _what_is_left(folder)) as partial:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()},
-            partial / "trained.safetensors",
-        )
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+        save_file(tensors, partial / "trained.safetensors")
         torch.save(state.optimizer, partial / "optimizer.pt")
         position = {"step": state.step, "epoch": state.epoch, "step_in_epoch": state.step_in_epoch}
         (partial / "position.json").write_text(json.dumps(position))
@@ -59,8 +57,8 @@ def save(folder: Path, state: State) -> Path:
 
 
 def _what_is_left(folder: Path) -> str:
-    last = max((number for number, path in found(folder) if problem(path) is None), default=None)
-    kept = f"the checkpoint of step {last} is whole" if last is not None else "there is no earlier checkpoint of this stage"
+    whole = [number for number, path in found(folder) if problem(path) is None]
+    kept = f"the checkpoint of step {max(whole)} is whole" if whole else "there is no earlier checkpoint of this stage"
     return f"{kept}. Free some space and run the same command again to go on"
 
 

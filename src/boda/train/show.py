@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,39 +17,46 @@ from boda.train.log import duration
 
 MAX_SPANS = 5_000  # samples whose answers' ends are looked at
 SHORT, LONG = 160, 900  # pieces of a sample that are shown
-
 WIDTH = 128  # columns where the output is no terminal
 
 
-@dataclass(frozen=True)
-class Palette:
-    """Styles of trained tokens, of all others, and of pictures. Neighbours take turns, so that tokens can be told apart."""
-
-    trained: tuple[str, str]
-    other: tuple[str, str]
-    picture: str
-
-
-RICH = Palette(("bold #ffffff on #17643a", "bold #ffffff on #2b8a57"), ("#8a8a8a", "#707070"), "bold #003040 on #5fd7e5")
+Palette = dict[str, tuple[str, ...]]
+# Styles of trained tokens and of others, whose neighbours take turns so that they can be told apart, of pictures and of gaps.
+RICH: Palette = {
+    "trained": ("bold #ffffff on #17643a", "bold #ffffff on #2b8a57"),
+    "other": ("#8a8a8a", "#707070"),
+    "picture": ("bold #003040 on #5fd7e5",),
+    "gap": ("italic yellow",),
+}
 # A terminal of 16 colours would make grey of these greens.
-PLAIN = Palette(("bold white on green", "bold black on bright_green"), ("bright_black", "bright_black"), "bold black on cyan")
+PLAIN = RICH | {
+    "trained": ("bold white on green", "bold black on bright_green"),
+    "other": ("bright_black",),
+    "picture": ("bold black on cyan",),
+}
+NO_COLOUR: Palette = dict.fromkeys(RICH, ("",))
 
 
-def palette(console) -> Palette | None:
-    """What the terminal can show; None where it has no colour."""
+def palette(console) -> Palette:
+    """What the terminal can show."""
     if console.color_system is None or console.no_color:
-        return None
+        return NO_COLOUR
     return PLAIN if console.color_system in ("standard", "windows") else RICH
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens that are shown together: as few as give whole letters. `pictures` tokens of an image have no text."""
+    """Tokens that are shown together: as few as give whole letters, a picture's, or those left out (a gap)."""
 
     text: str
     tokens: int
     trained: bool
-    picture: bool = False
+    kind: str = ""
+
+
+def _runs(pieces: list[Piece]):
+    """(trained, pieces) of neighbours that are trained, or are not."""
+    return itertools.groupby(pieces, key=lambda piece: piece.trained)
 
 
 @dataclass(frozen=True)
@@ -59,49 +67,33 @@ class Shown:
     pieces: list[Piece]
 
     def values(self) -> dict:
+        """Its counts, and all of it as plain text in which what is trained stands between ⟦ and ⟧."""
+        runs = [(trained, "".join(piece.text for piece in run)) for trained, run in _runs(self.pieces)]
         return {
             "name": self.name,
             "tokens": sum(piece.tokens for piece in self.pieces),
             "trained_tokens": sum(piece.tokens for piece in self.pieces if piece.trained),
-            "text": self.marked(),
+            "text": "".join(f"⟦{words}⟧" if trained else words for trained, words in runs),
         }
 
-    def marked(self) -> str:
-        """All of the sample as plain text, what is trained between ⟦ and ⟧."""
-        words = ""
-        for before, piece in zip([None, *self.pieces], self.pieces):
-            words += (
-                ("⟦" if piece.trained else "⟧" if before else "") if piece.trained != bool(before and before.trained) else ""
-            )
-            words += f"[그림 ×{piece.tokens}]" if piece.picture else piece.text
-        return words + ("⟧" if self.pieces and self.pieces[-1].trained else "")
-
-    def text(self, colours: Palette | None, most: int):
+    def text(self, colours: Palette, most: int):
         """The sample as rich text: trained tokens on green, or between ⟦ and ⟧ where there is no colour."""
         from rich.text import Text
 
-        text = Text()
-        pieces = list(enumerate(self.pieces))
+        text, pieces = Text(), self.pieces
         left_out = len(pieces) - most
         if left_out > 0:
-            # The end is what answers are; a little of the beginning shows the template.
-            head = most // 3
-            pieces = [*pieces[:head], (-1, Piece("", 0, pieces[head][1].trained)), *pieces[head + left_out :]]
-        inside = False
-        for number, piece in pieces:
-            if piece.trained != inside and not colours:
-                text.append("⟦" if piece.trained else "⟧")
-            inside = piece.trained
-            if number < 0:
-                hidden = sum(each.tokens for each in self.pieces[head : head + left_out])
-                text.append(f" … {hidden:,} tokens … ", style="italic yellow")
-            elif piece.picture:
-                text.append(f"[그림 ×{piece.tokens}]", style=colours.picture if colours else "")
-            else:
-                pair = (colours.trained if piece.trained else colours.other) if colours else ("", "")
-                text.append(visible(piece.text), style=pair[number % 2])
-        if inside and not colours:
-            text.append("⟧")
+            head = most // 3  # the end is what answers are; a little of the beginning shows the template
+            hidden = sum(piece.tokens for piece in pieces[head : head + left_out])
+            gap = Piece(f" … {hidden:,} tokens … ", hidden, pieces[head].trained, "gap")
+            pieces = [*pieces[:head], gap, *pieces[head + left_out :]]
+        for trained, run in _runs(pieces):
+            left, right = ("⟦", "⟧") if trained and colours is NO_COLOUR else ("", "")
+            text.append(left)
+            for number, piece in enumerate(run):
+                styles = colours[piece.kind or ("trained" if trained else "other")]
+                text.append(visible(piece.text), styles[number % len(styles)])
+            text.append(right)
         text.rstrip()
         return text
 
@@ -114,31 +106,25 @@ def visible(text: str) -> str:
 
 def pieces_of(rendered: Rendered, image_id: int, num_image_tokens: int, tokenizer) -> list[Piece]:
     """A rendered sample as pieces of whole letters, each of as few tokens as that takes."""
+
+    def decoded(tokens: list[int]) -> str:
+        return tokenizer.decode(tokens, skip_special_tokens=False)
+
     pieces: list[Piece] = []
+    before: list[int] = []  # the piece before, which says whether this one begins with a space
     ids: list[int] = []
-    before = read = 0
-
-    def flush(trained: bool, end: bool) -> None:
-        nonlocal before, read
-        known = tokenizer.decode(ids[before:read], skip_special_tokens=False)
-        text = tokenizer.decode(ids[before:], skip_special_tokens=False)
-        if read < len(ids) and (end or (len(text) > len(known) and not text.endswith("\ufffd"))):
-            pieces.append(Piece(text[len(known) :], len(ids) - read, trained))
-            before, read = read, len(ids)
-
-    was = False
-    for token, trained in zip(rendered.input_ids.tolist(), rendered.trained.tolist()):
+    tokens = list(zip(rendered.input_ids.tolist(), rendered.trained.tolist()))
+    for (token, trained), (next_token, next_trained) in zip(tokens, [*tokens[1:], (image_id, False)]):
         if token == image_id:
-            flush(was, end=True)
-            pieces.append(Piece("", num_image_tokens, bool(trained), picture=True))
-            ids, before, read = [], 0, 0
+            pieces.append(Piece(f"[그림 ×{num_image_tokens}]", num_image_tokens, trained, "picture"))
+            before = []
             continue
-        if trained != was:
-            flush(was, end=True)
-        was = trained
         ids.append(token)
-        flush(trained, end=False)
-    flush(was, end=True)
+        known, text = len(decoded(before)), decoded(before + ids)
+        is_whole = len(text) > known and not text.endswith("\ufffd")
+        if is_whole or next_token == image_id or next_trained != trained:
+            pieces.append(Piece(text[known:], len(ids), trained))
+            before, ids = ids, []
     return pieces
 
 
@@ -158,22 +144,16 @@ def stop_tokens(data: PreparedData, tokenizer) -> list[dict]:
     """
     ends: Counter[int] = Counter()
     special = set(tokenizer.all_special_ids) | {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    chosen = range(0, len(data), max(1, len(data) // MAX_SPANS))
-    for index in chosen:
-        start, end = int(data.starts[index]), int(data.starts[index + 1])
-        trained = np.asarray(data.trained[start:end])
-        last = trained & ~np.append(trained[1:], False)
-        found = np.asarray(data.ids[start:end])[last].tolist()
-        if not trained[1] or special.issuperset(found):  # a piece of a longer text ends anywhere
+    for index in range(0, len(data), max(1, len(data) // MAX_SPANS)):
+        rendered = data.row(index)
+        last = rendered.trained & ~np.append(rendered.trained[1:], False)
+        found = rendered.input_ids[last].tolist()
+        if not rendered.trained[1] or special.issuperset(found):  # a piece of a longer text ends anywhere
             ends.update(found)
-    every = sum(ends.values())
     return [
-        {"id": int(token), "token": tokenizer.decode([token]), "share": number / every, "special": token in special}
+        {"id": token, "token": tokenizer.decode([token]), "share": number / ends.total(), "special": token in special}
         for token, number in ends.most_common(8)
     ]
-
-
-# ---------------------------------------------------------------- what is printed
 
 
 def terminal(stderr: bool = False):
@@ -193,65 +173,52 @@ class Report:
 
     def show(self, console=None) -> None:
         """Prints everything, in colour where the terminal has it."""
-        console = console or terminal()
-        values = self.values
+        console, values = console or terminal(), self.values
         place = f"{values['stages'].index(values['stage']) + 1} of {len(values['stages'])}"
         console.rule(f"[bold]{values['recipe']}[/bold], stage [bold]{values['stage']}[/bold] ({place})", align="left")
         print_parts(console, values)
         print_data(console, values)
         print_facts(console, values)
-        for sample in self.samples:
-            console.print()
-            facts = sample.values()
-            console.print(
-                f"[bold]{_short(sample.name)}[/bold]  {facts['tokens']:,} tokens, {facts['trained_tokens']:,} trained"
-            )
+        for sample, facts in zip(self.samples, values["samples"]):
+            counts = f"{facts['tokens']:,} tokens, {facts['trained_tokens']:,} trained"
+            console.print(f"\n[bold]{_short(sample.name)}[/bold]  {counts}")
             console.print(sample.text(palette(console), LONG))
 
 
 def print_parts(console, values: dict) -> None:
     table = _table("part", "parameters", "trained")
     for part, counts in values["parts"].items():
-        table.add_row(part, f"{counts['parameters']:,}", f"{counts['trained']:,}" if counts["trained"] else "frozen",
-                      style="" if counts["trained"] else "dim")  # fmt: skip
-    every = sum(counts["parameters"] for counts in values["parts"].values())
-    trained = sum(counts["trained"] for counts in values["parts"].values())
+        trained = f"{counts['trained']:,}" if counts["trained"] else "frozen"
+        table.add_row(part, f"{counts['parameters']:,}", trained, style="" if counts["trained"] else "dim")
+    every, trained = (sum(counts[key] for counts in values["parts"].values()) for key in ("parameters", "trained"))
     table.add_row("all", f"{every:,}", f"{trained:,} ({trained / every:.2%})", style="bold")
     console.print(table)
+
+
+# The columns of the table of sources, and which of their values each shows.
+TITLES = ("rows", "weight", "an epoch", "tokens", "longest", "trained", "pictures", "cut", "bad")
+SHOWN = "rows weight samples_an_epoch mean_tokens max_tokens trained_tokens pictures truncated bad_rows".split()
 
 
 def print_data(console, values: dict) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    names = ("data", "rows", "weight", "an epoch", "tokens", "longest", "trained", "pictures", "cut", "bad")
-    table = _table(*names)
+    table, bad = _table("data", *TITLES), Table.grid(padding=(0, 2))
     for source in values["data"]:
-        table.add_row(
-            _short(source["path"], 40),
-            f"{source['rows']:,}",
-            f"{source['weight']:g}",
-            f"{source['samples_an_epoch']:,}",
-            f"{source['mean_tokens']:,.1f}",
-            f"{source['max_tokens']:,}",
-            f"{source['trained_tokens']:,.1f}",
-            f"{source['pictures']:,}",
-            _marked(source["truncated"], "yellow"),
-            _marked(source["bad_rows"], "red"),
-        )
-    console.print(table)
-    lines = []
-    for source in values["data"]:
-        for row in source["bad"]:
-            alike = f" (and {row['alike']:,} more like it)" if row["alike"] else ""
-            lines.append(f"{row['where']}, row {row['row']}, field '{row['field']}': {row['why']}{alike}")
-        hidden = source["bad_rows"] - sum(1 + row["alike"] for row in source["bad"])
-        if hidden:
+        styles = {key: style for key, style in (("truncated", "yellow"), ("bad_rows", "red")) if source[key]}
+        shown = {key: f"{source[key]:,.5g}" if isinstance(source[key], float) else f"{source[key]:,}" for key in SHOWN}
+        cells = [Text(words, styles.get(key, "")) for key, words in shown.items()]
+        table.add_row(_short(source["path"], 40), *cells)
+        lines = [f"{row['where']}, row {row['row']}, field '{row['field']}': {row['why']}" for row in source["bad"]]
+        alike = [row["alike"] for row in source["bad"]]
+        lines = [f"{line} (and {more:,} more like it)" if more else line for line, more in zip(lines, alike)]
+        if hidden := source["bad_rows"] - len(alike) - sum(alike):
             lines.append(f"… {hidden:,} more of {source['path']} for other reasons")
-    if lines:
-        bad = Table.grid(padding=(0, 2))
         for line in lines:
-            bad.add_row(Text("bad", style="red"), Text(line, style="red"))
+            bad.add_row("bad", Text(line), style="red")
+    console.print(table)
+    if bad.row_count:
         console.print(bad)
         console.print()
 
@@ -262,20 +229,18 @@ def print_facts(console, values: dict) -> None:
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
-    facts: dict[str, Callable[[dict], Any]] = {
-        "language": lambda values: values["language"],
-        "steps": _steps_line,
-        "rows": _row_line,
-        "memory": _memory_line,
-        "time": _time_line,
-        "template": _template_line,
-        "stop_tokens": _stop_line,
+    facts: dict[str, tuple[str, Callable[[dict], Any]]] = {
+        "language": ("language", lambda values: values["language"]),
+        "steps": ("steps", _steps_line),
+        "rows": ("rows", _row_line),
+        "memory": ("memory", _memory_line),
+        "time": ("time", _time_line),
+        "template": ("template", lambda values: "{name} ({source}); answers are {answers}".format(**values["template"])),
+        "stop_tokens": ("ends with", _stop_line),
     }
-    for name, line in facts.items():
-        if values.get(name):
-            text = line(values)
-            title = "ends with" if name == "stop_tokens" else name
-            table.add_row(Text(title, style="cyan"), Text(text) if isinstance(text, str) else text)
+    for key, (title, line) in facts.items():
+        if values.get(key):
+            table.add_row(Text(title, style="cyan"), Text() + line(values))
     console.print(table)
 
 
@@ -287,44 +252,36 @@ def _steps_line(values: dict) -> str:
 
 def _row_line(values: dict) -> str:
     rows = values["rows"]
-    has = (
-        f"{rows['pairs_a_step']:,.0f} pairs with {rows['tokens_a_step']:,.0f} tokens"
-        if "pairs_a_step" in rows
-        else f"{rows['tokens_a_step']:,.0f} tokens, {rows['trained_tokens_a_step']:,.0f} of them trained,"
-    )
+    has = f"{rows['tokens_a_step']:,.0f} tokens"
+    if "pairs_a_step" in rows:
+        has = f"{rows['pairs_a_step']:,.0f} pairs with {has}"
+    else:
+        has += f", {rows['trained_tokens_a_step']:,.0f} of them trained,"
     line = f"a step has {has} in {rows['a_step']:,.1f} rows of at most {rows['row_length']:,}, {rows['filled']:.0%} full"
     if rows["saved_from_padding"] > 0.005:
-        shared = rows["saved_by_sharing"]
         line += f"; {rows['saved_from_padding']:.0%} fewer than padded"
-        line += f", {shared:.0%} by sharing pictures" if shared > 0.005 else ""
+        if rows["saved_by_sharing"] > 0.005:
+            line += f", {rows['saved_by_sharing']:.0%} by sharing pictures"
     return line
-
-
-def _template_line(values: dict) -> str:
-    template = values["template"]
-    return f"{template['name']} ({template['source']}); answers are {template['answers']}"
 
 
 def _memory_line(values: dict) -> str:
     needs = values["memory"]
-    listed = ", ".join(
-        f"{name} {_gib(number)}" for name, number in needs.items() if name not in ("total", "devices", "gpu") and number > 1e-5
-    )
+    parts = {name: number for name, number in needs.items() if name not in ("total", "devices", "gpu") and number > 1e-5}
+    listed = ", ".join(f"{name} {_gib(number)}" for name, number in parts.items())
     line = f"about {_gib(needs['total'])} ({listed}), an estimate"
     if needs["gpu"]:
-        has = estimate.GPUS[needs["gpu"]].memory
-        total = needs["total"] + estimate.RUNTIME
+        has, total = estimate.GPUS[needs["gpu"]].memory, needs["total"] + estimate.RUNTIME
         fits = "fits" if total <= has else "does NOT fit; lower row_length, or set gradient_checkpointing: true"
         line += f"; with CUDA itself {_gib(total)} of {has:g} GiB on each {needs['gpu']}: {fits}"
     return line
 
 
 def _time_line(values: dict) -> str:
-    time = values["time"]
+    time, needs = values["time"], values["memory"]
     work = f"{time['teraflop_a_step']:.3g} TFLOP a step"
     if time["seconds"] is None:
         return f"{work}; --gpu NAME says how long that takes ({', '.join(estimate.GPUS)})"
-    needs = values["memory"]
     many = f"{needs['devices']} x {needs['gpu']}" if needs["devices"] > 1 else needs["gpu"]
     long = duration(time["seconds"]) if time["seconds"] >= 1 else "a second"
     # Launching kernels, not computing, is what takes the time of a small model.
@@ -335,28 +292,21 @@ def _time_line(values: dict) -> str:
 def _stop_line(values: dict):
     from rich.text import Text
 
+    line = Text()
     special = [token for token in values["stop_tokens"] if token["special"]]
     other = [token for token in values["stop_tokens"] if not token["special"]]
-    line = Text()
     for token in special:
-        line.append(", " if line else "")
-        line.append(token["token"], style="bold green")
+        line.append(", " if line else "").append(token["token"], style="bold green")
         line.append(f" (id {token['id']}): {token['share']:.1%} of answers")
     if other:
-        line.append("; " if line else "")
         names = ", ".join(f"{visible(token['token']).strip()!r} (id {token['id']})" for token in other[:3])
-        line.append(
-            f"{1 - sum(token['share'] for token in special):.1%} on no special token (cut short?): {names}", style="yellow"
-        )
+        rest = 1 - sum(token["share"] for token in special)
+        line.append("; " if line else "").append(f"{rest:.1%} on no special token (cut short?): {names}", style="yellow")
     return line
 
 
 def _gib(number: float) -> str:
     return f"{number:,.1f} GiB" if number >= 0.95 else f"{number * 1024:,.{1 if number >= 0.001 else 2}f} MiB"
-
-
-def _marked(number: int, style: str) -> str:
-    return f"[{style}]{number:,}[/{style}]" if number else "0"
 
 
 def _short(name: str, most: int = 70) -> str:
@@ -365,11 +315,12 @@ def _short(name: str, most: int = 70) -> str:
     return shown.replace("[", r"\[")
 
 
-def _table(*names: str):
+def _table(first: str, *others: str):
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(names):
-        table.add_column(name, justify="left" if number == 0 else "right", overflow="fold" if number == 0 else "ellipsis")
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right", overflow="ellipsis")
     return table

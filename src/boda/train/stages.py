@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,13 +21,14 @@ from boda.data.sources import BadRows
 from boda.errors import BodaError
 from boda.models.attention import ATTENTION_NAME, keeps_segments_apart
 from boda.models.pairing import packs_texts
-from boda.recipe import Recipe, language_recipe, load_recipe, recipe_difference, template_text
+from boda.recipe import Recipe, Stage, language_recipe, load_recipe, recipe_difference, template_text
 from boda.train import distributed, loop
 from boda.train.build import Built, PixelLoader, build, check_kind, get_tokenizer, image_spec, opened, save_stage
-from boda.train.finished import finish_run
+from boda.train.finished import write_model
 from boda.train.freeze import embedding_names, is_pair, language_of, part_of, set_modes, vision_of
 from boda.train.inspect import preview
 from boda.train.log import JsonLines, Logger, TensorBoard
+from boda.train.objectives import casting
 from boda.train.preparation import prepare_stage, split, texts_of
 from boda.train.validate import PairValidator, Validator
 
@@ -41,15 +43,13 @@ def train(
     loggers: list[Logger] | None = None,
     quiet: bool = False,
 ) -> Path:
-    """Trains a recipe and returns the finished model folder, `out`/model.
+    """Trains a recipe and returns the finished model folder, `out`/model, or `out`/stages/<stage>/model to stop after a stage.
 
-    Run again with the same `out` it goes on where it stopped; finished stages are not repeated.
+    Run again with the same `out` (`runs/<recipe>` unless given) it goes on where it stopped; finished stages are not repeated.
 
     Args:
         recipe: name of a shipped recipe, a file, a mapping, or a Recipe. The recipe that its language model comes from, if it
             names one, is trained first into `out`/parts.
-        out: folder of the run; `runs/<recipe>` unless given.
-        stage: stop after this stage; the returned folder is then `out`/stages/<stage>/model.
         processes: how many take part (spawned here; under torchrun its own count is used).
         overrides: recipe knobs by dotted name.
         data_dir: where relative data paths are looked up first.
@@ -69,9 +69,7 @@ def train(
     under_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if under_torchrun:
         distributed.start_group(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    if distributed.is_main():
-        claim(recipe, out)
-    distributed.barrier()
+    distributed.by_main(claim, recipe, out)
     if needed is not None:
         if distributed.is_main() and not quiet:
             print(f"the language model is what recipe {needed[0]} makes, in {out / 'parts' / needed[0]}", file=sys.stderr)
@@ -98,9 +96,9 @@ def claim(recipe: Recipe, out: Path) -> None:
         difference = recipe_difference(_weights_of(there), _weights_of(recipe))
         is_begun = any(out.glob("stages/*/checkpoints/step-*")) or any(out.glob("stages/*/model"))
         if difference and is_begun:
+            said = "".join(f"\n  {line}" for line in difference)
             raise BodaError(
-                f"{out} holds a run of another recipe; choose another --out or give the same recipe. The difference:\n  "
-                + "\n  ".join(difference)
+                f"{out} holds a run of another recipe; choose another --out or give the same recipe. The difference:{said}"
             )
         if difference:
             shutil.rmtree(out / "tokenizer", ignore_errors=True)  # it was made from the other recipe's text
@@ -132,17 +130,14 @@ def _keep_templates(recipe: Recipe, out: Path) -> None:
 def run_stages(recipe: Recipe, out: Path, last: str | None, data_dir, loggers: list[Logger], quiet: bool) -> None:
     """One process's part of a run."""
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    if distributed.is_main():
-        get_tokenizer(recipe, out, texts_of(recipe, data_dir))
-    distributed.barrier()
+    distributed.by_main(get_tokenizer, recipe, out, texts_of(recipe, data_dir))  # may be made here, from all texts
     for number, stage in enumerate(recipe.stages):
         if not (out / "stages" / stage.name / "model" / "stage.json").is_file():
             run_stage(recipe, number, out, device, data_dir, loggers, quiet)
         if stage.name == last:
             return
-    if distributed.is_main() and not (out / "model" / "boda.json").is_file():
-        finish_run(recipe, out, device)
-    distributed.barrier()
+    if not distributed.by_main((out / "model" / "boda.json").is_file):  # or a slow process would see what the main one writes
+        distributed.by_main(write_model, recipe, recipe.stages, out, out / "model", device)
 
 
 def run_stage(recipe: Recipe, number: int, out: Path, device, data_dir, loggers: list[Logger], quiet: bool) -> None:
@@ -150,109 +145,109 @@ def run_stage(recipe: Recipe, number: int, out: Path, device, data_dir, loggers:
     stage = recipe.stages[number]
     folder = out / "stages" / stage.name
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = get_tokenizer(recipe, out, iter(()))
-    built = build(recipe, tokenizer, out, recipe.stages[:number], device)
+    built = build(recipe, get_tokenizer(recipe, out, iter(())), out, recipe.stages[:number], device)
     seed = int(generator(recipe.seed, "stage", stage.name).integers(2**31))
     trained = opened(built, stage, seed)
     built.model.to(device)
-    bad_rows = BadRows()
-    data = prepare_stage(recipe, stage, built, folder, data_dir, bad_rows, quiet)
-    job = make_job(recipe, stage, built, trained, data, folder, device, seed, bad_rows)
+    data = prepare_stage(recipe, stage, built, folder, data_dir, BadRows(), quiet)
+    job = make_job(recipe, stage, built, trained, data, folder, device, seed)
     job.quiet = quiet
-    if distributed.is_main() and not quiet:
-        preview(built, recipe, stage, data)
-    outputs: list = [JsonLines(out / "log.jsonl"), *_tensorboard(out), *loggers] if distributed.is_main() else []
-
-    def log(record: dict) -> None:
-        for output in outputs:
-            output.log(record)
-
-    job.log = log
-    job.rewind = partial(JsonLines(out / "log.jsonl").rewind, stage.name)
-    if stage.validation is not None:
-        job.validate = make_validator(recipe, stage, built, job, folder, device, data_dir)
-    loop.run(job)
     if distributed.is_main():
-        save_stage(built, recipe, stage, trained, folder / "model")
-    distributed.barrier()
+        if not quiet:
+            preview(built, recipe, stage, data)
+        lines = JsonLines(out / "log.jsonl")
+        outputs: list[Logger] = [lines, *loggers]
+        with contextlib.suppress(ImportError):  # an extra; log.jsonl has the same numbers
+            outputs.append(TensorBoard(out / "tensorboard"))
+        job.log = partial(_log, outputs)
+        job.rewind = partial(lines.rewind, stage.name)
+    if stage.validation is not None:
+        job.validate = make_validator(recipe, stage, built, job, data_dir)
+    loop.run(job)
+    distributed.by_main(save_stage, built, recipe, stage, trained, folder / "model")
 
 
-def _tensorboard(out: Path) -> list[Logger]:
-    try:
-        return [TensorBoard(out / "tensorboard")]
-    except ImportError:  # an extra; log.jsonl has the same numbers
-        return []
+def _log(loggers: list[Logger], record: dict) -> None:
+    for logger in loggers:
+        logger.log(record)
 
 
-def make_job(recipe, stage, built: Built, trained, data: PreparedData, folder, device, seed, bad_rows: BadRows) -> loop.Job:
+def make_job(
+    recipe: Recipe, stage: Stage, built: Built, trained, data: PreparedData, folder: Path, device, seed: int
+) -> loop.Job:
     """Puts together what the loop needs."""
-    language = language_of(built.model)
+    model, language = built.model, language_of(built.model)
     if stage.gradient_checkpointing:
-        # transformers renamed it after 5.17
-        for tower in [language, vision_of(built.model)] if is_pair(built.model) else [language]:
+        for tower in [language, vision_of(model)] if is_pair(model) else [language]:
+            # transformers renamed it after 5.17
             enable = getattr(tower, "activation_checkpointing_enable", None) or tower.gradient_checkpointing_enable
             enable({"use_reentrant": False})
-    if not is_pair(built.model):
-        language.set_attn_implementation(ATTENTION_NAME)
-    train_indices = None
-    if isinstance(stage.validation, float):
-        train_indices, _ = split(data, stage.validation, recipe.seed)
-    sources = data.sources if train_indices is None else data.sources[train_indices]
-    groups = data.groups if train_indices is None else data.groups[train_indices]
-    shards = np.asarray(data.shards if train_indices is None else data.shards[train_indices])
-    share = stage.share_pictures and not is_pair(built.model)
-    shared = np.asarray(groups) if share else None  # not on packing: the same steps with it and without
-    plan = Plan(recipe.seed, stage.batch_size, np.asarray(sources), data.weights, shared, shards)
-    embeddings = embedding_names(built.model)
+    indices = split(data, stage.validation, recipe.seed)[0] if isinstance(stage.validation, float) else None
+    sources, groups, shards = (
+        np.asarray(values if indices is None else values[indices]) for values in (data.sources, data.groups, data.shards)
+    )
+    shares = stage.share_pictures and not is_pair(model)  # not on packing: the same steps with it and without
     autocast = built.frozen_dtype if built.frozen_dtype != torch.float32 else None
-    if is_pair(built.model):
-        packs_texts(built.model)  # found out before modes are set, which trying it changes
-    elif stage.packing:
-        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            if not keeps_segments_apart(language):
-                kind = language.config.model_type
-                raise BodaError(
-                    f"stages.{stage.name}: samples in one row would see each other in a '{kind}' model; say packing: false"
-                )
-
-    bad_images = folder / f"bad_images.{distributed.rank()}.jsonl"
-    listed = set(bad_images.read_text(encoding="utf-8").splitlines()) if bad_images.is_file() else set()
-
-    def report_bad(sample: int, why: str) -> None:
-        line = json.dumps({"where": data.name(sample), "why": why}, ensure_ascii=False)
-        if line not in listed:
-            with bad_images.open("a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
-        warnings.warn(f"{data.name(sample)} is left out: {why}; listed in {bad_images}", stacklevel=2)
-
+    if is_pair(model):
+        packs_texts(model)  # found out before modes are set, which trying it changes
+    else:
+        language.set_attn_implementation(ATTENTION_NAME)
+        with casting(device, autocast):
+            if stage.packing and not keeps_segments_apart(language):
+                why = f"samples in one row would see each other in a '{language.config.model_type}' model"
+                raise BodaError(f"stages.{stage.name}: {why}; say packing: false")
+    embeddings = embedding_names(model)
     return loop.Job(
         stage=stage,
         seed=seed,
-        model=built.model,
+        model=model,
         trained=trained,
         part_of=lambda name: part_of(name, embeddings),
         data=data,
-        plan=plan,
+        plan=Plan(recipe.seed, stage.batch_size, sources, data.weights, groups if shares else None, shards),
         load_pixels=PixelLoader(image_spec(built, stage.image_fit)),
         folder=folder,
         device=device,
         autocast=autocast,
         log=lambda record: None,
-        report_bad=report_bad,
-        max_bad_images=int(recipe.max_bad_rows * len(data)),
+        report_bad=BadImages(stage, data, folder, int(recipe.max_bad_rows * len(data))),
         workers=loop.readers(distributed.world_size()),
-        train_indices=train_indices,
-        set_modes=lambda: set_modes(built.model, trained),
+        train_indices=indices,
+        set_modes=lambda: set_modes(model, trained),
     )
 
 
-def make_validator(recipe, stage, built: Built, job: loop.Job, folder: Path, device, data_dir) -> Callable[[], dict]:
+class BadImages:
+    """Lists samples whose pictures cannot be read. Raises BodaError where more than `most` of a stage's samples have one."""
+
+    def __init__(self, stage: Stage, data: PreparedData, folder: Path, most: int):
+        self.stage, self.data, self.most = stage, data, most
+        self.path = folder / f"bad_images.{distributed.rank()}.jsonl"
+        self.listed = set(self.path.read_text(encoding="utf-8").split("\n")) if self.path.is_file() else set()
+        self.seen: set[int] = set()
+
+    def __call__(self, sample: int, why: str) -> None:
+        if sample in self.seen:
+            return
+        self.seen.add(sample)
+        name = self.data.name(sample)
+        line = json.dumps({"where": name, "why": why}, ensure_ascii=False)
+        if line not in self.listed:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+        warnings.warn(f"{name} is left out: {why}; listed in {self.path}", stacklevel=2)
+        if len(self.seen) > self.most:
+            what = f"{len(self.seen)} of {len(self.data)} samples have a picture that cannot be read"
+            advice = "Mend them or raise max_bad_rows"
+            raise BodaError(f"stage '{self.stage.name}': {what}, more than max_bad_rows allows; the last: {why}. {advice}")
+
+
+def make_validator(recipe: Recipe, stage: Stage, built: Built, job: loop.Job, data_dir) -> Callable[[], dict]:
     if isinstance(stage.validation, float):
-        _, indices = split(job.data, stage.validation, recipe.seed)
-        data = job.data
+        data, indices = job.data, split(job.data, stage.validation, recipe.seed)[1]
     else:
-        bad_rows = BadRows()
-        data = prepare_stage(recipe, stage, built, folder / "validation", data_dir, bad_rows, True, stage.validation)
+        folder = job.folder / "validation"
+        data = prepare_stage(recipe, stage, built, folder, data_dir, BadRows(), True, stage.validation)
         indices = np.arange(len(data))
     if is_pair(built.model):
         return PairValidator(job, data, indices)

@@ -111,8 +111,8 @@ def both_ways(captioned: Sequence[tuple[ImageRef, Sequence[str]]], prefix: str =
     pictures = [picture for picture, _ in captioned]
     texts = [text for _, captions in captioned for text in captions]
     owners = [[number] for number, (_, captions) in enumerate(captioned) for _ in captions]
-    number = iter(range(len(texts)))
-    captions_of = [[next(number) for _ in captions] for _, captions in captioned]
+    places_of = iter(range(len(texts)))
+    captions_of = [[next(places_of) for _ in captions] for _, captions in captioned]
     to_image = Search(f"{prefix}text to image", texts, pictures, owners)
     return [to_image, Search(f"{prefix}image to text", pictures, texts, captions_of)]
 

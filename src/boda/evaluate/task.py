@@ -79,8 +79,7 @@ def summary(records: Sequence[dict]) -> dict:
 
 
 def limited(rows: Sequence[Row], limit: int | None, kind_of: Callable[[Row], str] = lambda row: "") -> list[Row]:
-    """At most so many rows, as many of each kind as its share: from all over (files are often sorted), and always the same
-    ones, to which a larger limit only adds."""
+    """At most so many rows, of each kind its share: from all over, as files are often sorted; a larger limit only adds to them."""
     if limit is None or limit >= len(rows):
         return list(rows)
     kinds: dict[str, list[Row]] = defaultdict(list)

@@ -70,6 +70,6 @@ def _task(name: str, option: str, labelled: list[tuple[ImageRef, str]], given: d
     classes = sorted({label for _, label in labelled})
     templates = given["template"].split("|") if "template" in given else TEMPLATES
     for template in templates:
-        fill(template, classes[0])
+        fill(template, "고양이")  # a mistake in it is said before a model is loaded
     note = f"top-1 among {len(classes)} classes, mean of {len(templates)} templates"
     return pair_task(f"{name}:{option}".rstrip(":"), [zero_shot("photos", labelled, classes, templates)], note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -60,6 +61,21 @@ def die_at(call: int, owner, name: str) -> None:
         return real(*arguments, **rest)
 
     setattr(owner, name, deadly)
+
+
+def test_a_log_goes_back_to_a_step(tmp_path: Path):
+    """... with all that was said up to it, whatever line ends an answer holds, and without the line that was being written."""
+    from boda.train.log import JsonLines
+
+    log = JsonLines(tmp_path / "log.jsonl")
+    said = [{"stage": "a", "step": 1, "validation_loss": 2.0, "answers": ["가\u2028나\x85"]}, {"stage": "a", "step": 2}]
+    for record in said:
+        log.log(record)
+    with log.path.open("a") as stream:
+        stream.write('{"stage": "a", "st')
+    assert not log.rewind("a", 2) and log.path.read_text(encoding="utf-8").count("\n") == 2
+    assert log.rewind("a", 1)
+    assert [json.loads(line) for line in log.path.read_text(encoding="utf-8").split("\n")[:-1]] == said[:1]
 
 
 def die_in_checkpoint() -> None:

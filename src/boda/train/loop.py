@@ -111,10 +111,6 @@ class _RowReader(torch.utils.data.Dataset):
         return self.build(self.data, row, self.load_pixels, position) | place
 
 
-def _as_it_is(batch: dict) -> dict:
-    return batch
-
-
 def batches(job: Job, start: int) -> Iterator[dict]:
     """The Batches of this process from global step `start` on, in order."""
     options: dict = {"num_workers": job.workers, "worker_init_fn": distributed.ignore_interrupt}
@@ -124,7 +120,7 @@ def batches(job: Job, start: int) -> Iterator[dict]:
         _RowReader(job.data, job.load_pixels, build_pairs if job.is_contrastive else build_batch),
         sampler=_planned_rows(job, start),
         batch_size=None,
-        collate_fn=_as_it_is,
+        collate_fn=dict,  # a Batch as it is
         generator=torch.Generator().manual_seed(0),  # or the loader would draw from the global one
         pin_memory=job.device.type == "cuda",
         **options,

@@ -36,12 +36,12 @@ def write_problem(error: Exception) -> str | None:
     """Why a file could not be written, None if the error is about something else.
 
     A full disk comes as OSError from Python, as an error of their own with `(os error N)` from safetensors and tokenizers, and as
-    RuntimeError about a position from torch.save.
+    RuntimeError about a position or a stream from torch.save.
     """
     if isinstance(error, OSError):
         return error.strerror or str(error)
     if number := re.search(r"\(os error (\d+)\)", str(error)):
         return os.strerror(int(number[1]))
-    if isinstance(error, RuntimeError) and ("unexpected pos" in str(error) or "PytorchStreamWriter failed" in str(error)):
+    if isinstance(error, RuntimeError) and re.search("unexpected pos|PytorchStreamWriter failed|iostream error", str(error)):
         return "the disk took only a part of it"
     return None

@@ -210,13 +210,13 @@ def print_data(console, values: dict) -> None:
         shown = {key: f"{source[key]:,.5g}" if isinstance(source[key], float) else f"{source[key]:,}" for key in SHOWN}
         cells = [Text(words, styles.get(key, "")) for key, words in shown.items()]
         table.add_row(_short(source["path"], 40), *cells)
-        lines = [f"{row['where']}, row {row['row']}, field '{row['field']}': {row['why']}" for row in source["bad"]]
-        alike = [row["alike"] for row in source["bad"]]
-        lines = [f"{line} (and {more:,} more like it)" if more else line for line, more in zip(lines, alike)]
-        if hidden := source["bad_rows"] - len(alike) - sum(alike):
-            lines.append(f"… {hidden:,} more of {source['path']} for other reasons")
-        for line in lines:
-            bad.add_row("bad", Text(line), style="red")
+        for row in source["bad"]:
+            more = f" (and {row['alike']:,} more like it)" if row["alike"] else ""
+            bad.add_row(
+                "bad", Text(f"{row['where']}, row {row['row']}, field '{row['field']}': {row['why']}{more}"), style="red"
+            )
+        if hidden := source["bad_rows"] - sum(1 + row["alike"] for row in source["bad"]):
+            bad.add_row("bad", Text(f"… {hidden:,} more of {source['path']} for other reasons"), style="red")
     console.print(table)
     if bad.row_count:
         console.print(bad)
@@ -229,18 +229,18 @@ def print_facts(console, values: dict) -> None:
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
-    facts: dict[str, tuple[str, Callable[[dict], Any]]] = {
-        "language": ("language", lambda values: values["language"]),
-        "steps": ("steps", _steps_line),
-        "rows": ("rows", _row_line),
-        "memory": ("memory", _memory_line),
-        "time": ("time", _time_line),
-        "template": ("template", lambda values: "{name} ({source}); answers are {answers}".format(**values["template"])),
-        "stop_tokens": ("ends with", _stop_line),
+    facts: dict[str, Callable[[dict], Any]] = {
+        "language": lambda values: values["language"],
+        "steps": _steps_line,
+        "rows": _row_line,
+        "memory": _memory_line,
+        "time": _time_line,
+        "template": lambda values: "{name} ({source}); answers are {answers}".format(**values["template"]),
+        "stop_tokens": _stop_line,
     }
-    for key, (title, line) in facts.items():
-        if values.get(key):
-            table.add_row(Text(title, style="cyan"), Text() + line(values))
+    for name, line in facts.items():
+        if values.get(name):
+            table.add_row(Text({"stop_tokens": "ends with"}.get(name, name), style="cyan"), Text() + line(values))
     console.print(table)
 
 

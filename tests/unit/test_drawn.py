@@ -502,6 +502,28 @@ def test_an_inventory_names_every_object_once_with_its_place():
     assert sum(order != sorted(order, key=reading.index) for order in orders) > 0.9 * len(orders) > 50
 
 
+def test_a_profile_calls_an_object_by_what_it_alone_is_and_then_says_the_rest():
+    told = 0
+    for sample in drawn("profiles", 150):
+        things = facts(sample.images[0].drawn)["objects"]
+        question, answer = (message.text for message in sample.messages)
+        assert not particle_errors(answer)
+        if not question.startswith("도형마다"):  # nothing in the picture is the only one of its kind
+            assert lists(question, answer, things), (question, answer)
+            continue
+        found = re.findall(rf"(?:^|, )([^,]*?)(?<!작)(?:은|는) ([^,]*?)(?:으로|로) ({PLACE})에", answer)
+        assert len(found) == answer.count(",") + 1 and len({place for *_, place in found}) == len(found), answer
+        for called, rest, place in found:
+            (thing,) = (thing for thing in things if place_of(thing) == place)
+            attributes = {thing[key] for key in ("size", "colour", "pattern", "shape")} - {""}
+            words = set(called.split()) - {"이", "도형"}
+            assert words | (set(rest.split()) - {"도형"}) == attributes and not words & set(rest.split()), answer
+            alike = [each for each in things if words <= {each[key] for key in ("size", "colour", "pattern", "shape")}]
+            assert alike == [thing], (called, answer)
+            told += 1
+    assert told > 150
+
+
 def test_a_full_answer_says_again_what_it_is_about_and_then_the_same():
     for kind in ("colour", "shape", "position", "count", "size", "pattern", "object"):
         short, full = drawn("questions", 30, kind=kind, style="formal"), drawn("questions", 30, kind=kind, style="full")

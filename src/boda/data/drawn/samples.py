@@ -21,6 +21,7 @@ from boda.data.drawn.sentences import (
     description,
     inventory,
     is_a,
+    profiles,
     question,
 )
 from boda.data.drawn.words import WORDS, check_words, paint_word, word_facts
@@ -149,6 +150,12 @@ def _inventories(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
     yield _sample(inventory(facts, dice, dice.pick([style for style in choice.style if style in STYLES[:3]])), image, number)
 
 
+def _profiles(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
+    """The objects of a scene in random order, each by what it is."""
+    facts, image, dice, _ = _scene_of(choice, seed, number)
+    yield _sample(profiles(facts, dice, dice.pick([style for style in choice.style if style in STYLES[:3]])), image, number)
+
+
 def _asked(choice: Choice, seed: int, number: int, most: int) -> tuple[list[Said], ImageRef]:
     facts, image, dice, unseen = _scene_of(choice, seed, number)
     kinds = [kind for kind in choice.kind if kind in KINDS]
@@ -239,6 +246,7 @@ def _text(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
 COLLECTIONS: dict[str, Callable[[Choice, int, int], Iterator[Sample]]] = {
     "descriptions": _descriptions,
     "inventories": _inventories,
+    "profiles": _profiles,
     "questions": _questions,
     "words": _words,
     "conversations": _conversations,
@@ -253,6 +261,7 @@ NARROWED = {
     "text": ("layout", "words"),
     "descriptions": SCENES[:3],
     "inventories": SCENES[:3],
+    "profiles": SCENES[:3],
 }
 
 

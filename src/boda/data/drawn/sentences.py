@@ -232,6 +232,27 @@ def inventory(scene: dict, dice: Dice, style: str) -> Said:
     return _said("inventory", style, question, is_a(said, style), "", things)
 
 
+PROFILES = "도형마다 어떻게 생겨서 어디에 있는지 말해 주세요."
+
+
+def profiles(scene: dict, dice: Dice, style: str) -> Said:
+    """Each object that words can mean alone, in random order: called by some of what it is, then the rest and its place.
+
+    Said before the place is, the rest cannot be found by it: what is found is what looks as it is called.
+    """
+    things, clauses = [], []
+    for thing in dice.some(scene["objects"], len(scene["objects"])):
+        if called := reference(thing, scene, "cell", dice):
+            words = called.split()
+            rest = [thing[key] for key in ("size", "colour", "pattern") if thing[key] and thing[key] not in words]
+            rest.append("도형" if thing["shape"] in words else thing["shape"])
+            things.append(thing)
+            clauses.append(f"{_particle(called, '은는')} {_particle(' '.join(rest), '으로로')} {place_of(thing)}에")
+    if not things:  # twins only
+        return inventory(scene, dice, style)
+    return _said("profiles", style, PROFILES, there_is(", ".join(clauses), style), "", things)
+
+
 def _altered(thing: dict, dice: Dice) -> dict:
     """The object with another colour or shape, never so that a held-out pair comes about."""
     while True:

@@ -221,12 +221,9 @@ def _text(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
         yield conversation(("assistant", told), source=source)
         asked = [question(facts, kind, dice) for kind in dice.some(list(KINDS), 4)]
         asked += [description(facts, dice, dice.pick(STYLES)), inventory(facts, dice, dice.pick(STYLES[:3]))]
-        turns = [
-            turn
-            for said in dice.some(asked, len(asked))
-            if said
-            for turn in (("user", said.question), ("assistant", said.answer))
-        ]
+        turns: list[tuple] = []
+        for said in filter(None, dice.some(asked, len(asked))):
+            turns += [("user", said.question), ("assistant", said.answer)]
         yield conversation(("user", f"{told}\n{turns[0][1]}"), *turns[1:], source=source)
         return
     word, other, style = dice.pick(choice.words), dice.pick(choice.words), dice.pick(STYLES[:3])

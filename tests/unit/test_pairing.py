@@ -89,6 +89,15 @@ def test_towers_make_a_model_that_survives_saving(vision, text, contrast, is_sto
     np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_siglip_tower_keeps_the_vectors_it_was_trained_to_compare():
+    """Locked (LiT), it has nothing else: a random projection before it would never learn."""
+    model = made("siglip", contrast="sigmoid", projection_dim=32).model
+    pixels = torch.rand(2, 3, *[model.config.vision_config.image_size] * 2)
+    torch.testing.assert_close(image_vectors(model, pixels), model.vision_model(pixels).pooler_output)
+    assert not torch.equal(made("clip", projection_dim=32).model.visual_projection.weight, torch.eye(32))
+
+
 def test_what_is_new_comes_from_the_seed():
     first, again, other = made(seed=1).model, made(seed=1).model, made(seed=2).model
     for name in ("visual_projection.weight", "text_projection.weight", "text_model.pooler.dense.weight"):

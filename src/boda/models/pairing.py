@@ -29,6 +29,7 @@ from boda.models.dual_encoder import BodaDualEncoderConfig, BodaDualEncoderModel
 from boda.models.loading import config_from, load_model, load_whole, open_part, seeded
 from boda.models.vocabulary import give_pad_token
 
+JOINT = {"siglip_vision_model", "siglip2_vision_model"}
 PROJECTION_DIM = 512
 START_SCALE = {"softmax": math.log(1 / 0.07), "sigmoid": math.log(10)}  # CLIP's, SigLIP's; SigLIP's bias starts at -10
 START, END = "<|im_start|>", "<|im_end|>"  # around texts, where the tokenizer puts nothing around them
@@ -112,7 +113,9 @@ def join_pair(
     with seeded(seed + 2):
         for name, tower in (("visual_projection", vision), ("text_projection", text)):
             weight = torch.empty(width, tower.config.hidden_size).normal_(std=0.02)  # as KoCLIP's
-            getattr(model, name).weight = nn.Parameter(weight)
+            # SigLIP compares its pooled vectors themselves, so a locked tower must keep them.
+            is_joint = name == "visual_projection" and vision.config.model_type in JOINT and weight.shape[0] == weight.shape[1]
+            getattr(model, name).weight = nn.Parameter(torch.eye(width) if is_joint else weight)
     model.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
     if contrast == "sigmoid":
         model.logit_bias = nn.Parameter(torch.tensor(-10.0))

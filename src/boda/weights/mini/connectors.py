@@ -26,18 +26,13 @@ class Linear(nn.Module):
         return self.linear_1(features)  # (B, N, D_language)
 
 
-class Mlp2xGelu(nn.Module):
+class Mlp2xGelu(Linear):
     """Two matrices with an exact GELU between, as in LLaVA-1.5 (https://arxiv.org/abs/2310.03744)."""
 
     def __init__(self, vision_size: int, language_size: int, grid: tuple[int, int]):
-        super().__init__()
-        self.linear_1 = nn.Linear(vision_size, language_size)
+        super().__init__(vision_size, language_size, grid)
         self.act = nn.GELU()
         self.linear_2 = nn.Linear(language_size, language_size)
-
-    @staticmethod
-    def num_tokens(grid: tuple[int, int]) -> int:
-        return grid[0] * grid[1]
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.linear_2(self.act(self.linear_1(features)))  # (B, N, D_language)
@@ -92,4 +87,28 @@ class Ldpv2(nn.Module):
         return plane.flatten(2).transpose(1, 2)  # (B, M, D)
 
 
-CONNECTORS: dict[str, type[nn.Module]] = {"linear": Linear, "mlp2x_gelu": Mlp2xGelu, "ldpv2": Ldpv2}
+class PlacedMlp(nn.Module):
+    """Features normalised, a learned vector for their place added, then two matrices with a GELU between.
+
+    For towers that neither normalise their last features nor know places (convolutional ones). Without the norm the vectors
+    grow to a hundred times the length of words, so that no layer of the language model can add anything to them; without
+    places it can find an object and not say where it lies.
+    """
+
+    def __init__(self, vision_size: int, language_size: int, grid: tuple[int, int]):
+        super().__init__()
+        self.norm = nn.LayerNorm(vision_size)
+        self.place = nn.Parameter(0.5 * torch.randn(grid[0] * grid[1], vision_size))
+        self.linear_1 = nn.Linear(vision_size, language_size)
+        self.act = nn.GELU()
+        self.linear_2 = nn.Linear(language_size, language_size)
+
+    @staticmethod
+    def num_tokens(grid: tuple[int, int]) -> int:
+        return grid[0] * grid[1]
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.linear_2(self.act(self.linear_1(self.norm(features) + self.place)))  # (B, N, D_language)
+
+
+CONNECTORS: dict[str, type[nn.Module]] = {"linear": Linear, "mlp2x_gelu": Mlp2xGelu, "ldpv2": Ldpv2, "placed_mlp": PlacedMlp}

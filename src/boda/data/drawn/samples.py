@@ -10,6 +10,7 @@ from PIL import Image
 
 from boda.data.drawn.canvas import Dice, paint
 from boda.data.drawn.fonts import FONTS, SEEN
+from boda.data.drawn.listings import inventory, profiles
 from boda.data.drawn.scenes import LAYOUTS, check_number, scene
 from boda.data.drawn.sentences import (
     FULL,
@@ -19,9 +20,7 @@ from boda.data.drawn.sentences import (
     Said,
     ask,
     description,
-    inventory,
     is_a,
-    profiles,
     question,
 )
 from boda.data.drawn.words import WORDS, check_words, paint_word, word_facts

@@ -16,7 +16,7 @@ from boda.data.korean import with_particle
 STYLES = ("formal", "polite", "plain", "short")
 FULL = "full"  # formal, and the answer says again what it is about; only where it is asked for
 NUMBERS = ("", "한", "두", "세", "네", "다섯", "여섯", "일곱", "여덟", "아홉")
-_particle = lru_cache(maxsize=65536)(with_particle)
+particled = lru_cache(maxsize=65536)(with_particle)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def is_a(noun: str, style: str) -> str:
     """It is `noun`."""
     if style == "short":
         return noun
-    return {"formal": f"{noun}입니다", "polite": _particle(noun, "이에요예요"), "plain": _particle(noun, "이다다")}[style] + "."
+    return {"formal": f"{noun}입니다", "polite": particled(noun, "이에요예요"), "plain": particled(noun, "이다다")}[style] + "."
 
 
 def there_is(subject: str, style: str, place: str = "") -> str:
@@ -150,7 +150,7 @@ def ask(kind: str, style: str, x: str, dice: Dice) -> str:
     if "{x:" in wording:
         before, _, rest = wording.partition("{x:")
         particle, _, after = rest.partition("}")
-        return before + _particle(x, particle) + after
+        return before + particled(x, particle) + after
     return wording.replace("{x}", x)
 
 
@@ -188,69 +188,17 @@ def describe(scene: dict, style: str, changed: dict | None = None) -> str:
         if len(things) > 3:
             return f"도형 {NUMBERS[len(things)]} 개"
         names = [noun_phrase(thing, full=False) for thing in things]
-        return "".join(_particle(name, "과와") + " " for name in names[:-1]) + names[-1]
+        return "".join(particled(name, "과와") + " " for name in names[:-1]) + names[-1]
     if len(things) == 1:
-        return there_is(_particle(noun_phrase(things[0]), "이가"), style, place_of(things[0]))
-    clauses = [f"{place_of(thing)}에는 {_particle(noun_phrase(thing), '이가')}" for thing in things]
+        return there_is(particled(noun_phrase(things[0]), "이가"), style, place_of(things[0]))
+    clauses = [f"{place_of(thing)}에는 {particled(noun_phrase(thing), '이가')}" for thing in things]
     return there_is(", ".join(clauses), style)
 
 
 def description(scene: dict, dice: Dice, style: str | None = None) -> Said:
     style = "formal" if style == FULL else style or dice.pick(STYLES[:3])
     wrong = describe(scene, style, _altered(dice.pick(scene["objects"]), dice))
-    return _said("description", style, ask("description", style, "", dice), describe(scene, style), wrong, scene["objects"])
-
-
-# What is asked for, and the key by which objects are called there (None: by their places, or with all that is known of them).
-INVENTORY: tuple[tuple[str, str | None], ...] = (
-    ("그림의 도형을 하나씩 말해 주세요.", None),
-    ("도형이 어디에 있는지 하나씩 말해 주세요.", None),
-    ("모양마다 어떤 도형인지 말해 주세요.", "shape"),
-    ("색깔마다 어떤 도형인지 말해 주세요.", "colour"),
-)
-
-
-def inventory(scene: dict, dice: Dice, style: str) -> Said:
-    """All objects in random order: what lies at each place, where each object lies, or what has each shape (each colour).
-
-    Told in reading order they can be counted off; in random order each must be found by what is said of it. Of a shape or a
-    colour that several have nothing is said.
-    """
-    things, way = dice.some(scene["objects"], len(scene["objects"])), dice.below(len(INVENTORY))
-    if key := INVENTORY[way][1]:
-        alone = [thing for thing in things if sum(thing[key] == each[key] for each in things) == 1]
-        things, way = (alone, way) if alone else (things, way % 2)
-    question, key = INVENTORY[way]
-    if key is None:
-        clauses = [f"{place_of(t)}에는 {_particle(noun_phrase(t), '이가')}" for t in things]
-        if way == 1:
-            clauses = [f"{_particle(noun_phrase(t), '은는')} {place_of(t)}에" for t in things]
-        return _said("inventory", style, question, there_is(", ".join(clauses), style), "", things)
-    name = lambda thing: thing["shape"] if key == "shape" else f"{thing['colour']} 도형"  # noqa: E731
-    rest = lambda thing: noun_phrase(thing | ({"shape": "도형"} if key == "shape" else {"colour": ""}))  # noqa: E731
-    said = ", ".join(f"{_particle(name(thing), '은는')} {place_of(thing)}에 있는 {rest(thing)}" for thing in things)
-    return _said("inventory", style, question, is_a(said, style), "", things)
-
-
-PROFILES = "도형마다 어떻게 생겨서 어디에 있는지 말해 주세요."
-
-
-def profiles(scene: dict, dice: Dice, style: str) -> Said:
-    """Each object that words can mean alone, in random order: called by some of what it is, then the rest and its place.
-
-    Said before the place is, the rest cannot be found by it: what is found is what looks as it is called.
-    """
-    things, clauses = [], []
-    for thing in dice.some(scene["objects"], len(scene["objects"])):
-        if called := reference(thing, scene, "cell", dice):
-            words = called.split()
-            rest = [thing[key] for key in ("size", "colour", "pattern") if thing[key] and thing[key] not in words]
-            rest.append("도형" if thing["shape"] in words else thing["shape"])
-            things.append(thing)
-            clauses.append(f"{_particle(called, '은는')} {_particle(' '.join(rest), '으로로')} {place_of(thing)}에")
-    if not things:  # twins only
-        return inventory(scene, dice, style)
-    return _said("profiles", style, PROFILES, there_is(", ".join(clauses), style), "", things)
+    return said_of("description", style, ask("description", style, "", dice), describe(scene, style), wrong, scene["objects"])
 
 
 def _altered(thing: dict, dice: Dice) -> dict:
@@ -263,7 +211,7 @@ def _altered(thing: dict, dice: Dice) -> dict:
 
 
 # -- questions -----------------------------------------------------------------------------------------------------------------
-def _said(kind: str, style: str, question: str, answer: str, rejected: str, about: list[dict], topic: str = "") -> Said:
+def said_of(kind: str, style: str, question: str, answer: str, rejected: str, about: list[dict], topic: str = "") -> Said:
     return Said(kind, style, question, answer, "" if rejected == answer else rejected, any(map(is_unseen, about)), topic)
 
 
@@ -277,7 +225,7 @@ def _attribute(key: str, values: tuple[str, ...], say: Callable[[str, str], str]
         value = place_of(thing) if key == "cell" else thing[key]
         kind = {"cell": "position"}.get(key, key)
         wrong = dice.pick([each for each in values if each != value])
-        return _said(kind, style, ask(kind, style, x, dice), say(value, style), say(wrong, style), [thing], x)
+        return said_of(kind, style, ask(kind, style, x, dice), say(value, style), say(wrong, style), [thing], x)
 
     return make
 
@@ -295,7 +243,7 @@ def _say_pattern(pattern: str, style: str) -> str:
     if style == "short":
         return pattern or "없음"
     none = {"formal": "무늬가 없습니다.", "polite": "무늬가 없어요.", "plain": "무늬가 없다."}
-    return there_is(_particle(pattern, "이가"), style) if pattern else none[style]
+    return there_is(particled(pattern, "이가"), style) if pattern else none[style]
 
 
 def _existence(scene: dict, thing: dict, style: str, dice: Dice) -> Said:
@@ -327,7 +275,7 @@ def _count(scene: dict, thing: dict, style: str, dice: Dice) -> Said:
     number = sum(key is None or each[key] == thing[key] for each in scene["objects"])
     wrong = dice.pick([each for each in range(1, 8) if each != number])
     say = lambda n: is_a(f"{NUMBERS[n]} 개", style)  # noqa: E731
-    return _said("count", style, ask("count", style, x, dice), say(number), say(wrong), [thing], x)
+    return said_of("count", style, ask("count", style, x, dice), say(number), say(wrong), [thing], x)
 
 
 def _object(scene: dict, thing: dict, style: str, dice: Dice) -> Said:
@@ -336,13 +284,13 @@ def _object(scene: dict, thing: dict, style: str, dice: Dice) -> Said:
 
     def say(each: dict) -> str:
         noun = noun_phrase(each, full=False)
-        return noun if style == "short" else there_is(_particle(noun, "이가"), style)
+        return noun if style == "short" else there_is(particled(noun, "이가"), style)
 
     if empty and dice.chance(0.2):
         place = dice.pick(empty)
-        return _said("object", style, ask("object", style, place, dice), NOTHING[style], say(thing), [], place)
+        return said_of("object", style, ask("object", style, place, dice), NOTHING[style], say(thing), [], place)
     place = place_of(thing)
-    return _said("object", style, ask("object", style, place, dice), say(thing), say(_altered(thing, dice)), [thing], place)
+    return said_of("object", style, ask("object", style, place, dice), say(thing), say(_altered(thing, dice)), [thing], place)
 
 
 def _relation(scene: dict, thing: dict, style: str, dice: Dice) -> Said | None:
@@ -362,17 +310,17 @@ def _relation(scene: dict, thing: dict, style: str, dice: Dice) -> Said | None:
     asked = dice.below(2)
     is_so = (gaps[axis] > 0) == (asked == 1)
     yes, no = YES_NO[style]
-    x = f"{_particle(first, '이가')} {second}보다 {names[asked]}에"
+    x = f"{particled(first, '이가')} {second}보다 {names[asked]}에"
     right, wrong = (yes, no) if is_so else (no, yes)
-    return _said("relation", style, ask("relation", style, x, dice), right, wrong, [thing, other], x)
+    return said_of("relation", style, ask("relation", style, x, dice), right, wrong, [thing, other], x)
 
 
 def _statement(scene: dict, thing: dict, style: str, dice: Dice) -> Said:
     is_true = dice.chance(0.5)
     said = thing if is_true else _altered(thing, dice)
-    x = there_is(_particle(noun_phrase(said, full=False), "이가"), "plain", place_of(said))
+    x = there_is(particled(noun_phrase(said, full=False), "이가"), "plain", place_of(said))
     right, wrong = RIGHT_WRONG[style] if is_true else RIGHT_WRONG[style][::-1]
-    return _said("statement", style, ask("statement", style, x, dice), right, wrong, [thing])
+    return said_of("statement", style, ask("statement", style, x, dice), right, wrong, [thing])
 
 
 KINDS: dict[str, Callable[[dict, dict, str, Dice], Said | None]] = {
@@ -410,11 +358,11 @@ def in_full(said: Said) -> Said:
 
     def full(answer: str) -> str:
         if said.kind == "existence":
-            there, gone = _particle(said.topic, "이가"), _particle(said.topic, "은는")
+            there, gone = particled(said.topic, "이가"), particled(said.topic, "은는")
             return f"네, {there} 있습니다." if answer[0] == "네" else f"아니요, {gone} 없습니다."
         if said.kind == "relation":
             return f"네, {said.topic} 있습니다." if answer[0] == "네" else f"아니요, {said.topic} 있지 않습니다."
-        return again.get(said.kind, _particle(said.topic, "은는") + " ") + answer
+        return again.get(said.kind, particled(said.topic, "은는") + " ") + answer
 
     rejected = full(said.rejected) if said.rejected else ""
     return replace(

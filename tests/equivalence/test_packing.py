@@ -190,3 +190,16 @@ def test_a_model_whose_rows_leak_trains_unpacked_only(tmp_path):
     with pytest.raises(BodaError, match=r"'bloom'.*packing: false"):
         boda.train(recipe, tmp_path / "run", quiet=True)
     boda.train(recipe, tmp_path / "other", quiet=True, overrides={"stages.align.packing": False})
+
+
+@pytest.mark.parametrize("length", [100, 500])
+def test_trained_norms_on_queries_and_keys_go_with_autocast(length):
+    """They give fp32 queries and keys beside bf16 values, in rows of short segments and of long ones."""
+    model = tiny_model("qwen3").model.model.language_model.float()
+    model.set_attn_implementation(ATTENTION_NAME)
+    ids, places = torch.arange(2 * length)[None] % 90, torch.arange(length).repeat(2)[None]
+    row = {"cu_seq_lens": torch.tensor([0, length, 2 * length], dtype=torch.int32), "prefix": torch.tensor([-1, -1])}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        given = model(input_ids=ids, position_ids=places, use_cache=False, **row).last_hidden_state[0]
+    expected = torch.cat([model(input_ids=part).last_hidden_state[0] for part in ids.split(length, dim=1)])
+    assert (given - expected).abs().max() < 0.05 * expected.abs().max()

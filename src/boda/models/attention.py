@@ -10,6 +10,8 @@ The mask function must be registered too: transformers gives an attention name w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -132,16 +134,27 @@ class Segments:
         return known[window]
 
 
+@contextmanager
+def in_fp32(query: torch.Tensor, longest: int) -> Iterator[bool]:
+    """Whether segments are short enough to be attended to in fp32, and no autocast while they are.
+
+    Elsewhere autocast stays: it evens out types, since norms on queries and keys that are trained give fp32 beside bf16 values.
+    """
+    is_short = query.device.type == "cpu" and longest <= SHORT
+    with torch.autocast(query.device.type, enabled=False) if is_short else nullcontext():
+        yield is_short
+
+
 def _attend_both_ways(query, key, value, segments: Segments, scaling, dropout, softcap):
     """(1, H, L, D) each -> (1, L, H, D): a segment's queries see all of its keys."""
     pieces = []
-    with torch.autocast(query.device.type, enabled=False):
-        for index, real, mask in segments.batches:
-            q, k, v = (tensor[0][:, index].transpose(0, 1) for tensor in (query, key, value))  # (S, H, W, D)
-            if query.device.type == "cpu" and index.shape[1] <= SHORT:
+    for index, real, mask in segments.batches:
+        q, k, v = (tensor[0][:, index].transpose(0, 1) for tensor in (query, key, value))  # (S, H, W, D)
+        with in_fp32(query, index.shape[1]) as is_short:
+            if is_short:
                 q, k, v = q.float(), k.float(), v.float()
             found = _attend(q, k, v, mask, scaling, dropout, softcap, causal=False)
-            pieces.append(found.transpose(1, 2)[real].to(query.dtype))
+        pieces.append(found.transpose(1, 2)[real].to(query.dtype))
     return torch.cat(pieces)[segments.order][None]
 
 
@@ -187,12 +200,12 @@ def boda_attention_forward(
     blocks = layout.blocks_for(kwargs.get("sliding_window"))
     sizes = [block.end - block.start for block in blocks]
     dtype = query.dtype
-    if query.device.type == "cpu" and max(sizes) <= SHORT:
-        query, key, value = query.float(), key.float(), value.float()
-    # Split once: going back that is one concatenation, where every slice would fill a whole row with zeros.
-    queries, keys, values = (tensor.split(sizes, dim=2) for tensor in (query, key, value))
     pieces = []
-    with torch.autocast(query.device.type, enabled=False):  # the types are as they are to be
+    with in_fp32(query, max(sizes)) as is_short:
+        if is_short:
+            query, key, value = query.float(), key.float(), value.float()
+        # Split once: going back that is one concatenation, where every slice would fill a whole row with zeros.
+        queries, keys, values = (tensor.split(sizes, dim=2) for tensor in (query, key, value))
         for number, block in enumerate(blocks):
             key, value = keys[number], values[number]
             if block.context < block.start:  # the prefix is the block before

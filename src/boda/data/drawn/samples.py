@@ -143,16 +143,10 @@ def _descriptions(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
     yield _sample(description(facts, dice, dice.pick(choice.style)), image, number)
 
 
-def _inventories(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
-    """All objects of a scene in random order, each with its place."""
+def _listings(tell: Callable[[dict, Dice, str], Said], choice: Choice, seed: int, number: int) -> Iterator[Sample]:
+    """All objects of a scene in random order, as `tell` tells them."""
     facts, image, dice, _ = _scene_of(choice, seed, number)
-    yield _sample(inventory(facts, dice, dice.pick([style for style in choice.style if style in STYLES[:3]])), image, number)
-
-
-def _profiles(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
-    """The objects of a scene in random order, each by what it is."""
-    facts, image, dice, _ = _scene_of(choice, seed, number)
-    yield _sample(profiles(facts, dice, dice.pick([style for style in choice.style if style in STYLES[:3]])), image, number)
+    yield _sample(tell(facts, dice, dice.pick([style for style in choice.style if style in STYLES[:3]])), image, number)
 
 
 def _asked(choice: Choice, seed: int, number: int, most: int) -> tuple[list[Said], ImageRef]:
@@ -241,8 +235,8 @@ def _text(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
 
 COLLECTIONS: dict[str, Callable[[Choice, int, int], Iterator[Sample]]] = {
     "descriptions": _descriptions,
-    "inventories": _inventories,
-    "profiles": _profiles,
+    "inventories": partial(_listings, inventory),
+    "profiles": partial(_listings, profiles),
     "questions": _questions,
     "words": _words,
     "conversations": _conversations,

@@ -25,7 +25,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
-LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers", "numpy", "pillow")
+LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "open_clip_torch", "tokenizers", "numpy", "pillow")
 
 
 class BenchmarkError(RuntimeError):

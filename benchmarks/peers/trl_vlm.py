@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import torchvision_shim  # noqa: F401
 from datasets import Dataset, Features, Image, List, Value
 from peft import LoraConfig
 from transformers import AutoProcessor, LlavaForConditionalGeneration, TrainerCallback

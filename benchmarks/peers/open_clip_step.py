@@ -21,9 +21,9 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
-import open_clip
 import torch
-import torchvision_shim  # noqa: F401
+import torchvision_shim  # noqa: F401 (first)
+from open_clip import ClipLoss, add_model_config, create_model
 from open_clip_train.train import train_one_epoch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
@@ -43,8 +43,8 @@ def make_model(folder: Path) -> torch.nn.Module:
     with tempfile.TemporaryDirectory() as configs:
         content = {"embed_dim": 512, "quick_gelu": True, "vision_cfg": vision, "text_cfg": text}
         (Path(configs) / f"{NAME}.json").write_text(json.dumps(content))
-        open_clip.add_model_config(configs)
-        model = open_clip.create_model(NAME, precision="amp_bf16", pretrained_text=False, output_dict=True)
+        add_model_config(configs)
+        model = create_model(NAME, precision="amp_bf16", pretrained_text=False, output_dict=True)
     given = translated(load_file(folder / "pair" / "model.safetensors"))
     missing, unknown = model.load_state_dict(given, strict=False)
     assert not unknown and all(name.endswith(("position_ids", "token_type_ids")) for name in missing), (missing, unknown)
@@ -181,7 +181,7 @@ def main() -> None:
     train_one_epoch(
         model,
         {"train": Data(dataloader=loader)},
-        open_clip.ClipLoss(),
+        ClipLoss(),
         0,
         optimizer,
         None,

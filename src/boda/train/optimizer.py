@@ -69,7 +69,7 @@ def build_optimizer(
     common = {"lr": stage.learning_rate, "betas": (0.9, 0.999), "eps": 1e-8}
     if stage.optimizer == "muon":
         return Muon(settings(True), settings(False), **(common | {"betas": (0.9, 0.95)}))
-    return torch.optim.AdamW(settings(False), **common)
+    return torch.optim.AdamW(settings(False), fused=True, **common)  # one pass over the memory, not ten
 
 
 def _matrices(model: nn.Module) -> set[int]:

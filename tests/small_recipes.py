@@ -53,7 +53,7 @@ def small_data(source: str | None, folder: Path, pairs: bool) -> list[dict]:
 def shrunk(name: str, folder: Path, steps: int = 2) -> dict:
     """Overrides that make a shipped recipe run on two cores in seconds and change nothing else. Files go into `folder`.
 
-    Drawn data keeps its collection, seed and `where`. The recipe of a language model is made small, too.
+    Drawn data keeps its collection, seed and `where`. The recipes of its parts are made small, too.
     """
     recipe = load_recipe(name)
     changes: dict = {"precision": "fp32"}
@@ -63,8 +63,9 @@ def shrunk(name: str, folder: Path, steps: int = 2) -> dict:
             changes[f"model.{part}"] = str(BACKBONES[chosen]())
         elif chosen is not None:
             changes |= {f"model.{part}.{key}": value for key, value in NARROW.items() if key in chosen}
-    if recipe.model.language_recipe:
-        changes["model.language"] = {"recipe": str(small_recipe(recipe.model.language_recipe, folder, steps))}
+    for part, maker in recipe.model.recipes.items():
+        (folder / maker).mkdir()
+        changes[f"model.{part}"] = {"recipe": str(small_recipe(maker, folder / maker, steps))}
     for stage in recipe.stages:
         place = f"stages.{stage.name}"
         (folder / stage.name).mkdir()

@@ -31,10 +31,13 @@ def test_recipe_runs(name: str, tmp_path: Path):
     assert not all(drawn) or {block["licence"] for block in info["data"]} == {"Apache-2.0 (drawn by Boda)"}
     config = (folder / "config.json").read_text(encoding="utf-8")
     assert str(tmp_path) not in config and str(tiny.tiny_root()) not in config  # where its parts lay is nobody's business
-    if part := recipe.model.language_recipe:
-        trained = records(tmp_path / "run" / "parts" / part)
-        assert [record["step"] for record in trained] == [1, 2] * len(load_recipe(part).stages)
-        assert set(info["parts"]["language"]["stages"]) == {stage.name for stage in load_recipe(part).stages}
+    for part, maker in recipe.model.recipes.items():
+        stages = [stage.name for stage in load_recipe(maker).stages]
+        trained = records(tmp_path / "run" / "parts" / maker)
+        assert [(record["stage"], record["step"]) for record in trained] == [
+            (stage, step) for stage in stages for step in (1, 2)
+        ]
+        assert list(info["parts"][part]["stages"]) == stages
 
     model, processor = boda.load(folder, dtype=None, device="cpu")
     if recipe.model.kind == "clip":

@@ -76,18 +76,16 @@ def test_no_file_tells_where_it_was_made(folder):
 
 
 def test_it_was_made_by_the_shipped_recipe_alone(name, folder):
-    """Recipe, seed and steps in `boda.json` are those of the recipe as it is shipped, its language model's too."""
-    info = json.loads((folder / "boda.json").read_text(encoding="utf-8"))
-    recipe = load_recipe(MADE_BY[name])
-    while True:
+    """Recipe, seed and steps in `boda.json` are those of the recipe as it is shipped, and so of its parts."""
+    left = [(json.loads((folder / "boda.json").read_text(encoding="utf-8")), load_recipe(MADE_BY[name]))]
+    while left:
+        info, recipe = left.pop()
         lines = recipe_difference(load_recipe(info["recipe"]), recipe)
         assert [line for line in lines if not line.partition(": ")[0].endswith(IDLE)] == []
         assert info["recipe"]["seed"] == recipe.seed and info["kind"] == recipe.model.kind
         assert {stage: said["steps"] for stage, said in info["stages"].items()} == {s.name: s.max_steps for s in recipe.stages}
         assert info["data"] and all(block["rows"] > 0 for block in info["data"])
-        if recipe.model.language_recipe is None:
-            break
-        info, recipe = info["parts"]["language"], load_recipe(recipe.model.language_recipe)
+        left += [(info["parts"][part], load_recipe(maker)) for part, maker in recipe.model.recipes.items()]
 
 
 @torch.no_grad()

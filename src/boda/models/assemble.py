@@ -29,6 +29,7 @@ from boda.models.vlm import BodaConfig, BodaForConditionalGeneration, feature_si
 from boda.models.vocabulary import IMAGE_TOKEN, PAD_TOKEN, add_token, give_pad_token, resize_embeddings
 
 PLAIN_CONNECTORS = {"linear": "linear", "mlp2x_gelu": "gelu"}  # connector -> projector_hidden_act of the stock class
+PAIRS = ("vision-text-dual-encoder", "boda_dual_encoder")  # whose image tower is one
 HEADS = ("pooler", "head", "post_layernorm")  # on top of a tower's features, no part of them
 
 
@@ -75,6 +76,7 @@ def load_tower(
     """
     config = config_from(vision, "vision", revision)
     revision = getattr(config, "_commit_hash", None)
+    is_pair = config.model_type in PAIRS
     config = getattr(config, "vision_config", config)
     is_flat = not getattr(config, "hidden_sizes", None)
     if is_flat and not hasattr(config, "patch_size"):
@@ -95,12 +97,12 @@ def load_tower(
     size = image_size or _image_size(config, image_processor)
     if isinstance(vision, str) and getattr(config, "image_size", size) != size:
         raise BodaError(f"model.image_size is {size} and the tower '{vision}' was made for {config.image_size}")
-    if hasattr(config, "image_size"):
-        config.image_size = size
+    config.image_size = size  # also where the config knows none (BiT, ResNet): training and uses ask for it
     # Heads on top of the features are no part of a grid's tower, so a checkpoint may go without them.
     unneeded = ("pooler",) if whole else HEADS
     with seeded(seed):
-        module = load_model(vision, "vision", AutoModel, config, unneeded, revision).eval()
+        inside = {"key_mapping": {r"^vision_model\.": ""}} if is_pair else {}
+        module = load_model(vision, "vision", AutoModel, config, unneeded, revision, **inside).eval()
     grid, prefix_tokens = _grid(module, config, size, layer)
     return Tower(module, size, layer, grid, prefix_tokens, is_flat, image_processor, revision)
 

@@ -112,10 +112,11 @@ def config_from(source: str | dict, part: str, revision: str | None = None):
         raise BodaError(f"model.{part}: no model can be built from {{model_type: {model_type}, ...}}: {error}") from error
 
 
-def load_model(source: str | dict, part: str, auto_class, config, unneeded: tuple[str, ...] = (), revision: str | None = None):
+def load_model(
+    source: str | dict, part: str, auto_class, config, unneeded: tuple[str, ...] = (), revision: str | None = None, **options
+):
     """A part with its weights in the type they have, or a new one of the config. Raises BodaError where weights are missing."""
     if isinstance(source, dict):
         return auto_class.from_config(config)
-    return open_part(
-        part, load_whole, source, auto_class=auto_class, unneeded=unneeded, config=config, dtype="auto", revision=revision
-    )
+    options |= {"config": config, "dtype": "auto", "revision": revision}
+    return open_part(part, load_whole, source, auto_class=auto_class, unneeded=unneeded, **options)

@@ -9,7 +9,7 @@ what is wrong and what would work.
 
 from __future__ import annotations
 
-from boda.recipe.load import language_recipe, load_recipe, recipe_names, recipe_text
+from boda.recipe.load import load_recipe, part_recipes, recipe_names, recipe_text
 from boda.recipe.reference import knobs, recipe_difference
 from boda.recipe.schema import (
     ALL_PARTS,
@@ -26,6 +26,6 @@ from boda.recipe.schema import (
 )
 
 __all__ = [
-    "ALL_PARTS", "PARTS", "Data", "Generation", "Lora", "ModelSpec", "Recipe", "Stage", "TokenizerSpec", "knobs", "language_recipe",
-    "load_recipe", "recipe_difference", "recipe_names", "recipe_text", "template_names", "template_text",
+    "ALL_PARTS", "PARTS", "Data", "Generation", "Lora", "ModelSpec", "Recipe", "Stage", "TokenizerSpec", "knobs", "load_recipe",
+    "part_recipes", "recipe_difference", "recipe_names", "recipe_text", "template_names", "template_text",
 ]  # fmt: skip

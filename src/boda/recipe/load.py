@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from boda.errors import BodaError
 from boda.recipe.explain import explain, homes, stage_names
-from boda.recipe.schema import Generation, ModelSpec, Recipe, Stage
+from boda.recipe.schema import MAKERS, Generation, ModelSpec, Recipe, Stage
 from boda.recipe.text import map_texts, read_yaml, substitute
 from boda.recipe.words import nearest, no_stage, shown
 
@@ -66,25 +66,25 @@ def load_recipe(source: str | Path | Mapping | Recipe, overrides: Iterable[str] 
     return recipe
 
 
-def language_recipe(recipe: Recipe) -> tuple[str, Recipe] | None:
-    """The recipe that makes a recipe's language model, and the name of its folder; None where the model is there already.
+def part_recipes(recipe: Recipe, above: Sequence[Path] = ()) -> dict[str, tuple[str, Recipe]]:
+    """The recipes that make parts of a recipe's model, by part, each with the name of its folder.
 
-    Raises BodaError where there is none, it makes no language model, or recipes need each other in a circle.
+    Raises BodaError where there is none, it makes no such part, or recipes need each other in a circle.
     """
-    chain: list[Path] = []
-    first = None
-    while (name := recipe.model.language_recipe) is not None:
+    found = {}
+    for part, name in recipe.model.recipes.items():
+        key = f"model.{part}.recipe"
         try:
             path = _find(name, recipe.directory or Path())
         except BodaError as error:
-            raise BodaError(f"model.language.recipe: {error}") from None
-        _check_circle(path, chain, "model.language.recipe")
-        chain.append(path)
-        recipe = load_recipe(name if path.parent == RECIPES else path)
-        if recipe.model.kind != "language":
-            raise BodaError(f"model.language.recipe: {name} makes a {recipe.model.kind}; a recipe of kind: language is needed")
-        first = first or (path.stem, recipe)
-    return first
+            raise BodaError(f"{key}: {error}") from None
+        _check_circle(path, above, key)
+        made = load_recipe(name if path.parent == RECIPES else path)
+        if made.model.kind != MAKERS[part]:
+            raise BodaError(f"{key}: {name} makes a {made.model.kind}; a recipe of kind: {MAKERS[part]} is needed")
+        part_recipes(made, (*above, path))
+        found[part] = (path.stem, made)
+    return found
 
 
 def _check_circle(path: Path, chain: Sequence[Path], key: str) -> None:

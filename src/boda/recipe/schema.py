@@ -20,6 +20,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "flamingo": ("vision", "resampler", "cross_attention", *_LANGUAGE_PARTS),
     "language": _LANGUAGE_PARTS,
 }
+MAKERS = {"vision": "clip", "language": "language"}  # what kind of model a recipe must make that a part is taken from
 ALL_PARTS = tuple(dict.fromkeys(part for parts in PARTS.values() for part in parts))
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -61,7 +62,8 @@ class ModelSpec(Knobs):
     """`vlm` answers about pictures, `clip` compares pictures with texts, `flamingo` reads pictures and texts in turn,
     `language` reads text only."""
     vision: str | dict[str, Any] | None = None
-    """The vision tower: a hub id or folder, or a transformers config (a mapping with `model_type`), initialised from the seed."""
+    """The vision tower: a hub id or folder; a transformers config (a mapping with `model_type`), initialised from the seed; or
+    `{recipe: NAME}`, the image tower of the clip that another recipe makes, trained first."""
     vision_layer: int = -2
     """The tower's layer whose output is used; -2 = the last but one, as LLaVA does."""
     image_size: Count | None = None
@@ -89,14 +91,15 @@ class ModelSpec(Knobs):
 
     @model_validator(mode="after")
     def _agree(self) -> ModelSpec:
-        made_by = self.language_recipe
-        if made_by is not None and (len(self.language) > 1 or not isinstance(made_by, str) or self.kind == "clip"):
-            why = "names a recipe of kind: language; it takes no other keys and is not for clip"
-            raise At("language", f"{{recipe: NAME}} {why}")
-        if made_by is not None and isinstance(self.tokenizer, TokenizerSpec):
+        for part, maker in self.recipes.items():
+            if len(getattr(self, part)) > 1 or not isinstance(maker, str) or (part == "language" and self.kind == "clip"):
+                why = f"names a recipe of kind: {MAKERS[part]}; it takes no other keys"
+                raise At(part, f"{{recipe: NAME}} {why}{' and is not for clip' if part == 'language' else ''}")
+        if "language" in self.recipes and isinstance(self.tokenizer, TokenizerSpec):
+            made_by = self.recipes["language"]
             raise At("tokenizer", f"the model of {made_by} has its own; remove this one, or say tokenizer: null")
-        for name, value in (("vision", self.vision), ("language", self.language if made_by is None else "")):
-            if isinstance(value, dict) and not isinstance(value.get("model_type"), str):
+        for name, value in (("vision", self.vision), ("language", self.language)):
+            if isinstance(value, dict) and name not in self.recipes and not isinstance(value.get("model_type"), str):
                 needs = "needs its model_type, e.g. model_type: llama"
                 raise At(name, f"given as a mapping it is a transformers config and {needs}")
         for name in ("vision", "connector"):
@@ -118,9 +121,10 @@ class ModelSpec(Knobs):
         return self
 
     @property
-    def language_recipe(self) -> str | None:
-        """The recipe that makes the language model, where it is given as one."""
-        return self.language.get("recipe") if isinstance(self.language, dict) else None
+    def recipes(self) -> dict[str, str]:
+        """The parts that are given as the recipes that make them: {"vision": "mini-clip"}."""
+        given = {part: getattr(self, part) for part in MAKERS}
+        return {part: value["recipe"] for part, value in given.items() if isinstance(value, dict) and "recipe" in value}
 
 
 class Data(Knobs):

@@ -14,7 +14,7 @@ from boda.evaluate.report import contact_sheet
 from boda.evaluate.strip import sparkline, strip
 from boda.files import cache_folder
 from boda.models.checkpoints import SHIPPED, locate
-from boda.recipe import Recipe, language_recipe, load_recipe
+from boda.recipe import Recipe, load_recipe, part_recipes
 from boda.serve.chat import harmless
 from boda.train.stages import train
 
@@ -78,13 +78,12 @@ def run_demo(say: Callable[[str], None], steps: int | None = None, quiet: bool =
 
 def shortened(recipe: Recipe, steps: int, folder: Path) -> Recipe:
     """The recipe with so many steps a stage. The one of its language model becomes a file in `folder`: overrides end at a recipe."""
-    needed = language_recipe(recipe)
-    assert needed is not None, "the demonstration trains its language model, too"
-    path = folder / f"{needed[0]}-{steps}.yaml"
+    name, maker = part_recipes(recipe)["language"]
+    path = folder / f"{name}-{steps}.yaml"
     every = {"stages.*.max_steps": steps}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(load_recipe(needed[1], every).to_yaml(), encoding="utf-8")
+        path.write_text(load_recipe(maker, every).to_yaml(), encoding="utf-8")
     except OSError as error:
         raise BodaError(f"cannot write to {folder}: {error.strerror}; BODA_CACHE names another folder") from error
     return load_recipe(recipe, {**every, "model.language": {"recipe": str(path)}})
@@ -92,8 +91,7 @@ def shortened(recipe: Recipe, steps: int, folder: Path) -> Recipe:
 
 def key_of(recipe: Recipe) -> str:
     """Tells runs of different recipes apart, so that another version of Boda finds no run in its way."""
-    needed = language_recipe(recipe)
-    said = [recipe.to_yaml(), needed[1].to_yaml() if needed else ""]
+    said = [each.to_yaml() for each in (recipe, *(maker for _, maker in part_recipes(recipe).values()))]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()[:8]
 
 

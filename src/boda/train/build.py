@@ -67,11 +67,10 @@ def template_of(recipe: Recipe, tokenizer, stage: Stage | None = None) -> str:
     return template_text(name, recipe.directory) if name else tokenizer.chat_template
 
 
-def language_source(recipe: Recipe, out: Path | None) -> str | dict:
-    """Where the language model comes from: as the recipe says, or the model that the recipe it names has left in this run."""
-    name = recipe.model.language_recipe
-    if name is None:
-        return recipe.model.language
+def part_source(recipe: Recipe, part: str, out: Path | None) -> str | dict | None:
+    """Where a part comes from: as the recipe says, or the model that the recipe it names has left in this run."""
+    if (name := recipe.model.recipes.get(part)) is None:
+        return getattr(recipe.model, part)
     assert out is not None
     return str(out / "parts" / Path(name).stem / "model")
 
@@ -80,7 +79,7 @@ def get_tokenizer(recipe: Recipe, out: Path | None, texts: Iterator[str]):
     """The recipe's tokenizer: the language model's, a named one, or one trained on `texts` and kept in `out`/tokenizer."""
     spec = recipe.model.tokenizer
     if spec is None:
-        language = language_source(recipe, out)
+        language = part_source(recipe, "language", out)
         if isinstance(language, str):
             return load_tokenizer(language, what="language")
         raise BodaError("model.tokenizer: a language model built from a config needs one, e.g. {vocab_size: 4000}")
@@ -100,7 +99,7 @@ def get_tokenizer(recipe: Recipe, out: Path | None, texts: Iterator[str]):
 def build(recipe: Recipe, tokenizer, out: Path | None, before: list[Stage], device: torch.device) -> Built:
     """The model as the stages in `before` left it, everything frozen."""
     revisions = _recorded_revisions(out)
-    spec = recipe.model.model_copy(update={"language": language_source(recipe, out)})
+    spec = recipe.model.model_copy(update={part: part_source(recipe, part, out) for part in ("vision", "language")})
     assembled = (assemble_pair if spec.kind == "clip" else assemble)(spec, tokenizer, recipe.seed, revisions)
     frozen = best_dtype(device, recipe.precision)
     assembled.model.requires_grad_(False)

@@ -16,7 +16,7 @@ from boda.data.prepared import PreparedData
 from boda.errors import BodaError
 from boda.models.checkpoints import read_info
 from boda.recipe import Recipe, Stage, load_recipe
-from boda.train.build import attach_stage, build, finish, get_tokenizer, language_source
+from boda.train.build import attach_stage, build, finish, get_tokenizer, part_source
 from boda.train.log import read_log
 
 
@@ -43,10 +43,9 @@ def run_info(recipe: Recipe, out: Path) -> dict:
         for block, count in zip(stage.data, counts):
             licence = block.licence or (DRAWN_LICENCE if block.source == "drawn" else "not stated")
             data.append({"stage": stage.name, "path": block.path, "rows": int(count), "licence": licence})
-    language = language_source(recipe, out) if recipe.model.language_recipe else None
     return {
         "kind": recipe.model.kind,
-        "parts": {"language": read_info(language)} if isinstance(language, str) else {},
+        "parts": {part: read_info(str(part_source(recipe, part, out))) for part in recipe.model.recipes},
         "recipe": json.loads(recipe.model_dump_json()),
         "versions": versions(),
         "commit": _commit(),

@@ -21,7 +21,7 @@ from boda.data.sample import Sample
 from boda.data.sources import BadRows
 from boda.errors import BadRow, BodaError
 from boda.models.checkpoints import best_device, best_dtype
-from boda.recipe import Recipe, Stage, TokenizerSpec, language_recipe, load_recipe
+from boda.recipe import Recipe, Stage, TokenizerSpec, load_recipe, part_recipes
 from boda.train import estimate
 from boda.train.build import FALLBACK_TEMPLATE, build, check_kind, get_tokenizer, pair_renderer, renderer_for
 from boda.train.freeze import count_by_part, is_pair, open_parts
@@ -54,7 +54,7 @@ def inspect(
     chosen = recipe.stage(stage) if stage else recipe.stages[0]
     with tempfile.TemporaryDirectory(prefix="boda-inspect-") as temporary:
         folder = Path(temporary)
-        recipe, spoken, note = _with_language(recipe)
+        recipe, spoken, note = _with_parts(recipe)
         tokenizer = get_tokenizer(recipe, folder, preparation.texts_of(spoken, data_dir))
         frozen = _frozen_dtype(recipe, device)
         plain = recipe.model_copy(update={"precision": "fp32"})  # the wanted type may be one that this machine does not have
@@ -111,25 +111,27 @@ def _values(recipe: Recipe, stage: Stage, built, data: PreparedData, load, froze
     }
 
 
-def _with_language(recipe: Recipe) -> tuple[Recipe, Recipe, str | None]:
-    """The recipe with its language model as the recipe that makes it begins it; that of which text a new tokenizer is made; and
-    what to say of it. Nothing that is shown depends on the weights."""
-    asked, spoken, maker = recipe.model.language_recipe, recipe, recipe
-    while (needed := language_recipe(maker)) is not None:
-        maker, model = needed[1], recipe.model
-        if model.tokenizer is None:
-            spoken = maker
-        template = maker.model.chat_template
-        if template and maker.directory and (maker.directory / template).is_file():
-            template = str((maker.directory / template).resolve())
-        changed = {
-            "language": maker.model.language,
-            "tokenizer": model.tokenizer or maker.model.tokenizer,
-            "chat_template": model.chat_template or template,
-        }
+def _with_parts(recipe: Recipe) -> tuple[Recipe, Recipe, str | None]:
+    """The recipe with parts that other recipes make as these begin them; that of which text a new tokenizer is made; and what to
+    say of it. Nothing that is shown depends on the weights."""
+    asked, spoken = recipe.model.recipes, recipe
+    while needed := part_recipes(recipe):
+        model = recipe.model
+        changed: dict = {part: getattr(maker.model, part) for part, (_, maker) in needed.items()}
+        if "vision" in needed:
+            changed["image_size"] = model.image_size or needed["vision"][1].model.image_size
+        if "language" in needed:
+            maker = needed["language"][1]
+            spoken = maker if model.tokenizer is None else spoken
+            template = maker.model.chat_template
+            if template and maker.directory and (maker.directory / template).is_file():
+                template = str((maker.directory / template).resolve())
+            changed["tokenizer"] = model.tokenizer or maker.model.tokenizer
+            changed["chat_template"] = model.chat_template or template
         recipe = recipe.model_copy(update={"model": model.model_copy(update=changed)})
     untrained = "untrained: nothing shown here depends on its weights; boda train trains it first"
-    return recipe, spoken, asked and f"what recipe {asked} starts from, {untrained}"
+    begun = ", ".join(f"{part} as recipe {name} begins it" for part, name in asked.items())
+    return recipe, spoken, f"{begun}, {untrained}" if asked else None
 
 
 def _frozen_dtype(recipe: Recipe, gpu: estimate.Gpu | None) -> torch.dtype:

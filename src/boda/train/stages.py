@@ -21,7 +21,7 @@ from boda.data.sources import BadRows
 from boda.errors import BodaError
 from boda.models.attention import ATTENTION_NAME, keeps_segments_apart
 from boda.models.pairing import packs_texts
-from boda.recipe import Recipe, Stage, language_recipe, load_recipe, recipe_difference, template_text
+from boda.recipe import Recipe, Stage, load_recipe, part_recipes, recipe_difference, template_text
 from boda.train import distributed, loop
 from boda.train.build import Built, PixelLoader, build, check_kind, get_tokenizer, image_spec, opened, save_stage
 from boda.train.finished import write_model
@@ -48,8 +48,8 @@ def train(
     Run again with the same `out` (`runs/<recipe>` unless given) it goes on where it stopped; finished stages are not repeated.
 
     Args:
-        recipe: name of a shipped recipe, a file, a mapping, or a Recipe. The recipe that its language model comes from, if it
-            names one, is trained first into `out`/parts.
+        recipe: name of a shipped recipe, a file, a mapping, or a Recipe. The recipes that its parts come from, if it names
+            any, are trained first into `out`/parts.
         processes: how many take part (spawned here; under torchrun its own count is used).
         overrides: recipe knobs by dotted name.
         data_dir: where relative data paths are looked up first.
@@ -64,16 +64,16 @@ def train(
     if stage is not None:
         recipe.stage(stage)
     out = Path(out) if out is not None else Path("runs") / name
-    needed = language_recipe(recipe)
+    needed = part_recipes(recipe)
     arguments = (recipe, out, stage, data_dir, loggers or [], quiet)
     under_torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if under_torchrun:
         distributed.start_group(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     distributed.by_main(claim, recipe, out)
-    if needed is not None:
+    for part, (name, maker) in needed.items():
         if distributed.is_main() and not quiet:
-            print(f"the language model is what recipe {needed[0]} makes, in {out / 'parts' / needed[0]}", file=sys.stderr)
-        train(needed[1], out / "parts" / needed[0], None, processes, data_dir=data_dir, quiet=quiet)
+            print(f"model.{part} is what recipe {name} makes, in {out / 'parts' / name}", file=sys.stderr)
+        train(maker, out / "parts" / name, None, processes, data_dir=data_dir, quiet=quiet)
     if (out / "model" / "boda.json").is_file() and stage is None:
         return out / "model"
     if processes > 1 and not under_torchrun:

@@ -182,12 +182,17 @@ def boda_attention_forward(
     cu_seq_lens = kwargs.pop("cu_seq_lens", None)
     prefix = kwargs.pop("prefix", None)
     softcap = kwargs.get("softcap")
+    causal = kwargs["is_causal"] if kwargs.get("is_causal") is not None else getattr(module, "is_causal", True)
     if cu_seq_lens is None and softcap is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+        dtype = query.dtype
+        with in_fp32(query, query.shape[2]) if not causal else nullcontext() as is_short:
+            if is_short:
+                query, key, value = query.float(), key.float(), value.float()
+            attended, _ = sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+        return attended.to(dtype), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    causal = kwargs["is_causal"] if kwargs.get("is_causal") is not None else getattr(module, "is_causal", True)
     if cu_seq_lens is None:  # SDPA refuses to cap scores (Gemma 2)
         attended = _attend(query, key, value, attention_mask, scaling, dropout, softcap, causal)
         return attended.transpose(1, 2).contiguous(), None

@@ -76,3 +76,16 @@ def test_what_makes_no_tower_is_refused(folder, tmp_path):
     seeing["model"]["vision"] = {"recipe": "mini-clip", "image_size": 9}
     with pytest.raises(BodaError, match="names a recipe of kind: clip; it takes no other keys"):
         load_recipe(seeing)
+
+
+def test_a_tower_in_half_precision_is_trained_by_two_stages(folder, tmp_path):
+    """What the first stage trained is fp32, what it did not (a last norm, a pooler) as it was; the second begins with both."""
+    model, processor = boda.load(folder / "run" / "parts" / "pair" / "model", dtype=torch.bfloat16)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "half")
+    seeing = yaml.safe_load((folder / "vlm.yaml").read_text(encoding="utf-8"))
+    stages = [{"train": ["vision", "connector"]}, {"name": "again"}]
+    seeing["stages"] = [seeing["stages"][0] | stages[0], stages[1]]
+    seeing["model"]["vision"] = str(tmp_path / "half")
+    boda.train(seeing, tmp_path / "run", quiet=True)
+    assert [record["stage"] for record in records(tmp_path / "run")] == ["align", "again"]

@@ -105,6 +105,9 @@ def _unused(model: nn.Module) -> set[str]:
     assert tower is not None
     towers = PARTS["vision"] + PARTS["text"] if is_pair(model) else PARTS["vision"]
     named = {name: parameter.requires_grad_() for name, parameter in model.named_parameters() if name.startswith(towers)}
+    for each in (tower, language_of(model)) if is_pair(model) else (tower,):
+        if len({parameter.dtype for parameter in each.parameters()}) > 1:  # what an earlier stage trained is fp32, the rest not
+            each.float()
     pixels = next(tower.parameters()).new_zeros(1, 3, size, size)
     with torch.enable_grad():
         if is_pair(model):

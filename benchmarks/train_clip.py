@@ -29,7 +29,7 @@ INSIDE = (
     "the loss. Left out on all sides: decoding and scaling pictures (pixels are mapped from a file), tokenising (done beforehand), "
     "building the model, the first step, checkpoints. Peak memory is the process's high-water mark when its last step ends. Nothing is "
     "accumulated: Boda has the step in one row, so no activations are computed twice. CPU seconds are those of all threads; they depend "
-    "less on what else runs on the machine."
+    "less on what else runs on the machine, and where the two gains differ they are the one to believe."
 )
 
 
@@ -103,7 +103,7 @@ def measure(run: Run, name: str, folder: Path, batch: int, steps: int, threads: 
 
 def check_same(results: dict[str, list[dict]]) -> None:
     """All sides start from one function and train as much. Raises BenchmarkError where they do not, within what bf16 rounds."""
-    # The Trainer multiplies vectors to logits in bf16, whose rounding is 4 % of the gradient where vectors lie close together.
+    # bf16 alone moves the stock model's gradient by 4 %: 0.653 in fp32, 0.681 under autocast; in fp32 the sides agree to 1e-6.
     for key, tolerance in (("trained_parameters", 0.001), ("first_gradient_norm", 0.1)):
         values = {side: found[0][key] for side, found in results.items()}
         if max(values.values()) > (1 + tolerance) * min(values.values()):

@@ -205,14 +205,17 @@ def test_patches(family, tmp_path):
     tower, pixels = encoder.model.vision_model, encoder._pixels([picture])["pixel_values"]
     outputs = tower(pixels)
     states = outputs.last_hidden_state
-    if family == "convnext":
-        alone = pool_alone(tower, states.mean((2, 3))[:, None], True)
-    elif family == "siglip":  # attention over equal features gives that of one of them
-        first = states[:, :1]
-        torch.testing.assert_close(pool_alone(tower, first, False), tower.head(first.expand(-1, 5, -1)), rtol=0, atol=1e-5)
+    if family == "convnext":  # what is painted at one place moves what is said of that place alone
+        painted = picture.copy()
+        painted.paste((255, 0, 0), (0, 0, picture.width // grid[1] // 2, picture.height // grid[0] // 2))
+        moved = np.abs(encoder.patches(painted) - patches).max(-1)
+        assert moved.argmax() == 0 and moved[0, 0] > 1e-4
         return
-    else:
-        alone = pool_alone(tower, states[:, :1], False)
+    if family == "siglip":  # attention over equal features gives that of one of them
+        first = states[:, :1]
+        torch.testing.assert_close(pool_alone(tower, first), tower.head(first.expand(-1, 5, -1)), rtol=0, atol=1e-5)
+        return
+    alone = pool_alone(tower, states[:, :1])
     torch.testing.assert_close(alone, outputs.pooler_output, rtol=0, atol=1e-5)
 
 

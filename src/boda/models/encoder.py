@@ -98,8 +98,9 @@ class Encoder:
     def patches(self, image) -> np.ndarray:
         """A PIL picture -> the vectors (rows, columns, dim) of its parts, of length 1, to compare with texts.
 
-        A convolutional tower's plane is projected place by place. In a transformer the last layer's patches look at themselves
-        only (MaskCLIP, https://arxiv.org/abs/2112.01071), then each is pooled and projected as if it were the picture.
+        Of a convolutional tower, whose features at a place tell of all around it, each part is shown by itself where it lies, the
+        rest in the picture's median colour. In a transformer the last layer's patches look at themselves only (MaskCLIP,
+        https://arxiv.org/abs/2112.01071), then each is pooled and projected as if it were the picture.
 
         Raises BodaError for a tower whose features are no such grid.
         """
@@ -123,13 +124,14 @@ class Encoder:
             states = tower(**inputs, return_dict=True).last_hidden_state
         finally:
             tower.set_attn_implementation(before)
-        is_plane = states.ndim == 4
-        if is_plane:
-            (rows, columns), tokens = states.shape[2:], states.flatten(2).transpose(1, 2)[0]
-        else:
-            rows, columns = (side // tower.config.patch_size for side in inputs["pixel_values"].shape[2:])
-            tokens = states[0, -rows * columns :]
-        vectors = pool_alone(tower, tokens[:, None], is_plane)
+        if states.ndim == 4:
+            rows, columns = states.shape[2:]
+            alone = shown_alone(inputs["pixel_values"][0], rows, columns).split(64)
+            return np.concatenate([_unit(pooled(self.model.get_image_features(pixel_values=some))) for some in alone]).reshape(
+                rows, columns, -1
+            )
+        rows, columns = (side // tower.config.patch_size for side in inputs["pixel_values"].shape[2:])
+        vectors = pool_alone(tower, states[0, -rows * columns :, None])
         return _unit(getattr(self.model, "visual_projection", torch.nn.Identity())(vectors)).reshape(rows, columns, -1)
 
     def probabilities(self, image_vectors: np.ndarray, text_vectors: np.ndarray) -> np.ndarray:
@@ -138,15 +140,24 @@ class Encoder:
         return (logits.sigmoid() if self.is_sigmoid else logits.softmax(-1)).numpy()
 
 
-def pool_alone(tower, tokens: torch.Tensor, is_plane: bool) -> torch.Tensor:
+def shown_alone(pixels: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """A picture (3, H, W) -> (rows * columns, 3, H, W): of each only one part, the rest in the picture's median colour."""
+    high, wide = pixels.shape[1] // rows, pixels.shape[2] // columns
+    parts = pixels.flatten(1).median(1).values[:, None, None].expand_as(pixels).repeat(rows * columns, 1, 1, 1)
+    for place, part in enumerate(parts):
+        down, across = (place // columns) * high, (place % columns) * wide
+        at = (slice(None), slice(down, down + high), slice(across, across + wide))
+        part[at] = pixels[at]
+    return parts
+
+
+def pool_alone(tower, tokens: torch.Tensor) -> torch.Tensor:
     """Last features (N, 1, D) -> the vectors (N, D) that the tower would give of pictures of only one of them."""
     tower = getattr(tower, "vision_model", tower)  # before transformers 5.20 CLIP and SigLIP were wrapped once more
     if getattr(tower, "head", None) is not None:  # SigLIP: attention over the tokens
         return tower.head(tokens)
     if hasattr(tower, "post_layernorm"):  # CLIP
         return tower.post_layernorm(tokens[:, 0])
-    if is_plane and hasattr(tower, "layernorm"):  # ConvNeXt; ViT's and DINOv2's is behind us
-        return tower.layernorm(tokens[:, 0])
     is_dense = hasattr(getattr(tower, "pooler", None), "dense")  # ViT
     return tower.pooler(tokens) if is_dense else tokens[:, 0]
 

@@ -28,7 +28,7 @@ from boda.evaluate.tasks.drawn import TEST_SEED
 from boda.evaluate.tasks.zero_shot import zero_shot
 
 NUMBER = 200
-TILE_TEXTS, WORD_TEXTS = ("{}", "{:이가} 있습니다."), ("{}", "'{}'입니다.")
+TEXTS = ("{}",)  # the name of an object, or a word, by itself: so drawn pictures are captioned
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Tiles(Search):
         return [self.scenes[query]]
 
     def measure(self, encoder, wanted: Sequence[int], watch: Watch, sides: dict) -> Iterator[tuple[Any, dict, str]]:
-        texts = text_vectors(encoder, [self.queries[query] for query in wanted], TILE_TEXTS)
+        texts = text_vectors(encoder, [self.queries[query] for query in wanted], TEXTS)
         for query, text in zip(wanted, texts):
             picture, [cell] = self.scenes[query].picture(), self.relevant[query]
             best = int(np.argmax(tile_scores(encoder, cut(picture, 3, 3), text)))
@@ -58,7 +58,7 @@ def from_option(option: str, data_dir: str | Path | None) -> PairTask:
     searches += both_ways([(each.images[0], [each.messages[-1].text]) for each in told], "description, ")
     for name, fonts in (("word, font seen", SEEN), ("word, font held out", (HELD_OUT,))):
         pictures = [each.images[0] for each in read("words", NUMBER, TEST_SEED, {"kind": "word", "font": fonts})]
-        searches.append(zero_shot(name, [(picture, picture.drawn.split("/")[2]) for picture in pictures], WORDS, WORD_TEXTS))
+        searches.append(zero_shot(name, [(picture, picture.drawn.split("/")[2]) for picture in pictures], WORDS, TEXTS))
     return pair_task("drawn-pairs", searches, "mean of best tiles, R@1 of descriptions, top-1 of words")
 
 

@@ -77,16 +77,17 @@ def run_demo(say: Callable[[str], None], steps: int | None = None, quiet: bool =
 
 
 def shortened(recipe: Recipe, steps: int, folder: Path) -> Recipe:
-    """The recipe with so many steps a stage. The one of its language model becomes a file in `folder`: overrides end at a recipe."""
-    name, maker = part_recipes(recipe)["language"]
-    path = folder / f"{name}-{steps}.yaml"
-    every = {"stages.*.max_steps": steps}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(load_recipe(maker, every).to_yaml(), encoding="utf-8")
-    except OSError as error:
-        raise BodaError(f"cannot write to {folder}: {error.strerror}; BODA_CACHE names another folder") from error
-    return load_recipe(recipe, {**every, "model.language": {"recipe": str(path)}})
+    """The recipe with so many steps a stage. Those of its parts become files in `folder`: overrides end at a recipe."""
+    changes: dict = {"stages.*.max_steps": steps}
+    for part, (name, maker) in part_recipes(recipe).items():
+        path = folder / f"{name}-{steps}.yaml"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(load_recipe(maker, {"stages.*.max_steps": steps}).to_yaml(), encoding="utf-8")
+        except OSError as error:
+            raise BodaError(f"cannot write to {folder}: {error.strerror}; BODA_CACHE names another folder") from error
+        changes[f"model.{part}"] = {"recipe": str(path)}
+    return load_recipe(recipe, changes)
 
 
 def key_of(recipe: Recipe) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
-
 
 class BodaError(ValueError):
     """A mistake or a missing thing that the user can mend; the command line prints it without a traceback."""
@@ -30,18 +27,3 @@ class BadRow(BodaError):
 
     def __reduce__(self):
         return BadRow, (self.where, self.row, self.field, self.why)
-
-
-def write_problem(error: Exception) -> str | None:
-    """Why a file could not be written, None if the error is about something else.
-
-    A full disk comes as OSError from Python, as an error of their own with `(os error N)` from safetensors and tokenizers, and as
-    RuntimeError about a position or a stream from torch.save.
-    """
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    if number := re.search(r"\(os error (\d+)\)", str(error)):
-        return os.strerror(int(number[1]))
-    if isinstance(error, RuntimeError) and re.search("unexpected pos|PytorchStreamWriter failed|iostream error", str(error)):
-        return "the disk took only a part of it"
-    return None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,8 +10,10 @@ from typing import Literal
 
 from boda.data.sample import IMAGE_MARK, ImageRef
 from boda.errors import BodaError
-from boda.evaluate.answers import file_of, read_answers, read_json
+from boda.evaluate.answers import ADVICE, file_of, read_answers
 from boda.evaluate.fonts import korean_font
+from boda.files import read_json, read_lines
+from boda.terminal import console
 
 PICTURE, MARGIN, FRAME, LINE, TEXT_SIZE = 208, 12, 4, 22, 17
 CELL = PICTURE + 2 * FRAME
@@ -167,7 +167,6 @@ def saved(picture, path: str | Path) -> Path:
 
 def show(results: dict[str, dict], title: str = "") -> None:
     """The table of a run on the terminal: each task, its groups below it."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -182,11 +181,11 @@ def show(results: dict[str, dict], title: str = "") -> None:
         failed = f"[red]{result['failed']}[/red]" if result["failed"] else "0"
         label, style = (f"  {'='.join(group)}", "") if group else (name, "bold")
         table.add_row(escape(label), f"{result['n']:,}", *scores, *shares, failed, style=style)
-    console = Console(width=None if sys.stdout.isatty() else 120)  # a file has room for the names
-    console.print(table)
+    out = console()
+    out.print(table)
     for name, result in results.items():
         for remark in result.get("remarks", []):
-            console.print(f"{escape(name)}: {escape(remark)}", highlight=False)
+            out.print(f"{escape(name)}: {escape(remark)}")
 
 
 def markdown_table(runs: dict[str, str | Path] | Sequence[str | Path], groups: bool = True) -> str:
@@ -202,7 +201,7 @@ def markdown_table(runs: dict[str, str | Path] | Sequence[str | Path], groups: b
         path = file_of(
             run, "results", "results.json", f"it is written when an evaluation ends; run it (again) with --out {run}"
         )
-        for key, result in _lines(read_json(path)["tasks"], groups):
+        for key, result in _lines(read_json(path, ADVICE)["tasks"], groups):
             lines[key][name] = result
     tasks = [key[0] for key in lines]
     baselines = _baselines(result for found in lines.values() for result in found.values())
@@ -320,11 +319,7 @@ def _series(log: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, in
     series: dict[str, list[tuple[int, float]]] = defaultdict(list)
     borders: dict[str, int] = {}
     reached = 0
-    for line in log.read_text(encoding="utf-8").split("\n"):
-        try:
-            record = json.loads(line)
-        except ValueError:  # the line a running or killed training is writing
-            continue
+    for record in read_lines(log):
         step = borders.setdefault(record.get("stage", ""), reached) + record["step"]
         reached = max(reached, step)
         for name, value in record.items():

@@ -16,7 +16,8 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from boda.errors import BodaError
-from boda.models.loading import LOADING_ERRORS, config_from, is_path, open_part, read_json
+from boda.files import read_json
+from boda.models.loading import LOADING_ERRORS, config_from, is_path, open_part
 
 Weights = dict[str, torch.Tensor]
 

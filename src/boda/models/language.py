@@ -5,13 +5,13 @@ LoRA (https://arxiv.org/abs/2106.09685) through PEFT, injected in place, so the 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from boda.errors import BodaError
+from boda.files import read_json, write_json
 from boda.models.loading import seeded
 
 ADAPTER = "default"
@@ -88,9 +88,8 @@ def save_adapter(model: nn.Module, folder: Path, base: str) -> None:
         "bias": "none",
         "inference_mode": True,
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "adapter_config.json", config)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 @torch.no_grad()
@@ -98,7 +97,7 @@ def apply_adapter(model: nn.Module, folder: Path) -> None:
     """Merges a saved adapter into a model without one: fp32 sum, then the matrix's type. Raises BodaError on a misfit."""
     from safetensors.torch import load_file
 
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "adapter_config.json")
     tensors = load_file(folder / "adapter_model.safetensors")
     scale = config["lora_alpha"] / config["r"]
     parameters = dict(model.named_parameters())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,14 +77,6 @@ def why_not_loaded(name: str, error: Exception) -> str:
     if not is_path(name) and "connect to" in first:
         return "it is no folder here, and the hub cannot be reached to see whether it is there"
     return first
-
-
-def read_json(path: Path) -> dict:
-    """What a file says; empty where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise BodaError(f"{path} is not valid JSON: {error}") from error
 
 
 def load_whole(name: str, auto_class, unneeded: tuple[str, ...] = (), **options):

@@ -15,6 +15,7 @@ import numpy as np
 
 from boda.data.images import Picture, load_image
 from boda.errors import BodaError
+from boda.files import as_lines
 from boda.search.fast import derive
 from boda.search.record import Writer
 from boda.search.sources import Found, hashed, pictures
@@ -114,7 +115,7 @@ class Build:
             if isinstance(each.got, str):
                 self.counts["broken"] += 1
                 self.why = each.got
-                self.broken.write(json.dumps({"image": str(each.ref), "why": each.got}, ensure_ascii=False) + "\n")
+                self.broken.write(as_lines([{"image": str(each.ref), "why": each.got}]))
             else:
                 self.done.append(each)
         if new := [each for each in self.done if not isinstance(each.got, np.ndarray)]:

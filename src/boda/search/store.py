@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -13,7 +12,7 @@ from pathlib import Path
 import fsspec
 
 from boda.errors import BodaError
-from boda.files import cache_folder
+from boda.files import cache_folder, whole_file
 
 MANIFEST = "manifest.json"
 
@@ -47,10 +46,8 @@ class Store:
         """A file's path on this machine. Raises FileNotFoundError."""
         path = self.folder / name
         if not path.exists() and not self.is_local:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{name}.{os.getpid()}")
-            self.files.get_file(f"{self.root}/{name}", str(partial))
-            partial.replace(path)
+            with whole_file(path, is_shared=True) as partial:
+                self.files.get_file(f"{self.root}/{name}", str(partial))
         return str(path)
 
     def publish(self, manifest: dict, before: bytes) -> bytes:
@@ -63,9 +60,8 @@ class Store:
         names, older = files_of(manifest), files_of(json.loads(before or b"{}"))
         data = json.dumps(manifest, ensure_ascii=False, indent=1).encode()
         if self.is_local:
-            partial = self.folder / f".{MANIFEST}"
-            partial.write_bytes(data)
-            partial.replace(self.folder / MANIFEST)
+            with whole_file(self.folder / MANIFEST) as partial:
+                partial.write_bytes(data)
         else:  # object stores show an object when it is whole
             for name in names - older:
                 self.files.put_file(str(self.folder / name), f"{self.root}/{name}")

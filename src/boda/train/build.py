@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from boda.data.pairs import PairRenderer
 from boda.data.render import Renderer, processor_template, without_marks
 from boda.data.sample import ImageRef
 from boda.errors import BodaError
-from boda.files import whole_folder
+from boda.files import read_json, whole_folder, write_json
 from boda.models.assemble import Assembled, assemble, build_processor, load_tokenizer
 from boda.models.checkpoints import best_dtype, generation_config, save_folder
 from boda.models.language import ADAPTER, apply_adapter, lora_layers, merge_lora, save_adapter
@@ -112,7 +111,7 @@ def build(recipe: Recipe, tokenizer, out: Path | None, before: list[Stage], devi
 
 def _recorded_revisions(out: Path | None) -> dict[str, str | None]:
     for path in sorted(out.glob("stages/*/model/stage.json")) if out else []:
-        return json.loads(path.read_text(encoding="utf-8"))["revisions"]
+        return read_json(path)["revisions"]
     return {}
 
 
@@ -169,7 +168,7 @@ def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, to
             "base": {"vision": recipe.model.vision, "language": recipe.model.language, "connector": recipe.model.connector},
             "revisions": built.assembled.revisions,
         }
-        (partial / "stage.json").write_text(json.dumps(facts, ensure_ascii=False, indent=2), encoding="utf-8")
+        write_json(partial / "stage.json", facts)
 
 
 def image_spec(built: Built, fit: str) -> ImageSpec | None:

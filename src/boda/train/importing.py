@@ -11,10 +11,11 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 from boda.data.images import ImageSpec
 from boda.data.render import Renderer, processor_template
 from boda.errors import BodaError
+from boda.files import read_json
 from boda.models.assemble import HEADS, Assembled, load_language, load_tokenizer, load_tower, put_together
 from boda.models.checkpoints import first_position, move_text_positions
 from boda.models.foreign import Given, Parts, Weights, check_keys, load_weights, read_parts
-from boda.models.loading import quiet_loading, read_json
+from boda.models.loading import quiet_loading
 from boda.models.pairing import join_pair, write_pair
 from boda.models.vocabulary import IMAGE_TOKEN, add_token, resize_embeddings
 from boda.recipe import Generation, template_names, template_text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from boda import terminal
 from boda.data.pack import Row, step_rows
 from boda.data.pairs import PairRenderer
 from boda.data.prepared import PreparedData, prepare
@@ -22,10 +22,11 @@ from boda.data.sources import BadRows
 from boda.errors import BadRow, BodaError
 from boda.models.checkpoints import best_device, best_dtype
 from boda.recipe import Recipe, Stage, TokenizerSpec, language_recipe, load_recipe
+from boda.terminal import Progress, clear_line
 from boda.train import estimate
 from boda.train.build import FALLBACK_TEMPLATE, build, check_kind, get_tokenizer, pair_renderer, renderer_for
 from boda.train.freeze import count_by_part, is_pair, open_parts
-from boda.train.show import SHORT, Report, palette, print_facts, print_parts, sample_of, stop_tokens, terminal
+from boda.train.show import SHORT, Report, palette, print_facts, print_parts, sample_of, stop_tokens
 
 MAX_STEPS = 32  # of an epoch, spread over it, to measure rows on
 
@@ -92,7 +93,7 @@ def preview(built, recipe: Recipe, stage: Stage, data: PreparedData) -> None:
     first, length = np.arange(min(len(data), stage.batch_size)), stage.row_length or stage.max_length
     load = load_of(step_rows(data, first, length, 1, stage.packing, stage.share_pictures), data)
     values = _values(recipe, stage, built, data, load, built.frozen_dtype)
-    console = terminal(stderr=True)
+    console = terminal.console(stderr=True)
     console.rule(f"[bold]{stage.name}[/bold]: trains {', '.join(stage.train)}", align="left")
     print_parts(console, values)
     print_facts(console, values)
@@ -160,15 +161,13 @@ def _prepare(
         cut[place] += sum(rendered.truncated for rendered in every)
         return every
 
-    def show(count: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{count:,} samples read", end="", file=sys.stderr, flush=True)
-
+    progress = Progress(lambda seen: f"{seen.done:,} samples read")
     renderer.render_all = render_all  # type: ignore[method-assign]
     starts = [open_source(block, recipe, data_dir, rows) for block, rows in zip(stage.data, bad)]
     opened = [(partial(reading, number), block.weight) for number, block in enumerate(stage.data)]
     try:
-        data = prepare(opened, renderer, folder, "inspect", lambda row: bad[place].add(row), show)
+        data = prepare(opened, renderer, folder, "inspect", lambda row: bad[place].add(row), progress.update)
+        clear_line()
     except BodaError:
         rows = [row for each in bad for row in each]
         if not rows:

@@ -7,7 +7,6 @@ Nothing else is needed: the order of samples and every random draw are functions
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import warnings
@@ -16,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from boda.files import whole_folder
+from boda.errors import BodaError
+from boda.files import read_json, whole_folder, write_json
 
 KEPT = 2
 
@@ -45,9 +45,9 @@ def save(folder: Path, state: State) -> Path:
         save_file(tensors, partial / "trained.safetensors")
         torch.save(state.optimizer, partial / "optimizer.pt")
         position = {"step": state.step, "epoch": state.epoch, "step_in_epoch": state.step_in_epoch}
-        (partial / "position.json").write_text(json.dumps(position))
+        write_json(partial / "position.json", position)
         files = {path.name: {"size": path.stat().st_size, "sha256": digest(path)} for path in sorted(partial.iterdir())}
-        (partial / "files.json").write_text(json.dumps(files, indent=1))
+        write_json(partial / "files.json", files)
         for path in partial.iterdir():
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
@@ -76,16 +76,16 @@ def found(folder: Path) -> list[tuple[int, Path]]:
 def problem(path: Path) -> str | None:
     """Why a checkpoint cannot be used, None if it can."""
     try:
-        files = json.loads((path / "files.json").read_text())
-    except (OSError, ValueError):
-        return "it has no list of its files"
+        files = read_json(path / "files.json")
+    except BodaError:
+        files = {}
     for name, facts in files.items():
         part = path / name
         if not part.is_file() or part.stat().st_size != facts["size"]:
             return f"{name} is missing or cut short"
         if digest(part) != facts["sha256"]:
             return f"{name} is damaged"
-    return None
+    return None if files else "it has no list of its files"
 
 
 def latest(folder: Path) -> State | None:
@@ -99,7 +99,7 @@ def latest(folder: Path) -> State | None:
         if why:
             warnings.warn(f"checkpoint {path} is passed over: {why}", stacklevel=2)
             continue
-        position = json.loads((path / "position.json").read_text())
+        position = read_json(path / "position.json")
         optimizer = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
         return State(tensors=load_file(path / "trained.safetensors"), optimizer=optimizer, **position)
     return None

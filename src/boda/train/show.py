@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from boda import terminal
 from boda.data.prepared import PreparedData
 from boda.data.render import Rendered
+from boda.terminal import duration, harmless
 from boda.train import estimate
-from boda.train.log import duration
 
 MAX_SPANS = 5_000  # samples whose answers' ends are looked at
 SHORT, LONG = 160, 900  # pieces of a sample that are shown
-WIDTH = 128  # columns where the output is no terminal
 
 
 Palette = dict[str, tuple[str, ...]]
@@ -100,8 +100,7 @@ class Shown:
 
 def visible(text: str) -> str:
     """Line breaks shown as ↵ and still broken, control characters as symbols."""
-    shown = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in text)
-    return shown.replace("\n", "↵\n")
+    return harmless(text).replace("\n", "↵\n")
 
 
 def pieces_of(rendered: Rendered, image_id: int, num_image_tokens: int, tokenizer) -> list[Piece]:
@@ -156,14 +155,6 @@ def stop_tokens(data: PreparedData, tokenizer) -> list[dict]:
     ]
 
 
-def terminal(stderr: bool = False):
-    """Where to print: as wide as the terminal is, or as a line of code where there is none."""
-    from rich.console import Console
-
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH)
-
-
 @dataclass
 class Report:
     """What `inspect` found: `values` for programs, `show()` for people."""
@@ -173,7 +164,7 @@ class Report:
 
     def show(self, console=None) -> None:
         """Prints everything, in colour where the terminal has it."""
-        console, values = console or terminal(), self.values
+        console, values = console or terminal.console(), self.values
         place = f"{values['stages'].index(values['stage']) + 1} of {len(values['stages'])}"
         console.rule(f"[bold]{values['recipe']}[/bold], stage [bold]{values['stage']}[/bold] ({place})", align="left")
         print_parts(console, values)

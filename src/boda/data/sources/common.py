@@ -17,6 +17,7 @@ from boda.data.rows import Rows, text_rows
 from boda.data.sample import IMAGE_MARK, ImageRef, Message, Part, Role, Sample, Source, image_from_uri, printable, split_marks
 from boda.data.templates import Template, as_text, is_empty
 from boda.errors import BadRow, BodaError
+from boda.files import as_lines
 
 _template = lru_cache(Template)
 SPEAKERS: dict[str, Role] = {"human": "user", "user": "user", "system": "system"}
@@ -333,8 +334,7 @@ class BadRows:
 
     def write(self, path: str | Path) -> Path:
         """All of them as JSON lines: {where, row, field, why}."""
-        text = "".join(json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in self.rows)
-        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+        Path(path).write_text(as_lines(row.as_dict() for row in self.rows), encoding="utf-8", errors="backslashreplace")
         return Path(path)
 
     def check(self, max_fraction: float, listed_in: str | Path = "bad_rows.jsonl") -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from boda.cli.console import DataDir, Pairs, result, say, settings
+from boda.cli.console import DataDir, Pairs, result, settings
 
 data_app = typer.Typer(help="Data sets: look at them before training, draw new ones.", no_args_is_help=True)
 
@@ -108,7 +108,7 @@ def draw(
     layout = layout if objects is None else str(objects)
     chosen = {"layout": layout, "pair": pair, "kind": kind, "style": style, "font": font}
     where = {name: values.split(",") for name, values in chosen.items() if values}
-    done = write(out, what, count, seed, where, read_words(words) if words else None, say)
+    done = write(out, what, count, seed, where, read_words(words) if words else None, settings["quiet"])
     number = done["pictures"] or count
     done["per_second"] = number / done["seconds"]
     result(done, f"{out}: {done['pictures']:,} pictures, {done['rows']:,} rows, {done['per_second']:.0f} a second")

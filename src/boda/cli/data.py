@@ -82,7 +82,7 @@ def _data_sets(path: str, data: Path | None, given: dict) -> list[tuple]:
     for stage in recipe.stages:
         for block in [*stage.data, *(stage.validation if isinstance(stage.validation, list) else [])]:
             blocks.setdefault(block.model_dump_json(exclude={"weight"}), (f"{stage.name}: {block.path}", block))
-    start = lambda block: lambda bad: open_source(block, recipe, data, bad)()  # noqa: E731
+    start = lambda block: lambda bad: open_source(block, recipe, data, bad).start()  # noqa: E731
     return [(name, start(block)) for name, block in blocks.values()]
 
 

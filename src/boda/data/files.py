@@ -159,9 +159,7 @@ def _decodes(head: bytes, encoding: str, whole: bool = False) -> bool:
 def read_member(path: str, member: str) -> bytes:
     """The bytes of one member. Safe after fork and from threads: nothing is kept open between calls.
 
-    Raises:
-        KeyError: no such member.
-        BodaError: it is damaged.
+    Raises KeyError: no such member; BodaError: it is damaged.
     """
     offset, size, method = archive_index(path)[unicodedata.normalize("NFC", member)]
     with open(path, "rb") as stream:

@@ -134,8 +134,7 @@ class Source:
 class Sample:
     """A conversation with its pictures: what every model here learns from.
 
-    Raises:
-        BadRow: the numbers of image parts and pictures differ, or the turns make no conversation.
+    Raises BadRow: the numbers of image parts and pictures differ, or the turns make no conversation.
     """
 
     messages: tuple[Message, ...]  # system (at most one, first), then user and assistant turns

@@ -21,9 +21,8 @@ def write_shards(samples: Iterable[Sample], folder: str | Path, per_shard: int =
 
     Returns what stands in `shards.json`: {"samples", "shards": [{"name", "samples", "bytes", "sha256", "texts"}]}.
 
-    Raises:
-        BadRow: a sample that no key can hold: several pictures or none, or a rejected answer.
-        BodaError: a picture cannot be read, the folder holds shards of other samples, or the disk is full.
+    Raises BadRow: a sample that no key can hold: several pictures or none, or a rejected answer; BodaError: a picture cannot be
+    read, the folder holds shards of other samples, or the disk is full.
     """
     folder, rest = Path(folder), iter(samples)
     shards: list[dict] = []

@@ -143,7 +143,7 @@ def survey(
     except BodaError as error:
         problem = str(error)
     clear_line()
-    rows = max(bad_rows.seen, len(bad_rows)) if bad_rows.formats else count  # drawn data counts no rows
+    rows = max(bad_rows.seen, len(bad_rows))
     found = {"name": name, "format": ", ".join(bad_rows.formats), "rows": rows}
     found |= {"good": rows - len(bad_rows), "bad": len(bad_rows)}
     if count:

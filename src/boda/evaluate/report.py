@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from boda.data.sample import IMAGE_MARK, ImageRef
-from boda.data.sheet import FAINT, INK, Cell, draw_sheet, saved
 from boda.errors import BodaError
 from boda.evaluate.answers import ADVICE, file_of, read_answers
 from boda.files import read_json, read_lines
@@ -37,6 +36,8 @@ def contact_sheet(
     `answers` is an `answers.jsonl` or the folder it lies in. Cells are drawn at random from the seed, as many from each kind of
     question. Raises BodaError: no answers to show, or no font with Hangul.
     """
+    from boda.data.sheet import draw_sheet  # here and below: Pillow and matplotlib, which only pictures need
+
     if columns < 1 or rows < 1:
         raise BodaError(f"a sheet of {columns} columns and {rows} rows has no cell; both are at least 1")
     wanted = {"right": (1.0,), "wrong": (0.0,)}.get(only or "")
@@ -73,7 +74,9 @@ def _in_turn(piles: list[list[dict]]) -> list[dict]:
     return [pile[place] for place in range(max(map(len, piles))) for pile in piles if place < len(pile)]
 
 
-def _cell(record: dict) -> Cell:
+def _cell(record: dict):
+    from boda.data.sheet import FAINT, INK, Cell
+
     colour = FAILED if record["failed"] else RIGHT if record["score"] == 1 else WRONG
     question = record["prompt"][-1]["content"].replace(IMAGE_MARK, "").strip() if record["prompt"] else ""
     answer = record["error"] if record["failed"] else record["raw"].strip() or "(empty)"
@@ -202,6 +205,8 @@ def curve(run_folder: str | Path, out_png: str | Path) -> Path:
     if "loss" not in series:
         raise BodaError(f"{path} has no record with a loss")
     from matplotlib.figure import Figure
+
+    from boda.data.sheet import saved
 
     figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()

@@ -42,8 +42,7 @@ def run(
         batch_size: conversations asked at a time.
         quiet: no table and no progress.
 
-    Raises:
-        BodaError: unknown task, no model, or `out` holds answers of another model, task version or way of asking.
+    Raises BodaError: unknown task, no model, or `out` holds answers of another model, task version or way of asking.
     """
     if not tasks:
         raise BodaError("no task: name at least one, e.g. --tasks questions:PATH")

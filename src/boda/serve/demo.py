@@ -50,8 +50,7 @@ def run_demo(say: Callable[[str], None], steps: int | None = None, quiet: bool =
     Args:
         steps: of each stage, the language model's own included; None: the recipe's. quiet: nothing but the table.
 
-    Raises:
-        BodaError: nothing can be written there, or the weights that come with Boda are missing.
+    Raises BodaError: nothing can be written there, or the weights that come with Boda are missing.
     """
     folder = cache_folder() / "demo"
     if not (SHIPPED[SHIPPED_NAME] / "config.json").is_file():

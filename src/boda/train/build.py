@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -185,8 +186,10 @@ def pair_renderer(stage: Stage, built: Built) -> PairRenderer:
     return PairRenderer(built.assembled.tokenizer, min(stage.max_length, places - int(text_positions(built.model, [1]))))
 
 
-def renderer_for(recipe: Recipe, stage: Stage | None, built: Built) -> Renderer:
-    """The renderer of a stage or, without one, of the finished model."""
+def renderer_for(recipe: Recipe, stage: Stage | None, built: Built) -> Any:
+    """The Renderer or PairRenderer of a stage or, without one, the Renderer of the finished model."""
+    if stage and is_pair(built.model):
+        return pair_renderer(stage, built)
     tokenizer, system = built.assembled.tokenizer, recipe.generation.system
     template = template_of(recipe, tokenizer, stage)
     return Renderer(tokenizer, template, built.assembled.num_image_tokens, stage.max_length if stage else None, system)

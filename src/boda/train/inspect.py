@@ -24,7 +24,7 @@ from boda.models.checkpoints import best_device, best_dtype
 from boda.recipe import Recipe, Stage, TokenizerSpec, language_recipe, load_recipe
 from boda.terminal import Progress, clear_line
 from boda.train import estimate
-from boda.train.build import FALLBACK_TEMPLATE, build, check_kind, get_tokenizer, pair_renderer, renderer_for
+from boda.train.build import FALLBACK_TEMPLATE, build, check_kind, get_tokenizer, renderer_for
 from boda.train.freeze import count_by_part, is_pair, open_parts
 from boda.train.show import SHORT, Report, palette, print_facts, print_parts, sample_of, stop_tokens
 
@@ -61,7 +61,7 @@ def inspect(
         plain = recipe.model_copy(update={"precision": "fp32"})  # the wanted type may be one that this machine does not have
         built = build(plain, tokenizer, None, [], torch.device("cpu"))
         trained = open_parts(built.model, chosen.train, chosen.lora, seed=0)
-        renderer = pair_renderer(chosen, built) if is_pair(built.model) else renderer_for(recipe, chosen, built)
+        renderer = renderer_for(recipe, chosen, built)
         data, sources = _prepare(recipe, chosen, renderer, folder / "data", data_dir)
         job = stages.make_job(plain, chosen, built, trained, data, folder, torch.device("cpu"), 0)
         rows, load = _rows(job, count)
@@ -163,7 +163,7 @@ def _prepare(
 
     progress = Progress(lambda seen: f"{seen.done:,} samples read")
     renderer.render_all = render_all  # type: ignore[method-assign]
-    starts = [open_source(block, recipe, data_dir, rows) for block, rows in zip(stage.data, bad)]
+    starts = [open_source(block, recipe, data_dir, rows).start for block, rows in zip(stage.data, bad)]
     opened = [(partial(reading, number), block.weight) for number, block in enumerate(stage.data)]
     try:
         data = prepare(opened, renderer, folder, "inspect", lambda row: bad[place].add(row), progress.update)

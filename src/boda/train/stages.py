@@ -55,8 +55,7 @@ def train(
         data_dir: where relative data paths are looked up first.
         loggers: anything with `log(record)`, beside `log.jsonl` and TensorBoard.
 
-    Raises:
-        BodaError: the recipe, its data or the disk is not as it must be; what was finished is kept.
+    Raises BodaError: the recipe, its data or the disk is not as it must be; what was finished is kept.
     """
     name = Path(recipe).stem if isinstance(recipe, (str, Path)) else "recipe"
     recipe = load_recipe(recipe, overrides or ())

@@ -122,9 +122,7 @@ def read(
         probe: whether each picture's header is read, so that missing and broken ones are found now.
         trainable: whether a conversation must end with an answer.
 
-    Raises:
-        BadRow: a row cannot be used and `bad_rows` is None.
-        BodaError: the data set as a whole cannot be read.
+    Raises BadRow: a row cannot be used and `bad_rows` is None; BodaError: the data set as a whole cannot be read.
     """
     if format is not None and format not in FORMATS:
         raise BodaError(f"unknown format '{format}'; formats are:\n{describe_formats()}")
@@ -283,8 +281,7 @@ def describe_formats() -> str:
 def resolve_data(path: str | Path, data_dir: str | Path | None = None, beside: str | Path | None = None) -> Path:
     """Where a data set lies: an absolute path as it is, else in `data_dir`, then $BODA_DATA, then beside the recipe.
 
-    Raises:
-        BodaError: it is nowhere; lists the places.
+    Raises BodaError: it is nowhere; lists the places.
     """
     if "://" in str(path):
         raise BodaError(f"{path} is not on this machine; download it (hf download, wget) and give the folder")

@@ -59,8 +59,7 @@ class Options:
     def picture(self, value: str | bytes) -> ImageRef:
         """The picture a row holds or names: a `data:` address, absolute, in `images`, or beside the data file.
 
-        Raises:
-            BodaError: it cannot be used.
+        Raises BodaError: it cannot be used.
         """
         if isinstance(value, bytes) or value.startswith("data:"):
             ref = ImageRef(data=value) if isinstance(value, bytes) else image_from_uri(value)

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+WHY = "<why>"  # in what `explaining` says: what the error says itself
+
 
 class BodaError(ValueError):
     """A mistake or a missing thing that the user can mend; the command line prints it without a traceback."""
+
+
+class explaining:
+    """Errors of some kinds become one BodaError: `with explaining(f"{path} cannot be read: {WHY}", OSError, ValueError): ...`.
+
+    A BodaError says enough, and goes through, unless it is one of the kinds.
+    """
+
+    def __init__(self, said: str, *kinds: type[Exception]):
+        self.said, self.kinds = said, kinds
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, self.kinds) and (BodaError in self.kinds or not isinstance(error, BodaError)):
+            words = str(error).strip() or type(error).__name__
+            why = words if isinstance(error, BodaError) else words.splitlines()[0]
+            raise BodaError(self.said.replace(WHY, why)) from error
 
 
 class BadRow(BodaError):

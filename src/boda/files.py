@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 
 GO_ON = "free some space and run the same command again to go on"
 
@@ -89,10 +89,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path, advice: str = "copy or make it again") -> dict:
     """What a file says; empty where there is none. Raises BodaError, with what to do, if it is no JSON."""
-    try:
+    with explaining(f"{path} is no valid JSON ({WHY}); {advice}", ValueError):
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise BodaError(f"{path} is no valid JSON ({error}); {advice}") from error
 
 
 def as_lines(values: Iterable[Any]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from boda.data.sample import IMAGE_MARK, ImageRef
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 from boda.evaluate.task import Row, Task
 from boda.files import as_lines, write_lines, writing
 
@@ -204,10 +204,8 @@ class AnswersFile:
 def read_answers(path: str | Path) -> list[dict]:
     """The records of an `answers.jsonl` (or of the folder it lies in). Raises BodaError if there is none."""
     path = file_of(path, "answers", "answers.jsonl", "an evaluation writes answers.jsonl into its --out folder")
-    try:
+    with explaining(f"{path} has a line that is no JSON ({WHY}); run the evaluation again, it mends the file", ValueError):
         return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except ValueError as error:
-        raise BodaError(f"{path} has a line that is no JSON ({error}); run the evaluation again, it mends the file") from error
 
 
 def file_of(path: str | Path, what: str, name: str, advice: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 from boda.files import read_json, write_json
 from boda.models.loading import seeded
 
@@ -39,11 +39,8 @@ def add_lora(language_model: nn.Module, rank: int, alpha: float, dropout: float,
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=lora_targets(language_model, targets), bias="none"
     )
-    try:
-        with seeded(seed):
-            inject_adapter_in_model(config, language_model, adapter_name=ADAPTER)
-    except ValueError as error:  # PEFT knows layers that an adapter must not sit on
-        raise BodaError(f"lora.targets: {error}") from error
+    with seeded(seed), explaining(f"lora.targets: {WHY}", ValueError):  # PEFT knows layers that an adapter must not sit on
+        inject_adapter_in_model(config, language_model, adapter_name=ADAPTER)
 
 
 def lora_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 from transformers.utils import logging as hf_logging
 
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
@@ -97,10 +97,9 @@ def config_from(source: str | dict, part: str, revision: str | None = None):
         return open_part(part, AutoConfig.from_pretrained, source, revision=revision)
     values = dict(source)
     model_type = values.pop("model_type", None)
-    try:
+    said = f"model.{part}: no model can be built from {{model_type: {model_type}, ...}}: {WHY}"
+    with explaining(said, ValueError, TypeError, KeyError):
         return AutoConfig.for_model(model_type, **values)
-    except (ValueError, TypeError, KeyError) as error:
-        raise BodaError(f"model.{part}: no model can be built from {{model_type: {model_type}, ...}}: {error}") from error
 
 
 def load_model(source: str | dict, part: str, auto_class, config, unneeded: tuple[str, ...] = (), revision: str | None = None):

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 from boda.recipe.explain import explain, homes, stage_names
 from boda.recipe.schema import Generation, ModelSpec, Recipe, Stage
 from boda.recipe.text import map_texts, read_yaml, substitute
@@ -74,10 +74,8 @@ def language_recipe(recipe: Recipe) -> tuple[str, Recipe] | None:
     chain: list[Path] = []
     first = None
     while (name := recipe.model.language_recipe) is not None:
-        try:
+        with explaining(f"model.language.recipe: {WHY}", BodaError):
             path = _find(name, recipe.directory or Path())
-        except BodaError as error:
-            raise BodaError(f"model.language.recipe: {error}") from None
         _check_circle(path, chain, "model.language.recipe")
         chain.append(path)
         recipe = load_recipe(name if path.parent == RECIPES else path)
@@ -145,10 +143,8 @@ def _with_base(tree: dict, places: Places, folder: Path, chain: tuple[Path, ...]
     where = places.get(("base",), "base")
     if not isinstance(base, str):
         raise BodaError(f"{where}: base must be a recipe's name or path, not {shown(base)}")
-    try:
+    with explaining(f"{where}: base: {WHY}", BodaError):
         found = _find(base, folder)
-    except BodaError as error:
-        raise BodaError(f"{where}: base: {error}") from None
     below, below_places = _load_file(found, chain)
     return _merge(below, tree), {**below_places, **places}
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from boda.data.images import Picture, load_image
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 from boda.files import as_lines
 from boda.search.fast import derive
 from boda.search.record import Writer
@@ -144,11 +144,9 @@ class Build:
         done, self.done = self.done, []
         numbers = [{"_key": each.key, "_stamp": each.stamp, "_digest": each.digest, "_source": self.number} for each in done]
         rows = [{**each.values, **own, "_picture": each.ref.to_json()} for each, own in zip(done, numbers)]
-        try:
+        with explaining(f"what is kept does not fit what the index holds, or itself: {WHY}", pa.ArrowException, ValueError):
             table = pa.Table.from_struct_array(pa.array(rows))
             pa.unify_schemas([self.snapshot.table.schema, table.schema], promote_options="permissive")
-        except (pa.ArrowException, ValueError) as error:
-            raise BodaError(f"what is kept does not fit what the index holds, or itself: {error}") from error
         keys = [each.key for each in done]
         replaced = [row for row in map(self.row_of, keys) if row >= 0]
         self.counts.update(updated=len(replaced), added=len(keys) - len(replaced))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import fsspec
 
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 from boda.files import cache_folder, whole_file
 
 MANIFEST = "manifest.json"
@@ -27,10 +27,8 @@ class Store:
         if missing := [name for name in ("faiss", "pyarrow") if find_spec(name) is None]:
             raise BodaError(f"an index needs {' and '.join(missing)}: pip install 'boda[search]'")
         self.address = str(address)
-        try:
+        with explaining(f"{self.address} cannot be reached: {WHY}", ImportError, ValueError):  # fsspec names a missing package
             self.files, self.root = fsspec.url_to_fs(self.address)
-        except (ImportError, ValueError) as error:  # fsspec's message names the package that is missing
-            raise BodaError(f"{self.address} cannot be reached: {error}") from error
         self.is_local = "file" in self.files.protocol
         name = hashlib.sha256(self.address.encode()).hexdigest()[:16]
         self.folder = Path(self.root) if self.is_local else cache_folder() / "search" / name
@@ -80,10 +78,8 @@ class Store:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "writer.lock", "w") as lock:
-            try:
+            with explaining(f"another process is writing to {self.address}; wait until it has ended", OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise BodaError(f"another process is writing to {self.address}; wait until it has ended") from error
             yield
 
 

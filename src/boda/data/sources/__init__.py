@@ -15,7 +15,7 @@ from boda.data.sample import Sample
 from boda.data.sources import captions, conversations, parquet, text, webdataset
 from boda.data.sources.common import PICTURES, BadRows, Format, NoBadRows, Options, Row, file_rows, table_samples
 from boda.data.templates import Template, as_text
-from boda.errors import BadRow, BodaError
+from boda.errors import WHY, BadRow, BodaError, explaining
 
 # In the order they are asked whether a row is theirs: the first that says so reads it.
 FORMATS: dict[str, Format] = {
@@ -181,10 +181,9 @@ def _read(places: list[Place], format: str | None, asked: Options, limit: int | 
 
 
 def _guarded(rows, options: Options) -> Rows:
-    try:
+    # A torn gzip or archive shows only where it is torn.
+    with explaining(f"{options.name} is cut off or damaged ({WHY}); fetch it again", EOFError, OSError, zlib.error):
         yield from rows(options)
-    except (EOFError, OSError, zlib.error) as error:  # a torn gzip or archive shows only where it is torn
-        raise BodaError(f"{options.name} is cut off or damaged ({error}); fetch it again") from error
 
 
 def _data_files(path: Path, format: str | None) -> list[Place]:

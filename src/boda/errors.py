@@ -23,7 +23,7 @@ class explaining:
 
     def __exit__(self, kind, error, trace) -> None:
         if isinstance(error, self.kinds) and (BodaError in self.kinds or not isinstance(error, BodaError)):
-            words = str(error).strip() or type(error).__name__
+            words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
             why = words if isinstance(error, BodaError) else words.splitlines()[0]
             raise BodaError(self.said.replace(WHY, why)) from error
 

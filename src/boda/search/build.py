@@ -19,6 +19,7 @@ from boda.files import as_lines
 from boda.search.fast import derive
 from boda.search.record import Writer
 from boda.search.sources import Found, hashed, pictures
+from boda.terminal import duration
 
 BATCH, FIRST_TOLD, COMMIT_ROWS, COMMIT_SECONDS = 64, 200, 4096, 60.0
 SIDE = 512  # larger pictures are shrunk by whole numbers towards this side, which bounds the memory of a batch
@@ -132,8 +133,7 @@ class Build:
 
     def _tell(self) -> None:
         walked, rate = self.counts["walked"], self.read / (time.monotonic() - self.began)
-        minutes = max(0, self.total - walked) / rate / 60
-        left = f"; {self.total:,} in all: {minutes:.0f} min left" if self.total > 0 else ""
+        left = f"; {self.total:,} in all: {duration(max(0, self.total - walked) / rate)} left" if self.total > 0 else ""
         size = (2 * self.writer.manifest["dim"] + 200) / 1e6 * max(self.total, walked)
         self.say(f"{walked:,} pictures, {rate:.1f} a second{left}, {size:,.1f} MB on disk")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from boda import evaluate
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 from boda.evaluate.answers import fingerprint
 from boda.evaluate.report import contact_sheet
 from boda.evaluate.strip import sparkline, strip
@@ -79,11 +79,9 @@ def shortened(recipe: Recipe, steps: int, folder: Path) -> Recipe:
     assert needed is not None, "the demonstration trains its language model, too"
     path = folder / f"{needed[0]}-{steps}.yaml"
     every = {"stages.*.max_steps": steps}
-    try:
+    with explaining(f"cannot write to {folder}: {WHY}; BODA_CACHE names another folder", OSError):
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(load_recipe(needed[1], every).to_yaml(), encoding="utf-8")
-    except OSError as error:
-        raise BodaError(f"cannot write to {folder}: {error.strerror}; BODA_CACHE names another folder") from error
     return load_recipe(recipe, {**every, "model.language": {"recipe": str(path)}})
 
 

@@ -14,9 +14,8 @@ import torch
 
 from boda import terminal
 from boda.data.pack import Row, step_rows
-from boda.data.pairs import PairRenderer
 from boda.data.prepared import PreparedData, prepare
-from boda.data.render import Rendered, Renderer
+from boda.data.render import Rendered
 from boda.data.sample import Sample
 from boda.data.sources import BadRows
 from boda.errors import BadRow, BodaError
@@ -141,9 +140,7 @@ def _frozen_dtype(recipe: Recipe, gpu: estimate.Gpu | None) -> torch.dtype:
     return gpu.dtype if recipe.precision == "auto" else best_dtype(torch.device("cuda"), recipe.precision)
 
 
-def _prepare(
-    recipe: Recipe, stage: Stage, renderer: Renderer | PairRenderer, folder: Path, data_dir
-) -> tuple[PreparedData, list[dict]]:
+def _prepare(recipe: Recipe, stage: Stage, renderer, folder: Path, data_dir) -> tuple[PreparedData, list[dict]]:
     """Renders the stage's data; of each source what there is, and what was wrong with it."""
     from boda.train.preparation import open_source
 
@@ -157,12 +154,12 @@ def _prepare(
         return starts[number]()
 
     def render_all(sample: Sample) -> list[Rendered]:
-        every = type(renderer).render_all(renderer, sample)  # type: ignore[arg-type]
+        every = type(renderer).render_all(renderer, sample)
         cut[place] += sum(rendered.truncated for rendered in every)
         return every
 
     progress = Progress(lambda seen: f"{seen.done:,} samples read")
-    renderer.render_all = render_all  # type: ignore[method-assign]
+    renderer.render_all = render_all
     starts = [open_source(block, recipe, data_dir, rows).start for block, rows in zip(stage.data, bad)]
     opened = [(partial(reading, number), block.weight) for number, block in enumerate(stage.data)]
     try:

@@ -89,7 +89,6 @@ def prepare_stage(
 
 
 def _prepare(recipe: Recipe, blocks: list[Data], renderer, folder: Path, data_dir, bad_rows: BadRows, quiet: bool) -> None:
-
     def say(words: str) -> None:
         if not quiet:
             print(f"{folder.name}: {words}", file=sys.stderr)

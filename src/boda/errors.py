@@ -29,14 +29,7 @@ class explaining:
 
 
 class BadRow(BodaError):
-    """One row of a data set that cannot be used.
-
-    Args:
-        where: file (or archive member) the row is in.
-        row: its number, counted from 0, or its id.
-        field: the field at fault.
-        why: what is wrong and what would work.
-    """
+    """One row of a data set that cannot be used: `row` (its number from 0, or its id) of a file, the field at fault, and why."""
 
     def __init__(self, where: str, row: int | str, field: str, why: str):
         super().__init__(f"{where}, row {row}, field '{field}': {why}")

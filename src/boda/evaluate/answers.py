@@ -23,18 +23,14 @@ Ask = Callable[[list[list[dict]], dict], Sequence[str]]
 
 @dataclass(frozen=True)
 class Answerer:
-    """A model as evaluation sees it.
-
-    Args:
-        name, fingerprint: answers of two models never mix.
-        settings: the model's own generation settings, for the record.
-        open: loads it and gives an Ask, (conversations, decoding) -> one answer each, or the Encoder of one that is measured.
-    """
+    """A model as evaluation sees it; answers of two names or fingerprints never mix."""
 
     name: str
     fingerprint: str
-    settings: dict
-    open: Callable[[], Any]
+    settings: dict  # the model's own generation settings, for the record
+    open: Callable[
+        [], Any
+    ]  # gives an Ask, (conversations, decoding) -> one answer each, or the Encoder of one that is measured
 
 
 def answerer(model: Any, trust_remote_code: bool = False) -> Answerer:

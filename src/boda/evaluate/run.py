@@ -36,11 +36,8 @@ def run(
             for tasks on pair models a folder, hub id or Encoder.
         tasks: names as `--tasks` takes them, or Task or PairTask objects, all for one kind of model.
         out: folder for `answers.jsonl` (every answer as it comes), `run.json` (what was run) and `results.json`.
-        limit: at most so many rows of each task.
-        blind: leave the pictures out, to see what the words alone give.
-        data_dir: where relative data paths are looked up first.
-        batch_size: conversations asked at a time.
-        quiet: no table and no progress.
+        limit: at most so many rows of each task; blind: without the pictures, to see what the words alone give.
+        data_dir: where relative data paths are looked up first; batch_size: conversations asked at a time.
 
     Raises BodaError: unknown task, no model, or `out` holds answers of another model, task version or way of asking.
     """

@@ -38,11 +38,9 @@ def recipe_text(name: str) -> str:
 def load_recipe(source: str | Path | Mapping | Recipe, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
     """A recipe with its base, the inheritance between its stages and the overrides worked in.
 
-    Args:
-        source: a shipped name, the path of a YAML file, the same as a dict, or a loaded Recipe.
-        overrides: "key=value" texts, whose value is YAML, or a dict {key: value}. Keys: `seed`, `model.connector`,
-            `stages.NAME.max_steps`, `stages.*.batch_size`. An override changes what it names and nothing else: later stages do
-            not inherit it.
+    `source`: a shipped name, the path of a YAML file, the same as a dict, or a loaded Recipe. `overrides`: "key=value" texts, whose
+    value is YAML, or a dict. Keys: `seed`, `model.connector`, `stages.NAME.max_steps`, `stages.*.batch_size`. An override changes
+    what it names and nothing else: later stages do not inherit it.
 
     Raises BodaError: file, line and key, what is wrong and what would work; a line for each mistake.
     """

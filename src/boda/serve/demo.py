@@ -47,10 +47,8 @@ class Show:
 def run_demo(say: Callable[[str], None], steps: int | None = None, quiet: bool = False) -> dict:
     """Trains, evaluates, compares; a second run finds everything done. Returns {model, tasks, shipped, sheet}.
 
-    Args:
-        steps: of each stage, the language model's own included; None: the recipe's. quiet: nothing but the table.
-
-    Raises BodaError: nothing can be written there, or the weights that come with Boda are missing.
+    `steps`: of each stage, the language model's own included; None: the recipe's. `quiet`: nothing but the table. Raises
+    BodaError: nothing can be written there, or the weights that come with Boda are missing.
     """
     folder = cache_folder() / "demo"
     if not (SHIPPED[SHIPPED_NAME] / "config.json").is_file():

@@ -51,7 +51,6 @@ def train(
         recipe: name of a shipped recipe, a file, a mapping, or a Recipe. The recipe that its language model comes from, if it
             names one, is trained first into `out`/parts.
         processes: how many take part (spawned here; under torchrun its own count is used).
-        overrides: recipe knobs by dotted name.
         data_dir: where relative data paths are looked up first.
         loggers: anything with `log(record)`, beside `log.jsonl` and TensorBoard.
 

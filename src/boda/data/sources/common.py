@@ -194,21 +194,18 @@ class Row:
         return [] if text is None else [Message("system", split_marks(self.text(text, "system")))]
 
     def conversation(self, name: str, images: list[ImageRef], tidy: Callable[[list[Message]], list[Message]] = list) -> Sample:
-        """The turns in column `name` as a sample; <image> marks stand for `images`, in order, unless a part names its own."""
-        waiting = list(images)
-        messages, used = self.turns(self.need(name), name, waiting)
+        """The turns in column `name` as a sample."""
+        messages, pictures = self.turns(self.need(name), name, images)
         if not any(message.role == "user" for message in messages):
             raise self.bad(name, "no user turn, so nothing is asked; a text that nobody asks for is format 'text'")
-        return self.sample(tidy(self.system() + messages), [*used, *waiting])
+        return self.sample(tidy(messages), pictures)
 
-    def turns(self, turns: Any, name: str, waiting: list[ImageRef]) -> tuple[list[Message], list[ImageRef]]:
-        """Turns {from, value} or {role, content}, content being text or parts -> messages and their pictures.
-
-        Marks without a picture of their own take the next out of `waiting`.
-        """
+    def turns(self, turns: Any, name: str, images: list[ImageRef]) -> tuple[list[Message], list[ImageRef]]:
+        """Turns {from, value} or {role, content}, content being text or parts -> messages, the system text beside them in front,
+        and their pictures. <image> marks stand for `images`, in order, unless a part names its own."""
         if not isinstance(turns, list):
             raise self.bad(name, f"a list of turns is needed; this is {kind_of(turns)}")
-        messages, used = [], []
+        messages, used, waiting = [], [], list(images)
         for index, turn in enumerate(turns):
             place = f"{name}[{index}]"
             keys = turn if isinstance(turn, dict) else {}
@@ -225,7 +222,7 @@ class Row:
                 if part.type == "image" and (own or waiting):
                     used.append(own or waiting.pop(0))
             messages.append(Message(SPEAKERS[speaker], tuple(parts)))
-        return messages, used
+        return self.system() + messages if messages else [], [*used, *waiting]
 
     def _parts(self, content: Any, place: str) -> Iterable[tuple[Part, ImageRef | None]]:
         """A message's parts, those of pictures with the picture they name, if they do."""

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from rich.markup import escape
+from rich.table import Table
+
 from boda.data.sample import IMAGE_MARK, ImageRef
 from boda.errors import BodaError
 from boda.evaluate.answers import ADVICE, file_of, read_answers
@@ -88,9 +91,6 @@ def _cell(record: dict):
 
 def show(results: dict[str, dict], title: str = "") -> None:
     """The table of a run on the terminal: each task, its groups below it."""
-    from rich.markup import escape
-    from rich.table import Table
-
     baselines = _baselines(results.values())
     table = Table(title=title, title_justify="left")
     table.add_column("task", overflow="fold")

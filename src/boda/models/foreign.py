@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file as load_safetensors
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
@@ -107,8 +109,6 @@ def _local(source: str) -> Path:
         return path
     if is_path(source):
         raise BodaError(f"no checkpoint at {source}: there is no such file or folder")
-    from huggingface_hub import snapshot_download
-
     said = f"no checkpoint at '{source}': it is no folder here, and the hub does not give it ({WHY})"
     with explaining(said, OSError, ValueError):
         return Path(snapshot_download(source, allow_patterns=HUB_FILES))
@@ -279,8 +279,6 @@ def load_weights(folder: Path, names: tuple[str, ...] = ("model.safetensors", "p
 
 def load_file(path: Path) -> Weights:
     """One file of tensors, read without running what code it may hold."""
-    from safetensors.torch import load_file as load_safetensors
-
     is_bin = path.suffix != ".safetensors"
     kinds = (*LOADING_ERRORS, EOFError, AttributeError, pickle.UnpicklingError)
     with explaining(f"{path} cannot be read as tensors by name: {WHY}", *kinds):

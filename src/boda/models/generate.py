@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2.exceptions import TemplateError
 
 from boda.errors import WHY, BodaError, explaining
 from boda.models.vocabulary import IMAGE_TOKEN
@@ -64,8 +65,6 @@ def with_system(messages: Sequence[dict], system: str | None) -> list[dict]:
 
 def encode(model, processor, conversations: Sequence[Sequence[dict]]) -> dict[str, torch.Tensor]:
     """Conversations -> left-padded model inputs on the model's device. Raises BodaError for one that cannot be asked."""
-    from jinja2.exceptions import TemplateError
-
     tokenizer = tokenizer_of(processor)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from boda.errors import WHY, BodaError, explaining
@@ -65,8 +66,6 @@ def merge_lora(model: nn.Module) -> nn.Module:
 
 def save_adapter(model: nn.Module, folder: Path, base: str) -> None:
     """Writes the adapter in PEFT's own layout (adapter_config.json, adapter_model.safetensors), names as in the whole model."""
-    from safetensors.torch import save_file
-
     layers = lora_layers(model)
     first = next(iter(layers.values()))
     tensors = {
@@ -92,8 +91,6 @@ def save_adapter(model: nn.Module, folder: Path, base: str) -> None:
 @torch.no_grad()
 def apply_adapter(model: nn.Module, folder: Path) -> None:
     """Merges a saved adapter into a model without one: fp32 sum, then the matrix's type. Raises BodaError on a misfit."""
-    from safetensors.torch import load_file
-
     config = read_json(folder / "adapter_config.json")
     tensors = load_file(folder / "adapter_model.safetensors")
     scale = config["lora_alpha"] / config["r"]

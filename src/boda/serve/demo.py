@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.table import Table
+
 from boda import evaluate
 from boda.errors import WHY, BodaError, explaining
 from boda.evaluate.answers import fingerprint
@@ -99,8 +101,6 @@ def asked(model: str | Path, folder: Path) -> tuple[dict, Path]:
 
 def table(scores: dict, shipped: dict) -> None:
     """Both models' scores by set of questions, with what the most frequent answer alone would score."""
-    from rich.table import Table
-
     shown = Table(title="right answers on pictures never seen", title_justify="left")
     shown.add_column("questions")
     for name in ("n", "this run", f"shipped {SHIPPED_NAME}", "always the most frequent"):

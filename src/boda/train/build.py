@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from boda.data.images import ImageSpec, fit_image, load_image
 from boda.data.pairs import PairRenderer
@@ -129,8 +130,6 @@ def apply_stage(model, folder: Path, frozen: torch.dtype) -> None:
 @torch.no_grad()
 def attach_stage(built: Built, stage: Stage, folder: Path) -> None:
     """Puts what a stage trained on the model it started from, its adapter unmerged."""
-    from safetensors.torch import load_file
-
     if stage.lora is not None:
         opened(built, stage, seed=0)
         built.model.requires_grad_(False)
@@ -144,8 +143,6 @@ def attach_stage(built: Built, stage: Stage, folder: Path) -> None:
 @torch.no_grad()
 def apply_trained(model, path: Path) -> None:
     """Puts whole trained tensors, if there are any, into a model by name, in their own type."""
-    from safetensors.torch import load_file
-
     parameters = dict(model.named_parameters())
     for name, tensor in load_file(path).items() if path.is_file() else ():
         if name not in parameters or parameters[name].shape != tensor.shape:
@@ -155,8 +152,6 @@ def apply_trained(model, path: Path) -> None:
 
 def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, torch.nn.Parameter], folder: Path) -> None:
     """Writes what a stage trained: `trained.safetensors` and `adapter/` with the base named, under a temporary name first."""
-    from safetensors.torch import save_file
-
     with whole_folder(folder) as partial:
         whole = {name: p.detach().float().cpu().contiguous() for name, p in trained.items() if ".lora_" not in name}
         if whole:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 
 import boda
 from boda.data.drawn.samples import LICENCE as DRAWN_LICENCE
@@ -56,8 +57,6 @@ def run_info(recipe: Recipe, out: Path) -> dict:
 
 
 def versions() -> dict[str, str]:
-    import transformers
-
     return {
         "boda": boda.__version__,
         "torch": torch.__version__,

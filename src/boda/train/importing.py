@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from boda.data.images import ImageSpec
 from boda.data.render import Renderer, processor_template
@@ -127,8 +128,6 @@ def own_template(parts: Parts, tokenizer) -> str:
 
 def _takes_parts(template: str, tokenizer) -> bool:
     """Whether a chat template takes contents of parts, pictures among them, as processors hand them over."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
     content = [{"type": "image"}, {"type": "text", "text": "가나다"}]
     try:
         turns = [{"role": "user", "content": content}]

@@ -25,6 +25,7 @@ from boda.terminal import Progress, clear_line
 from boda.train import estimate
 from boda.train.build import FALLBACK_TEMPLATE, build, check_kind, get_tokenizer, renderer_for
 from boda.train.freeze import count_by_part, is_pair, open_parts
+from boda.train.preparation import open_source, texts_of
 from boda.train.show import SHORT, Report, palette, print_facts, print_parts, sample_of, stop_tokens
 
 MAX_STEPS = 32  # of an epoch, spread over it, to measure rows on
@@ -43,7 +44,7 @@ def inspect(
 
     Raises BodaError where the recipe, a part or a path is not as it must be, or no row can be used.
     """
-    from boda.train import preparation, stages
+    from boda.train import stages
 
     name = str(recipe) if isinstance(recipe, (str, Path)) else "recipe"
     recipe = load_recipe(recipe, overrides or ())
@@ -55,7 +56,7 @@ def inspect(
     with tempfile.TemporaryDirectory(prefix="boda-inspect-") as temporary:
         folder = Path(temporary)
         recipe, spoken, note = _with_language(recipe)
-        tokenizer = get_tokenizer(recipe, folder, preparation.texts_of(spoken, data_dir))
+        tokenizer = get_tokenizer(recipe, folder, texts_of(spoken, data_dir))
         frozen = _frozen_dtype(recipe, device)
         plain = recipe.model_copy(update={"precision": "fp32"})  # the wanted type may be one that this machine does not have
         built = build(plain, tokenizer, None, [], torch.device("cpu"))
@@ -142,8 +143,6 @@ def _frozen_dtype(recipe: Recipe, gpu: estimate.Gpu | None) -> torch.dtype:
 
 def _prepare(recipe: Recipe, stage: Stage, renderer, folder: Path, data_dir) -> tuple[PreparedData, list[dict]]:
     """Renders the stage's data; of each source what there is, and what was wrong with it."""
-    from boda.train.preparation import open_source
-
     place = 0  # of the source that is being read
     cut = [0] * len(stage.data)
     bad = [BadRows() for _ in stage.data]

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from boda.files import append_line, read_lines, write_lines, writing
 
 
@@ -66,8 +68,6 @@ class TensorBoard:
 def peak_memory(device) -> int:
     """Peak memory in MiB: the device's, or this process's on a CPU."""
     if device.type == "cuda":
-        import torch
-
         return torch.cuda.max_memory_allocated(device) >> 20
     import resource
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from boda.errors import BodaError
 from boda.files import read_json, whole_folder, write_json
@@ -37,8 +38,6 @@ def save(folder: Path, state: State) -> Path:
 
     Raises BodaError if the disk is full; earlier checkpoints are untouched.
     """
-    from safetensors.torch import save_file
-
     final = folder / f"step-{state.step}"
     with whole_folder(final, f"the checkpoint of step {state.step} to {folder}", lambda: _what_is_left(folder)) as partial:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
@@ -90,8 +89,6 @@ def problem(path: Path) -> str | None:
 
 def latest(folder: Path) -> State | None:
     """The newest whole checkpoint, None if there is none. A torn one is passed over with a warning."""
-    from safetensors.torch import load_file
-
     for leftover in folder.glob(".step-*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
     for _, path in sorted(found(folder), reverse=True):

@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from boda import terminal
 from boda.data.prepared import PreparedData
@@ -78,8 +81,6 @@ class Shown:
 
     def text(self, colours: Palette, most: int):
         """The sample as rich text: trained tokens on green, or between ⟦ and ⟧ where there is no colour."""
-        from rich.text import Text
-
         text, pieces = Text(), self.pieces
         left_out = len(pieces) - most
         if left_out > 0:
@@ -192,9 +193,6 @@ SHOWN = "rows weight samples_an_epoch mean_tokens max_tokens trained_tokens pict
 
 
 def print_data(console, values: dict) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     table, bad = _table("data", *TITLES), Table.grid(padding=(0, 2))
     for source in values["data"]:
         styles = {key: style for key, style in (("truncated", "yellow"), ("bad_rows", "red")) if source[key]}
@@ -216,9 +214,6 @@ def print_data(console, values: dict) -> None:
 
 def print_facts(console, values: dict) -> None:
     """The lines under the tables; `values` may hold some of them only."""
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table.grid(padding=(0, 2))
     facts: dict[str, Callable[[dict], Any]] = {
         "language": lambda values: values["language"],
@@ -281,8 +276,6 @@ def _time_line(values: dict) -> str:
 
 
 def _stop_line(values: dict):
-    from rich.text import Text
-
     line = Text()
     special = [token for token in values["stop_tokens"] if token["special"]]
     other = [token for token in values["stop_tokens"] if not token["special"]]
@@ -307,9 +300,6 @@ def _short(name: str, most: int = 70) -> str:
 
 
 def _table(first: str, *others: str):
-    from rich import box
-    from rich.table import Table
-
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, overflow="fold")
     for name in others:

@@ -28,9 +28,8 @@ class Answerer:
     name: str
     fingerprint: str
     settings: dict  # the model's own generation settings, for the record
-    open: Callable[
-        [], Any
-    ]  # gives an Ask, (conversations, decoding) -> one answer each, or the Encoder of one that is measured
+    # Gives an Ask, (conversations, decoding) -> one answer each, or the Encoder of one that is measured.
+    open: Callable[[], Any]
 
 
 def answerer(model: Any, trust_remote_code: bool = False) -> Answerer:

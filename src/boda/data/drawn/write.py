@@ -45,9 +45,8 @@ def write(
     names: dict[str, str] = {}  # file name of each drawn picture
     first: list[Image.Image] = []
     rows, began = 0, time.monotonic()
-    progress = Progress(
-        lambda seen: f"{seen.done:,} of {count:,} drawn, {seen.rate:.0f}/s, {seen.left}", count + 1, quiet=quiet
-    )
+    line = lambda seen: f"{seen.done:,} of {count:,} drawn, {seen.rate:.0f}/s, {seen.left}"  # noqa: E731
+    progress = Progress(line, count + 1, quiet=quiet)  # one more: the last picture's rows are no end to be told of
     with whole_folder(out, advice="free some space and run the same command again") as folder, ExitStack() as stack:
         files = {}
         for sample in samples:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import os
-import re
+WHY = "<why>"  # in what `explaining` says: what the error says itself
 
 
 class BodaError(ValueError):
     """A mistake or a missing thing that the user can mend; the command line prints it without a traceback."""
 
 
-class BadRow(BodaError):
-    """One row of a data set that cannot be used.
+class explaining:
+    """Errors of some kinds become one BodaError: `with explaining(f"{path} cannot be read: {WHY}", OSError, ValueError): ...`.
 
-    Args:
-        where: file (or archive member) the row is in.
-        row: its number, counted from 0, or its id.
-        field: the field at fault.
-        why: what is wrong and what would work.
+    A BodaError says enough, and goes through, unless it is one of the kinds.
     """
+
+    def __init__(self, said: str, *kinds: type[Exception]):
+        self.said, self.kinds = said, kinds
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, self.kinds) and (BodaError in self.kinds or not isinstance(error, BodaError)):
+            words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+            why = words if isinstance(error, BodaError) else words.splitlines()[0]
+            raise BodaError(self.said.replace(WHY, why)) from error
+
+
+class BadRow(BodaError):
+    """One row of a data set that cannot be used: `row` (its number from 0, or its id) of a file, the field at fault, and why."""
 
     def __init__(self, where: str, row: int | str, field: str, why: str):
         super().__init__(f"{where}, row {row}, field '{field}': {why}")
@@ -30,18 +41,3 @@ class BadRow(BodaError):
 
     def __reduce__(self):
         return BadRow, (self.where, self.row, self.field, self.why)
-
-
-def write_problem(error: Exception) -> str | None:
-    """Why a file could not be written, None if the error is about something else.
-
-    A full disk comes as OSError from Python, as an error of their own with `(os error N)` from safetensors and tokenizers, and as
-    RuntimeError about a position or a stream from torch.save.
-    """
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    if number := re.search(r"\(os error (\d+)\)", str(error)):
-        return os.strerror(int(number[1]))
-    if isinstance(error, RuntimeError) and re.search("unexpected pos|PytorchStreamWriter failed|iostream error", str(error)):
-        return "the disk took only a part of it"
-    return None

@@ -74,6 +74,15 @@ def test_every_data_block_of_a_recipe_once(tmp_path):
     assert boda("data", "check", path, "--quiet").exit_code == 0
 
 
+def test_drawn_rows_are_counted_like_any_other(tmp_path):
+    block = {"source": "drawn", "path": "words", "limit": 7, "where": {"kind": "word"}}
+    recipe = tiny_recipe(tmp_path / "data", [{"name": "align", "train": ["connector"], "data": [block]}])
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
+    (found,) = last_object(boda("data", "check", path, "--json"))["sets"]
+    assert (found["format"], found["rows"], found["good"], found["pictures_decoded"]) == ("drawn", 7, 7, 7)
+
+
 @pytest.mark.parametrize(
     "arguments, why",
     [

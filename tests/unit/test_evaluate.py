@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import boda.evaluate
+from boda.data.drawn import fonts
+from boda.data.sheet import wrapped
 from boda.errors import BodaError
-from boda.evaluate import fonts
 from boda.evaluate.answers import fingerprint, read_answers
 from boda.evaluate.metrics.exact import clean, same_answer
 from boda.evaluate.metrics.intervals import bootstrap
-from boda.evaluate.report import contact_sheet, curve, markdown_table, wrapped
+from boda.evaluate.report import contact_sheet, curve, markdown_table
 from boda.evaluate.task import Row, Task, summary
 from boda.evaluate.tasks import TASKS, make_task
 from boda.evaluate.tasks.questions import questions, summarise

@@ -16,7 +16,8 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACK
 # Who may import whom: a module reads only lower layers and its own package. Equal rank = siblings that do not know each other.
 RANK = {
     "errors": 0,
-    "files": 0.5,  # whole folders: below everything that writes
+    "files": 0.5,  # below everything that writes
+    "terminal": 0.5,  # ... or shows how far it is
     "recipe": 1,
     "data": 2,
     "models": 2,

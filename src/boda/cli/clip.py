@@ -64,6 +64,6 @@ def _encoder(model: str, image: Path, out: Path | None):
 
 
 def _save(picture, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
-    say(f"picture: {path}")
+    from boda.data.sheet import saved
+
+    say(f"picture: {saved(picture, path)}")

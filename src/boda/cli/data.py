@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from boda.cli.console import DataDir, Pairs, result, say, settings
+from boda.cli.console import DataDir, Pairs, result, settings
 
 data_app = typer.Typer(help="Data sets: look at them before training, draw new ones.", no_args_is_help=True)
 
@@ -82,7 +82,7 @@ def _data_sets(path: str, data: Path | None, given: dict) -> list[tuple]:
     for stage in recipe.stages:
         for block in [*stage.data, *(stage.validation if isinstance(stage.validation, list) else [])]:
             blocks.setdefault(block.model_dump_json(exclude={"weight"}), (f"{stage.name}: {block.path}", block))
-    start = lambda block: lambda bad: open_source(block, recipe, data, bad)()  # noqa: E731
+    start = lambda block: lambda bad: open_source(block, recipe, data, bad).start()  # noqa: E731
     return [(name, start(block)) for name, block in blocks.values()]
 
 
@@ -108,7 +108,7 @@ def draw(
     layout = layout if objects is None else str(objects)
     chosen = {"layout": layout, "pair": pair, "kind": kind, "style": style, "font": font}
     where = {name: values.split(",") for name, values in chosen.items() if values}
-    done = write(out, what, count, seed, where, read_words(words) if words else None, say)
+    done = write(out, what, count, seed, where, read_words(words) if words else None, settings["quiet"])
     number = done["pictures"] or count
     done["per_second"] = number / done["seconds"]
     result(done, f"{out}: {done['pictures']:,} pictures, {done['rows']:,} rows, {done['per_second']:.0f} a second")

@@ -87,7 +87,5 @@ def search(
     kept = ["  ".join(f"{name}={value}" for name, value in hit.values.items()) for hit in hits]
     rows = [f"{place:>3}  {hit.score:.3f}  {hit.image}  {text}" for place, (hit, text) in enumerate(zip(hits, kept), 1)]
     if sheet is not None:
-        from boda.evaluate.fonts import korean_font
-
-        rows.append(f"sheet: {contact_sheet(hits, sheet, str(query or image), font=korean_font())}")
+        rows.append(f"sheet: {contact_sheet(hits, sheet, str(query or image))}")
     result({"hits": [hit.as_dict() for hit in hits]}, "\n".join(rows or ["nothing found"]))

@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 
 ARCHIVES = (".zip", ".tar")
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -97,10 +97,8 @@ class Place:
 
     def open(self) -> BinaryIO:
         """The file as a stream of bytes, read in constant memory; gzip is undone. Raises BodaError if it is not there."""
-        try:
+        with explaining(f"no file at {self}", OSError, KeyError):
             stream: Any = _open_member(self.path, self.member) if self.member else open(self.path, "rb")
-        except (OSError, KeyError) as error:
-            raise BodaError(f"no file at {self}") from error
         buffered: Any = io.BufferedReader(stream, _SNIFFED)
         if buffered.peek(2)[:2] == b"\x1f\x8b":
             buffered = io.BufferedReader(gzip.GzipFile(fileobj=buffered), _SNIFFED)  # type: ignore[type-var]
@@ -159,9 +157,7 @@ def _decodes(head: bytes, encoding: str, whole: bool = False) -> bool:
 def read_member(path: str, member: str) -> bytes:
     """The bytes of one member. Safe after fork and from threads: nothing is kept open between calls.
 
-    Raises:
-        KeyError: no such member.
-        BodaError: it is damaged.
+    Raises KeyError: no such member; BodaError: it is damaged.
     """
     offset, size, method = archive_index(path)[unicodedata.normalize("NFC", member)]
     with open(path, "rb") as stream:
@@ -175,10 +171,8 @@ def read_member(path: str, member: str) -> bytes:
         raise BodaError(f"{path}!{member}: the archive is cut off; fetch it again")
     if method <= zipfile.ZIP_STORED:
         return data
-    try:
+    with explaining(f"{path}!{member}: damaged in the archive ({WHY}); fetch it again", zlib.error):
         return zlib.decompress(data, -zlib.MAX_WBITS)
-    except zlib.error as error:
-        raise BodaError(f"{path}!{member}: damaged in the archive ({error}); fetch it again") from error
 
 
 def read_part(path: str, offset: int, size: int) -> bytes:
@@ -193,11 +187,10 @@ def read_part(path: str, offset: int, size: int) -> bytes:
 
 def archive_index(path: str) -> dict[str, tuple[int, int, int]]:
     """{member: (offset, packed size, zip method or -1 in a tar)} of an archive; kept, as small as it can be."""
-    try:
+    said = f"{path} is no archive that can be read ({WHY}); fetch it again"
+    with explaining(said, OSError, zipfile.BadZipFile, tarfile.TarError):
         status = os.stat(path)
         return _archive_index(path, status.st_mtime_ns, status.st_size)
-    except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise BodaError(f"{path} is no archive that can be read ({error}); fetch it again") from error
 
 
 @lru_cache(maxsize=16)

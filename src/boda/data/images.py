@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFile, UnidentifiedImageError
 
 from boda.data.sample import ImageRef, image_from_uri
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 
 MAX_PIXELS = 100_000_000
 MAX_ASPECT = 200
@@ -90,10 +90,8 @@ def _opened(ref: Picture) -> Iterator[tuple[Image.Image, str]]:
 def _stream(ref: ImageRef) -> BinaryIO:
     """The encoded picture, not read into memory where it is a file of its own."""
     if ref.data is None and not ref.member and ref.row < 0:
-        try:
+        with explaining(f"no picture at {ref} ({WHY})", OSError):
             return open(ref.path, "rb")
-        except OSError as error:
-            raise BodaError(f"no picture at {ref} ({error.strerror})") from error
     return BytesIO(ref.read())
 
 

@@ -18,9 +18,7 @@ from boda.errors import BodaError
 def read_cell(path: str, row: int, column: str) -> bytes:
     """The encoded picture in one cell; `images[1]` is the second of a list.
 
-    Raises:
-        KeyError, IndexError: no such row or item.
-        BodaError: the cell holds no picture, or the file cannot be read.
+    Raises KeyError, IndexError: no such row or item; BodaError: the cell holds no picture, or the file cannot be read.
     """
     name, _, item = column.removesuffix("]").partition("[") if column.endswith("]") else (column, "", "")
     starts = _row_group_starts(path)

@@ -19,7 +19,7 @@ from boda.data.pairs import PairRenderer
 from boda.data.render import Rendered, Renderer
 from boda.data.sample import ImageRef, Sample
 from boda.errors import BadRow, BodaError
-from boda.files import whole_folder
+from boda.files import read_json, whole_folder, write_json
 
 ARRAYS = ("ids", "trained", "starts", "lengths", "targets", "prefix", "groups", "sources", "shards", "image_starts")
 
@@ -44,7 +44,7 @@ class PreparedData:
 
     @classmethod
     def open(cls, folder: Path) -> PreparedData:
-        header = json.loads((folder / "header.json").read_text(encoding="utf-8"))
+        header = read_json(folder / "header.json")
         del header["key"]
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
         names = (folder / "names.txt").read_text(encoding="utf-8").split("\n")[:-1]
@@ -94,10 +94,9 @@ def prepare(
     `progress` how many have been read. Raises BodaError if no sample could be used or the disk is full.
     """
     key = fingerprint(key, ARRAYS)
-    if (folder / "header.json").is_file():
-        if json.loads((folder / "header.json").read_text(encoding="utf-8"))["key"] == key:
-            return PreparedData.open(folder)
-        shutil.rmtree(folder)
+    if read_json(folder / "header.json").get("key") == key:
+        return PreparedData.open(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # there may be no room for both
     with whole_folder(folder, f"prepared data to {folder}", "free some space or choose another --out") as partial:
         _write(sources, renderer, partial, key, report, progress)
     return PreparedData.open(folder)
@@ -148,7 +147,7 @@ def _write(sources, renderer: Renderer | PairRenderer, folder: Path, key: str, r
         "weights": [weight for _, weight in sources],
         "truncated": truncated,
     }
-    (folder / "header.json").write_text(json.dumps(header), encoding="utf-8")
+    write_json(folder / "header.json", header)
 
 
 def _rendered(sources, renderer: Renderer | PairRenderer, report, progress) -> Iterator[tuple[int, Sample, Rendered]]:

@@ -15,7 +15,7 @@ from itertools import compress
 import numpy as np
 
 from boda.data.sample import IMAGE_MARK, ImageRef, Sample, conversation
-from boda.errors import BadRow, BodaError
+from boda.errors import WHY, BadRow, BodaError, explaining
 
 # Puts the text of list-shaped contents, pictures as `<image>` on lines of their own, before any template that expects strings.
 FLATTEN = (
@@ -104,7 +104,7 @@ class Renderer:
     def _jinja(self, messages: list[dict], add_generation_prompt: bool, marks: bool) -> tuple[str, list[tuple[int, int]]]:
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        try:
+        with explaining(f"the chat template refuses the conversation: {WHY}", Exception):  # it may raise anything of its own
             texts, spans = render_jinja_template(
                 conversations=[messages],
                 chat_template=self.template,
@@ -112,8 +112,6 @@ class Renderer:
                 return_assistant_tokens_mask=marks,
                 **self.tokenizer.special_tokens_map,
             )
-        except Exception as error:  # a template may raise anything of its own
-            raise BodaError(f"the chat template refuses the conversation: {error}") from error
         return texts[0], [tuple(span) for span in spans[0]] if marks else []
 
     def messages(self, sample: Sample) -> list[dict]:

@@ -25,8 +25,7 @@ Rows = Iterator[tuple[int | str, dict | BadRow]]  # numbered from 0, or named by
 def text_rows(place: Place) -> Rows:
     """(number, row) of a JSON list, JSON lines, CSV or TSV file, told apart by suffix and first character.
 
-    Raises:
-        BodaError: the file as a whole cannot be read: encoding, no rows at all, no JSON.
+    Raises BodaError: the file as a whole cannot be read: encoding, no rows at all, no JSON.
     """
     is_table = place.suffix in (".csv", ".tsv")
     with place.open_text("" if is_table else "\n") as stream:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from boda.data.files import read_member, read_part
 from boda.data.parquet import read_cell
-from boda.errors import BadRow, BodaError
+from boda.errors import WHY, BadRow, BodaError, explaining
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
@@ -134,8 +134,7 @@ class Source:
 class Sample:
     """A conversation with its pictures: what every model here learns from.
 
-    Raises:
-        BadRow: the numbers of image parts and pictures differ, or the turns make no conversation.
+    Raises BadRow: the numbers of image parts and pictures differ, or the turns make no conversation.
     """
 
     messages: tuple[Message, ...]  # system (at most one, first), then user and assistant turns
@@ -236,9 +235,7 @@ def image_from_pil(image) -> ImageRef:
 def image_from_uri(uri: str) -> ImageRef:
     """An ImageRef that holds the picture of a `data:image/...;base64,...` address. Raises BodaError if it is broken."""
     head, comma, body = uri.partition(",")
-    try:
+    with explaining(f"a data: address that cannot be read ({WHY}): {uri[:40]}...", ValueError):
         if not (comma and head.startswith("data:") and head.endswith(";base64")):
             raise ValueError("it must begin data:image/png;base64,")
         return ImageRef(data=base64.b64decode(body, validate=True))
-    except ValueError as error:
-        raise BodaError(f"a data: address that cannot be read ({error}): {uri[:40]}...") from error

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from boda.data.images import load_image
 from boda.data.sample import Sample, conversation, image_from_pil
-from boda.errors import BodaError, write_problem
+from boda.errors import BodaError
+from boda.files import read_json, whole_file, write_json, writing
 
 
 def write_shards(samples: Iterable[Sample], folder: str | Path, per_shard: int = 10_000) -> dict:
@@ -20,16 +21,15 @@ def write_shards(samples: Iterable[Sample], folder: str | Path, per_shard: int =
 
     Returns what stands in `shards.json`: {"samples", "shards": [{"name", "samples", "bytes", "sha256", "texts"}]}.
 
-    Raises:
-        BadRow: a sample that no key can hold: several pictures or none, or a rejected answer.
-        BodaError: a picture cannot be read, the folder holds shards of other samples, or the disk is full.
+    Raises BadRow: a sample that no key can hold: several pictures or none, or a rejected answer; BodaError: a picture cannot be
+    read, the folder holds shards of other samples, or the disk is full.
     """
     folder, rest = Path(folder), iter(samples)
     shards: list[dict] = []
     listing = folder / "shards.json"
-    known = json.loads(listing.read_text(encoding="utf-8"))["shards"] if listing.is_file() else []
+    known = read_json(listing).get("shards", [])
     other = BodaError(f"{folder} holds shards of other samples, or with another per_shard; choose an empty folder")
-    try:
+    with writing(f"shards to {folder}", "what is whole is kept"):
         folder.mkdir(parents=True, exist_ok=True)
         while chunk := list(itertools.islice(rest, per_shard)):
             texts = [_texts(sample) for sample in chunk]
@@ -42,8 +42,6 @@ def write_shards(samples: Iterable[Sample], folder: str | Path, per_shard: int =
             if not path.is_file() or path.stat().st_size != shards[-1].get("bytes"):
                 shards[-1] = made | _write(path, number * per_shard, chunk, texts)
                 _list(listing, shards + known[number + 1 :])
-    except OSError as error:
-        raise BodaError(f"could not write shards to {folder}: {write_problem(error)}; what is whole is kept") from error
     if len(known) > len(shards):
         raise other
     return _list(listing, shards)
@@ -51,9 +49,7 @@ def write_shards(samples: Iterable[Sample], folder: str | Path, per_shard: int =
 
 def _list(listing: Path, shards: list[dict]) -> dict:
     facts = {"samples": sum(shard["samples"] for shard in shards), "shards": shards}
-    partial = listing.with_suffix(".partial")
-    partial.write_text(json.dumps(facts, indent=1))
-    partial.replace(listing)
+    write_json(listing, facts)
     return facts
 
 
@@ -71,8 +67,7 @@ def _texts(sample: Sample) -> tuple[str, str]:
 
 def _write(path: Path, first: int, samples: list[Sample], texts: list[tuple[str, str]]) -> dict:
     """One shard under a temporary name, then its own; its size and hash."""
-    partial = path.with_suffix(".partial")
-    with tarfile.open(partial, "w") as tar:
+    with whole_file(path) as partial, tarfile.open(partial, "w") as tar:
         for number, (sample, (text, described)) in enumerate(zip(samples, texts), first):
             data = sample.images[0].read()
             kind = {b"\xff\xd8\xff": "jpg", b"\x89PN": "png"}.get(data[:3], "webp" if data[8:12] == b"WEBP" else "")
@@ -82,7 +77,6 @@ def _write(path: Path, first: int, samples: list[Sample], texts: list[tuple[str,
                 entry = tarfile.TarInfo(f"{number:09d}.{suffix}")
                 entry.size = len(part)
                 tar.addfile(entry, io.BytesIO(part))
-    with partial.open("rb") as stream:
+    with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    partial.replace(path)
     return {"bytes": path.stat().st_size, "sha256": digest}

@@ -5,10 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import itertools
-import json
 import re
-import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
@@ -18,6 +15,8 @@ from boda.data.korean import formality
 from boda.data.sample import Sample
 from boda.data.sources import BadRows, guess
 from boda.errors import BadRow, BodaError
+from boda.files import as_lines
+from boda.terminal import Progress, clear_line
 
 SHOWN = 10
 _EMPTY_ANSWER = re.compile(r"messages:.*assistant turn is empty|(answer|output|caption|chosen):.* empty")
@@ -39,7 +38,7 @@ class FirstBad(BadRows):
         self.empty_answers += bool(_EMPTY_ANSWER.match(f"{row.field}: {row.why}"))
         if len(self.rows) < SHOWN:
             self.rows.append(row)
-        self.stream.write(json.dumps(row.as_dict(), ensure_ascii=False) + "\n")
+        self.stream.write(as_lines([row.as_dict()]))
 
     def __len__(self) -> int:
         return self.count
@@ -132,23 +131,19 @@ def survey(
 
     `start` begins to read, given where bad rows go.
     """
-    count, problem, on_terminal = 0, "", sys.stderr.isatty()
-    began = shown = time.monotonic()
+    count, problem = 0, ""
+    progress = Progress(lambda seen: f"{name}: {seen.done:,} samples, {seen.rate:,.0f} a second", quiet=quiet)
     try:
         for count, sample in enumerate(itertools.islice(start(bad_rows), limit), 1):
             try:
                 look.add(sample)
             except BodaError as error:
                 bad_rows.add(error if isinstance(error, BadRow) else sample.bad("image", str(error)))
-            if not quiet and (now := time.monotonic()) - shown > (0.2 if on_terminal else 10.0):
-                shown = now
-                line = f"{name}: {count:,} samples, {count / (now - began):,.0f} a second"
-                print(f"\r\x1b[K{line}" if on_terminal else line, end="" if on_terminal else "\n", file=sys.stderr, flush=True)
+            progress.update(count)
     except BodaError as error:
         problem = str(error)
-    if on_terminal and shown > began:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-    rows = max(bad_rows.seen, len(bad_rows)) if bad_rows.formats else count  # drawn data counts no rows
+    clear_line()
+    rows = max(bad_rows.seen, len(bad_rows))
     found = {"name": name, "format": ", ".join(bad_rows.formats), "rows": rows}
     found |= {"good": rows - len(bad_rows), "bad": len(bad_rows)}
     if count:

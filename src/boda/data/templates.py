@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from boda.data.korean import is_particle, with_particle
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 
 
 class EmptyCell(BodaError):
@@ -107,10 +107,8 @@ _FORMATTER = _Formatter()
 
 
 def _columns(wording: str) -> list[str]:
-    try:
+    with explaining(f"template '{wording}': {WHY}; a brace that means itself is doubled: {{{{", ValueError):
         fields = [(name, conversion) for _, name, _, conversion in string.Formatter().parse(wording) if name is not None]
-    except ValueError as error:
-        raise BodaError(f"template '{wording}': {error}; a brace that means itself is doubled: {{{{") from error
     for name, conversion in fields:
         if not name or name.isdigit() or conversion:
             raise BodaError(f"template '{wording}': write a column's name between the braces, as in {{answer}}")

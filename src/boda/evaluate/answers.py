@@ -5,33 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from boda.data.sample import IMAGE_MARK, ImageRef
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 from boda.evaluate.task import Row, Task
+from boda.files import as_lines, write_lines, writing
 
 SAMPLES_OF_A_LARGE_FILE, PIECE = 64, 1 << 12
+ADVICE = "delete the folder or choose another --out"
 Ask = Callable[[list[list[dict]], dict], Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Answerer:
-    """A model as evaluation sees it.
-
-    Args:
-        name, fingerprint: answers of two models never mix.
-        settings: the model's own generation settings, for the record.
-        open: loads it and gives an Ask, (conversations, decoding) -> one answer each, or the Encoder of one that is measured.
-    """
+    """A model as evaluation sees it; answers of two names or fingerprints never mix."""
 
     name: str
     fingerprint: str
-    settings: dict
+    settings: dict  # the model's own generation settings, for the record
+    # Gives an Ask, (conversations, decoding) -> one answer each, or the Encoder of one that is measured.
     open: Callable[[], Any]
 
 
@@ -185,36 +182,25 @@ class AnswersFile:
             if not record["failed"]:
                 self.records[key] = record
         if lines:
-            write_whole(path, _as_lines(self.records.values()))
+            write_lines(path, self.records.values())
 
     def add(self, records: Sequence[dict]) -> None:
         """Appends whole lines and waits for the disk. Raises BodaError if it is full."""
-        try:
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(_as_lines(records))
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:
-            raise BodaError(f"could not write {self.path}: {error}; the same command goes on from the last answer") from error
+        with (
+            writing(self.path, "the same command goes on from the last answer"),
+            self.path.open("a", encoding="utf-8") as stream,
+        ):
+            stream.write(as_lines(records))
+            stream.flush()
+            os.fsync(stream.fileno())
         self.records |= {(record["task"], record["row"]): record for record in records}
-
-
-def _as_lines(records: Iterable[dict]) -> str:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def read_answers(path: str | Path) -> list[dict]:
     """The records of an `answers.jsonl` (or of the folder it lies in). Raises BodaError if there is none."""
     path = file_of(path, "answers", "answers.jsonl", "an evaluation writes answers.jsonl into its --out folder")
-    try:
-        return read_lines(path)
-    except ValueError as error:
-        raise BodaError(f"{path} has a line that is no JSON ({error}); run the evaluation again, it mends the file") from error
-
-
-def read_lines(path: Path) -> list[dict]:
-    """JSON, a value a line. Only line breaks end one: an answer may hold what `splitlines` would break at, too."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    with explaining(f"{path} has a line that is no JSON ({WHY}); run the evaluation again, it mends the file", ValueError):
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def file_of(path: str | Path, what: str, name: str, advice: str) -> Path:
@@ -223,18 +209,3 @@ def file_of(path: str | Path, what: str, name: str, advice: str) -> Path:
     if not path.is_file():
         raise BodaError(f"no {what} at {path}: {advice}")
     return path
-
-
-def read_json(path: Path) -> dict:
-    """Raises BodaError: it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BodaError(f"{path} is no JSON ({error}); delete the folder or choose another --out") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A file that is never half there."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -58,21 +58,14 @@ def vectors_of(encoder, things: Sequence, templates: Sequence[str], watched: Ite
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """Queries, each with its relevant ones in a gallery; either side is all texts or all pictures.
+    """Queries, each with its relevant ones in a gallery; either side is all texts or all pictures."""
 
-    Args:
-        name: of the set that results count it to.
-        relevant: for each query, places in the gallery.
-        metrics: places where the relevant ones were found -> scores, the first of them the query's own.
-        templates: of the gallery's texts.
-    """
-
-    name: str
+    name: str  # of the set that results count it to
     queries: Sequence[Any]
     gallery: Sequence[Any]
-    relevant: Sequence[Sequence[int]]
-    metrics: Callable[[list[int]], dict[str, float]] = hits
-    templates: Sequence[str] = ("{}",)
+    relevant: Sequence[Sequence[int]]  # for each query, places in the gallery
+    metrics: Callable[[list[int]], dict[str, float]] = hits  # places where they were found -> scores, the query's own first
+    templates: Sequence[str] = ("{}",)  # of the gallery's texts
 
     def images(self, query: int) -> list[ImageRef]:
         """The pictures of a record; queries on the same one stand and fall together."""

@@ -12,8 +12,7 @@ from boda.errors import BodaError
 def cut(picture: Image.Image, rows: int, columns: int) -> list[Image.Image]:
     """Tiles row by row as KoCLIP cuts them: H // rows x W // columns, the rest at the right and below left out.
 
-    Raises:
-        BodaError: the picture has too few pixels for so many tiles, or they would be mere lines.
+    Raises BodaError: the picture has too few pixels for so many tiles, or they would be mere lines.
     """
     high, wide = picture.height // max(rows, 1), picture.width // max(columns, 1)
     if min(rows, columns, high, wide) < 1 or max(high, wide) > MAX_ASPECT * min(high, wide):

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from rich.markup import escape
+from rich.table import Table
+
 from boda.data.sample import IMAGE_MARK, ImageRef
 from boda.errors import BodaError
-from boda.evaluate.answers import file_of, read_answers, read_json
-from boda.evaluate.fonts import korean_font
+from boda.evaluate.answers import ADVICE, file_of, read_answers
+from boda.files import read_json, read_lines
+from boda.terminal import console
 
-PICTURE, MARGIN, FRAME, LINE, TEXT_SIZE = 208, 12, 4, 22, 17
-CELL = PICTURE + 2 * FRAME
 TABLE_NOTE = (
     "Score with 95 % bootstrap interval over pictures. *majority*: always the most frequent answer of these questions. "
     "*by words alone*: for each question its most frequent answer in training."
 )
 BASELINES = {"majority": "majority", "train_majority_by_question": "by words alone"}
-RIGHT, WRONG, FAILED, INK, FAINT = "#1a7f37", "#c62828", "#8a6d00", "#1f2328", "#6b7280"
+RIGHT, WRONG, FAILED = "#1a7f37", "#c62828", "#8a6d00"
 
 
 def contact_sheet(
@@ -39,7 +39,7 @@ def contact_sheet(
     `answers` is an `answers.jsonl` or the folder it lies in. Cells are drawn at random from the seed, as many from each kind of
     question. Raises BodaError: no answers to show, or no font with Hangul.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from boda.data.sheet import draw_sheet  # here and below: Pillow and matplotlib, which only pictures need
 
     if columns < 1 or rows < 1:
         raise BodaError(f"a sheet of {columns} columns and {rows} rows has no cell; both are at least 1")
@@ -52,21 +52,9 @@ def contact_sheet(
     if not records:
         raise BodaError(f"{answers} has no {only + ' ' if only else ''}answers to show")
     chosen = _spread(records, columns * rows, random.Random(seed))
-    font = ImageFont.truetype(korean_font(), TEXT_SIZE)
-    cells = [_cell(record, font) for record in chosen]
-    lines = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    heights = [max(cell.height for cell in line) + MARGIN for line in lines]
-    top = 2 * MARGIN + LINE
-    sheet = Image.new("RGB", (len(lines[0]) * (CELL + MARGIN) + MARGIN, top + sum(heights)), "white")
     scored = [record["score"] for record in records if record["score"] is not None]
     share = f", {sum(scored) / len(scored):.1%} right" if scored and wanted is None else ""
-    title = _fitting(f"{len(chosen)} of {len(records):,} answers{share}", font, sheet.width - 2 * MARGIN)
-    ImageDraw.Draw(sheet).text((MARGIN, MARGIN), title, INK, font)
-    for line, height in zip(lines, heights):
-        for column, cell in enumerate(line):
-            sheet.paste(cell, (MARGIN + column * (CELL + MARGIN), top))
-        top += height
-    return saved(sheet, out_png)
+    return draw_sheet(list(map(_cell, chosen)), out_png, f"{len(chosen)} of {len(records):,} answers{share}", columns)
 
 
 def _spread(records: list[dict], number: int, rng: random.Random) -> list[dict]:
@@ -89,8 +77,8 @@ def _in_turn(piles: list[list[dict]]) -> list[dict]:
     return [pile[place] for place in range(max(map(len, piles))) for pile in piles if place < len(pile)]
 
 
-def _cell(record: dict, font):
-    from PIL import Image, ImageDraw
+def _cell(record: dict):
+    from boda.data.sheet import FAINT, INK, Cell
 
     colour = FAILED if record["failed"] else RIGHT if record["score"] == 1 else WRONG
     question = record["prompt"][-1]["content"].replace(IMAGE_MARK, "").strip() if record["prompt"] else ""
@@ -98,79 +86,11 @@ def _cell(record: dict, font):
     texts = [(question, INK, 3), (f"답: {answer}", colour, 3)]
     if record["score"] != 1 and record.get("gold"):
         texts.append((f"정답: {record['gold']}", FAINT, 2))
-    lines = [(line, ink) for text, ink, most in texts for line in wrapped(text, font, CELL, most)]
-    cell = Image.new("RGB", (CELL, CELL + 6 + LINE * len(lines)), "white")
-    pen = ImageDraw.Draw(cell)
-    pen.rectangle((0, 0, CELL - 1, CELL - 1), outline=colour, width=FRAME)
-    places = record.get("images") or []
-    each = PICTURE // max(1, len(places))
-    for number, place in enumerate(places or [None]):
-        _draw_picture(cell, pen, place, "(not kept)" if places else "(no picture)", FRAME + number * each, each, font)
-    for number, (line, ink) in enumerate(lines):
-        pen.text((0, CELL + 6 + number * LINE), line, ink, font)
-    return cell
-
-
-def _draw_picture(cell, pen, place: dict | None, missing: str, left: int, width: int, font) -> None:
-    """A picture in its part of the frame; words where there is none or it cannot be read."""
-    from PIL import Image
-
-    from boda.data.images import load_image
-
-    try:
-        picture = load_image(ImageRef(**place)) if place else None
-    except BodaError as error:
-        picture, missing = None, str(error)
-    if not picture:
-        for number, line in enumerate(wrapped(missing, font, width - 16, 6)):
-            pen.text((left + 8, FRAME + 8 + number * LINE), line, FAINT, font)
-        return
-    scale = min(width / picture.width, PICTURE / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    picture = picture.resize(size, Image.Resampling.NEAREST if scale > 3 else Image.Resampling.LANCZOS)
-    cell.paste(picture, (left + (width - size[0]) // 2, FRAME + (PICTURE - size[1]) // 2))
-
-
-def wrapped(text: str, font, width: int, most_lines: int) -> list[str]:
-    """Text in lines that fit the width: broken at spaces where possible, inside words where not, cut with … at the end."""
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] += f" {word}"
-            continue
-        if lines[-1]:
-            lines.append("")
-        for character in word:
-            if lines[-1] and font.getlength(lines[-1] + character) > width:
-                lines.append("")
-            lines[-1] += character
-    if len(lines) > most_lines:
-        lines = [*lines[: most_lines - 1], _fitting(" ".join(lines[most_lines - 1 :]), font, width)]
-    return lines
-
-
-def _fitting(text: str, font, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
-
-
-def saved(picture, path: str | Path) -> Path:
-    """Writes a picture or a figure, and the folders above it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (picture.save if hasattr(picture, "save") else picture.savefig)(path)
-    return path
+    return Cell([place and ImageRef(**place) for place in record.get("images") or []], texts, colour)
 
 
 def show(results: dict[str, dict], title: str = "") -> None:
     """The table of a run on the terminal: each task, its groups below it."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     baselines = _baselines(results.values())
     table = Table(title=title, title_justify="left")
     table.add_column("task", overflow="fold")
@@ -182,11 +102,11 @@ def show(results: dict[str, dict], title: str = "") -> None:
         failed = f"[red]{result['failed']}[/red]" if result["failed"] else "0"
         label, style = (f"  {'='.join(group)}", "") if group else (name, "bold")
         table.add_row(escape(label), f"{result['n']:,}", *scores, *shares, failed, style=style)
-    console = Console(width=None if sys.stdout.isatty() else 120)  # a file has room for the names
-    console.print(table)
+    out = console()
+    out.print(table)
     for name, result in results.items():
         for remark in result.get("remarks", []):
-            console.print(f"{escape(name)}: {escape(remark)}", highlight=False)
+            out.print(f"{escape(name)}: {escape(remark)}")
 
 
 def markdown_table(runs: dict[str, str | Path] | Sequence[str | Path], groups: bool = True) -> str:
@@ -202,7 +122,7 @@ def markdown_table(runs: dict[str, str | Path] | Sequence[str | Path], groups: b
         path = file_of(
             run, "results", "results.json", f"it is written when an evaluation ends; run it (again) with --out {run}"
         )
-        for key, result in _lines(read_json(path)["tasks"], groups):
+        for key, result in _lines(read_json(path, ADVICE)["tasks"], groups):
             lines[key][name] = result
     tasks = [key[0] for key in lines]
     baselines = _baselines(result for found in lines.values() for result in found.values())
@@ -286,6 +206,8 @@ def curve(run_folder: str | Path, out_png: str | Path) -> Path:
         raise BodaError(f"{path} has no record with a loss")
     from matplotlib.figure import Figure
 
+    from boda.data.sheet import saved
+
     figure = Figure(figsize=(9, 4.5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     steps, losses = zip(*series.pop("loss"))
@@ -320,11 +242,7 @@ def _series(log: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, in
     series: dict[str, list[tuple[int, float]]] = defaultdict(list)
     borders: dict[str, int] = {}
     reached = 0
-    for line in log.read_text(encoding="utf-8").split("\n"):
-        try:
-            record = json.loads(line)
-        except ValueError:  # the line a running or killed training is writing
-            continue
+    for record in read_lines(log):
         step = borders.setdefault(record.get("stage", ""), reached) + record["step"]
         reached = max(reached, step)
         for name, value in record.items():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
@@ -12,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from boda.errors import BodaError
-from boda.evaluate.answers import Answerer, AnswersFile, answered, answerer, encoding, read_json, write_whole
+from boda.evaluate.answers import ADVICE, Answerer, AnswersFile, answered, answerer, encoding
 from boda.evaluate.report import show
 from boda.evaluate.task import PairTask, Row, Task
 from boda.evaluate.tasks import make_task
-
-REPORT_SECONDS = 15.0
+from boda.files import read_json, write_json
+from boda.terminal import Progress
 
 
 def run(
@@ -38,14 +36,10 @@ def run(
             for tasks on pair models a folder, hub id or Encoder.
         tasks: names as `--tasks` takes them, or Task or PairTask objects, all for one kind of model.
         out: folder for `answers.jsonl` (every answer as it comes), `run.json` (what was run) and `results.json`.
-        limit: at most so many rows of each task.
-        blind: leave the pictures out, to see what the words alone give.
-        data_dir: where relative data paths are looked up first.
-        batch_size: conversations asked at a time.
-        quiet: no table and no progress.
+        limit: at most so many rows of each task; blind: without the pictures, to see what the words alone give.
+        data_dir: where relative data paths are looked up first; batch_size: conversations asked at a time.
 
-    Raises:
-        BodaError: unknown task, no model, or `out` holds answers of another model, task version or way of asking.
+    Raises BodaError: unknown task, no model, or `out` holds answers of another model, task version or way of asking.
     """
     if not tasks:
         raise BodaError("no task: name at least one, e.g. --tasks questions:PATH")
@@ -82,8 +76,8 @@ def run(
         records = [answers.records[task.name, row.id] for row in rows]
         results[task.name] = {**task.summarise(records), "version": task.version, "note": task.note}
     # Tasks of earlier runs into the same folder stay in the file; the caller gets what was asked for.
-    earlier = read_json(out / "results.json")["tasks"] if (out / "results.json").is_file() else {}
-    _write_json(out / "results.json", {**description, "limit": limit, "tasks": {**earlier, **results}})
+    earlier = read_json(out / "results.json", ADVICE).get("tasks", {})
+    write_json(out / "results.json", {**description, "limit": limit, "tasks": {**earlier, **results}})
     if not quiet:
         show(results, f"{who.name}{' (blind)' if blind else ''}")
     return results
@@ -95,8 +89,7 @@ def _claim(out: Path, who: Answerer, tasks: Iterable[Task | PairTask], blind: bo
     new: dict = {"model": who.name, "fingerprint": who.fingerprint, "blind": blind, "settings": who.settings}
     new |= {"tasks": {task.name: task.version for task in tasks}, "decoding": {task.name: task.decoding for task in tasks}}
     new["started"] = datetime.now(UTC).isoformat(timespec="seconds")
-    if path.is_file():
-        old = read_json(path)
+    if old := read_json(path, ADVICE):
         before, now = _told(old), _told(new)
         differences = [
             f"{name} was {before[name]!r} and is {value!r}"
@@ -110,7 +103,7 @@ def _claim(out: Path, who: Answerer, tasks: Iterable[Task | PairTask], blind: bo
         new |= {"tasks": old["tasks"] | new["tasks"], "decoding": old["decoding"] | new["decoding"], "started": old["started"]}
     elif (out / "answers.jsonl").exists():
         raise BodaError(f"{out} has answers.jsonl but not the run.json that says whose they are; choose another --out")
-    _write_json(path, new)
+    write_json(path, new)
     return new
 
 
@@ -135,21 +128,8 @@ def _records(model: Any, task: Task | PairTask, rows: Sequence[Row], blind: bool
 
 
 def _watched(things: Iterable, name: str, total: int, first: int, quiet: bool) -> Iterator:
-    """Goes through things and tells rate and time left: in a line that renews itself on a terminal, in plain lines elsewhere."""
-    on_terminal, began = sys.stderr.isatty(), time.monotonic()
-    shown = began
+    """Goes through things and tells rate and time left."""
+    progress = Progress(lambda seen: f"{name} {seen.done}/{total}  {seen.rate:.1f}/s  {seen.left}", total, first, quiet)
     for done, thing in enumerate(things, first + 1):
         yield thing
-        now = time.monotonic()
-        if quiet or (now - shown < (0.2 if on_terminal else REPORT_SECONDS) and done < total):
-            continue
-        shown = now
-        rate = (done - first) / max(now - began, 1e-9)
-        left = int((total - done) / rate)
-        start, end = "\r\x1b[K" if on_terminal else "", "" if on_terminal and done < total else "\n"
-        line = f"{name} {done}/{total}  {rate:.1f}/s  {left // 60}m {left % 60:02d}s left"
-        print(start + line, end=end, file=sys.stderr, flush=True)
-
-
-def _write_json(path: Path, value: dict) -> None:
-    write_whole(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+        progress.update(done)

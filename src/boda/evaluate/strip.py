@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image, ImageDraw, ImageFont
+
+from boda.data.drawn.fonts import korean_font
 from boda.data.images import load_image
 from boda.data.sample import ImageRef
-from boda.evaluate.fonts import korean_font
-from boda.evaluate.report import FAINT, INK, RIGHT, WRONG, saved, wrapped
+from boda.data.sheet import FAINT, INK, saved, wrapped
+from boda.evaluate.report import RIGHT, WRONG
 
 PICTURE, GAP, SIDE, TEXT_SIZE, LINE = 168, 12, 96, 15, 20
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -17,8 +20,6 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 def strip(records: Sequence[dict], out_png: str | Path) -> Path:
     """Draws a run's trial answers: a row for each record of `log.jsonl` with `answers`, the newest last, right answers green and
     wrong ones red. All are on the same samples."""
-    from PIL import Image, ImageDraw, ImageFont
-
     font = ImageFont.truetype(korean_font(), TEXT_SIZE)
     shown = [record for record in records if record.get("answers")]
     assert shown, "a strip needs a record with answers"

@@ -23,25 +23,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """An evaluation that asks.
-
-    Args:
-        version: changes whenever the questions, the prompts or the scoring change; answers of two versions never mix.
-        load: at most `limit` rows, always the same ones; None = all.
-        messages: a row as messages with pictures in place, without the answer.
-        score: what is recorded of an answer: `score` (0 to 1), `extracted`, and what the task groups by.
-        summarise: records of all rows -> `score n failed low high` and more of the task's own.
-        note: one line on what the score means, kept with the results.
-    """
+    """An evaluation that asks."""
 
     name: str
-    version: str
-    load: Callable[[int | None], Sequence[Row]]
-    messages: Callable[[Row], list[dict]]
-    score: Callable[[Row, str], dict]
-    summarise: Callable[[list[dict]], dict]
+    version: str  # another one whenever the questions, the prompts or the scoring change; answers of two versions never mix
+    load: Callable[[int | None], Sequence[Row]]  # at most so many rows, always the same ones; None = all
+    messages: Callable[[Row], list[dict]]  # with pictures in place, without the answer
+    score: Callable[[Row, str], dict]  # what is recorded of an answer: `score` (0 to 1), `extracted`, what the task groups by
+    summarise: Callable[[list[dict]], dict]  # records of all rows -> `score n failed low high` and more of the task's own
     decoding: dict = field(default_factory=lambda: {"temperature": 0.0, "max_new_tokens": 64})
-    note: str = ""
+    note: str = ""  # one line on what the score means, kept with the results
 
 
 Watch = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -51,9 +42,8 @@ Watch = Callable[[Sequence[Any], str], Iterable[Any]]
 class PairTask:
     """An evaluation of a pair model, computed from its vectors where a Task asks questions.
 
-    Args:
-        measure: (Encoder, rows, watch) -> a record of each row in any order: `row prompt images raw gold score failed` and what
-            `summarise` needs. `watch(things, what they are)` goes through things and shows how far it is.
+    `measure` gives a record of each row in any order: `row prompt images raw gold score failed` and what `summarise` needs; its
+    `watch(things, what they are)` goes through things and shows how far it is.
     """
 
     name: str

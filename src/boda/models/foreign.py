@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file as load_safetensors
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from boda.errors import BodaError
-from boda.models.loading import LOADING_ERRORS, config_from, is_path, open_part, read_json
+from boda.errors import WHY, BodaError, explaining
+from boda.files import read_json
+from boda.models.loading import LOADING_ERRORS, config_from, is_path, open_part
 
 Weights = dict[str, torch.Tensor]
 
@@ -106,13 +109,9 @@ def _local(source: str) -> Path:
         return path
     if is_path(source):
         raise BodaError(f"no checkpoint at {source}: there is no such file or folder")
-    from huggingface_hub import snapshot_download
-
-    try:
+    said = f"no checkpoint at '{source}': it is no folder here, and the hub does not give it ({WHY})"
+    with explaining(said, OSError, ValueError):
         return Path(snapshot_download(source, allow_patterns=HUB_FILES))
-    except (OSError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        raise BodaError(f"no checkpoint at '{source}': it is no folder here, and the hub does not give it ({why})") from error
 
 
 # ---------------------------------------------------------------- layouts
@@ -280,23 +279,17 @@ def load_weights(folder: Path, names: tuple[str, ...] = ("model.safetensors", "p
 
 def load_file(path: Path) -> Weights:
     """One file of tensors, read without running what code it may hold."""
-    from safetensors.torch import load_file as load_safetensors
-
     is_bin = path.suffix != ".safetensors"
-    try:
+    kinds = (*LOADING_ERRORS, EOFError, AttributeError, pickle.UnpicklingError)
+    with explaining(f"{path} cannot be read as tensors by name: {WHY}", *kinds):
         weights = torch.load(path, map_location="cpu", weights_only=True) if is_bin else load_safetensors(path)
         return {key: tensor.detach() for key, tensor in weights.items() if not key.endswith(IGNORED)}
-    except (*LOADING_ERRORS, EOFError, AttributeError, pickle.UnpicklingError) as error:
-        why = (str(error).strip() or "it is cut short").splitlines()[0]
-        raise BodaError(f"{path} cannot be read as tensors by name: {why}") from error
 
 
 def load_msgpack(path: Path) -> Weights:
     """Flax's tensors under PyTorch's names and with its axes: (in, out) -> (out, in), (H, W, in, out) -> (out, in, H, W)."""
-    try:
+    with explaining("reading Flax's files needs msgpack: pip install 'boda[train]'", ModuleNotFoundError):
         import msgpack
-    except ModuleNotFoundError as error:
-        raise BodaError("reading Flax's files needs msgpack: pip install 'boda[train]'") from error
 
     def tensor(code: int, data: bytes) -> torch.Tensor:
         shape, kind, raw = msgpack.unpackb(data)
@@ -313,11 +306,8 @@ def load_msgpack(path: Path) -> Weights:
                 found[begin + FLAX_LEAVES.get(name, name)] = value
         return found
 
-    try:
+    with explaining(f"{path} cannot be read as Flax's tensors: {WHY}", OSError, ValueError, TypeError, AttributeError):
         return renamed(msgpack.unpackb(path.read_bytes(), ext_hook=tensor, strict_map_key=False))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        why = str(error).partition("\n")[0] or type(error).__name__
-        raise BodaError(f"{path} cannot be read as Flax's tensors: {why}") from error
 
 
 def split(weights: Weights, patterns: dict[str, str], folder: Path) -> dict[str, Weights]:

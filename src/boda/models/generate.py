@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from jinja2.exceptions import TemplateError
 
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 from boda.models.vocabulary import IMAGE_TOKEN
 
 HALF_LETTER = "\ufffd"  # what bytes of a letter decode to that has not arrived whole
@@ -64,8 +65,6 @@ def with_system(messages: Sequence[dict], system: str | None) -> list[dict]:
 
 def encode(model, processor, conversations: Sequence[Sequence[dict]]) -> dict[str, torch.Tensor]:
     """Conversations -> left-padded model inputs on the model's device. Raises BodaError for one that cannot be asked."""
-    from jinja2.exceptions import TemplateError
-
     tokenizer = tokenizer_of(processor)
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
@@ -77,12 +76,10 @@ def encode(model, processor, conversations: Sequence[Sequence[dict]]) -> dict[st
     sees = is_vlm(processor)
     plain = [_plain(messages, keep_images=sees) for messages in conversations]
     padding: dict[str, Any] = {"processor_kwargs": {"padding": True}} if sees else {"padding": True}
-    try:
+    with explaining(f"the model's chat template refuses the conversation: {WHY}", TemplateError):
         inputs = processor.apply_chat_template(
             plain, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True, **padding
         )
-    except TemplateError as error:
-        raise BodaError(f"the model's chat template refuses the conversation: {error}") from error
     taken = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask", "pixel_values") if name in inputs}
     if "pixel_values" in taken:
         taken["pixel_values"] = taken["pixel_values"].to(model.dtype)

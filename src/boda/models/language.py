@@ -5,13 +5,14 @@ LoRA (https://arxiv.org/abs/2106.09685) through PEFT, injected in place, so the 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
+from boda.files import read_json, write_json
 from boda.models.loading import seeded
 
 ADAPTER = "default"
@@ -39,11 +40,8 @@ def add_lora(language_model: nn.Module, rank: int, alpha: float, dropout: float,
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=lora_targets(language_model, targets), bias="none"
     )
-    try:
-        with seeded(seed):
-            inject_adapter_in_model(config, language_model, adapter_name=ADAPTER)
-    except ValueError as error:  # PEFT knows layers that an adapter must not sit on
-        raise BodaError(f"lora.targets: {error}") from error
+    with seeded(seed), explaining(f"lora.targets: {WHY}", ValueError):  # PEFT knows layers that an adapter must not sit on
+        inject_adapter_in_model(config, language_model, adapter_name=ADAPTER)
 
 
 def lora_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -68,8 +66,6 @@ def merge_lora(model: nn.Module) -> nn.Module:
 
 def save_adapter(model: nn.Module, folder: Path, base: str) -> None:
     """Writes the adapter in PEFT's own layout (adapter_config.json, adapter_model.safetensors), names as in the whole model."""
-    from safetensors.torch import save_file
-
     layers = lora_layers(model)
     first = next(iter(layers.values()))
     tensors = {
@@ -88,17 +84,14 @@ def save_adapter(model: nn.Module, folder: Path, base: str) -> None:
         "bias": "none",
         "inference_mode": True,
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "adapter_config.json", config)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 @torch.no_grad()
 def apply_adapter(model: nn.Module, folder: Path) -> None:
     """Merges a saved adapter into a model without one: fp32 sum, then the matrix's type. Raises BodaError on a misfit."""
-    from safetensors.torch import load_file
-
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "adapter_config.json")
     tensors = load_file(folder / "adapter_model.safetensors")
     scale = config["lora_alpha"] / config["r"]
     parameters = dict(model.named_parameters())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 from transformers.utils import logging as hf_logging
 
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
@@ -80,14 +79,6 @@ def why_not_loaded(name: str, error: Exception) -> str:
     return first
 
 
-def read_json(path: Path) -> dict:
-    """What a file says; empty where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise BodaError(f"{path} is not valid JSON: {error}") from error
-
-
 def load_whole(name: str, auto_class, unneeded: tuple[str, ...] = (), **options):
     """`from_pretrained` that refuses a checkpoint without all the weights: transformers would make up the missing ones."""
     model, found = auto_class.from_pretrained(name, output_loading_info=True, **options)
@@ -106,10 +97,9 @@ def config_from(source: str | dict, part: str, revision: str | None = None):
         return open_part(part, AutoConfig.from_pretrained, source, revision=revision)
     values = dict(source)
     model_type = values.pop("model_type", None)
-    try:
+    said = f"model.{part}: no model can be built from {{model_type: {model_type}, ...}}: {WHY}"
+    with explaining(said, ValueError, TypeError, KeyError):
         return AutoConfig.for_model(model_type, **values)
-    except (ValueError, TypeError, KeyError) as error:
-        raise BodaError(f"model.{part}: no model can be built from {{model_type: {model_type}, ...}}: {error}") from error
 
 
 def load_model(

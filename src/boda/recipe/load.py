@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 from boda.recipe.explain import explain, homes, stage_names
 from boda.recipe.schema import MAKERS, Generation, ModelSpec, Recipe, Stage
 from boda.recipe.text import map_texts, read_yaml, substitute
@@ -38,11 +38,9 @@ def recipe_text(name: str) -> str:
 def load_recipe(source: str | Path | Mapping | Recipe, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
     """A recipe with its base, the inheritance between its stages and the overrides worked in.
 
-    Args:
-        source: a shipped name, the path of a YAML file, the same as a dict, or a loaded Recipe.
-        overrides: "key=value" texts, whose value is YAML, or a dict {key: value}. Keys: `seed`, `model.connector`,
-            `stages.NAME.max_steps`, `stages.*.batch_size`. An override changes what it names and nothing else: later stages do
-            not inherit it.
+    `source`: a shipped name, the path of a YAML file, the same as a dict, or a loaded Recipe. `overrides`: "key=value" texts, whose
+    value is YAML, or a dict. Keys: `seed`, `model.connector`, `stages.NAME.max_steps`, `stages.*.batch_size`. An override changes
+    what it names and nothing else: later stages do not inherit it.
 
     Raises BodaError: file, line and key, what is wrong and what would work; a line for each mistake.
     """
@@ -145,10 +143,8 @@ def _with_base(tree: dict, places: Places, folder: Path, chain: tuple[Path, ...]
     where = places.get(("base",), "base")
     if not isinstance(base, str):
         raise BodaError(f"{where}: base must be a recipe's name or path, not {shown(base)}")
-    try:
+    with explaining(f"{where}: base: {WHY}", BodaError):
         found = _find(base, folder)
-    except BodaError as error:
-        raise BodaError(f"{where}: base: {error}") from None
     below, below_places = _load_file(found, chain)
     return _merge(below, tree), {**below_places, **places}
 

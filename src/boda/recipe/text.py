@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 from boda.recipe.words import shown
 
 _FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
@@ -105,10 +105,8 @@ def read_yaml(text: str, label: str) -> tuple[Any, dict[tuple, str]]:
             return mapping
         if isinstance(node, yaml.SequenceNode):
             return [build(item, (*path, index), (*above, node)) for index, item in enumerate(node.value)]
-        try:
+        with explaining(f"{where}: {WHY}", BodaError):
             said = substitute(node.value)
-        except BodaError as error:
-            raise BodaError(f"{where}: {error}") from None
         # Without quotes, a variable's value is read as if it stood in the file: a number is a number.
         tag = node.tag if said == node.value or node.style else loader.resolve(yaml.ScalarNode, said, (True, False))
         return _scalar(tag.rpartition(":")[2], said, where)

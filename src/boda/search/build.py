@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from boda.data.images import Picture, load_image
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
+from boda.files import as_lines
 from boda.search.fast import derive
 from boda.search.record import Writer
 from boda.search.sources import Found, hashed, pictures
+from boda.terminal import duration
 
 BATCH, FIRST_TOLD, COMMIT_ROWS, COMMIT_SECONDS = 64, 200, 4096, 60.0
 SIDE = 512  # larger pictures are shrunk by whole numbers towards this side, which bounds the memory of a batch
@@ -114,7 +116,7 @@ class Build:
             if isinstance(each.got, str):
                 self.counts["broken"] += 1
                 self.why = each.got
-                self.broken.write(json.dumps({"image": str(each.ref), "why": each.got}, ensure_ascii=False) + "\n")
+                self.broken.write(as_lines([{"image": str(each.ref), "why": each.got}]))
             else:
                 self.done.append(each)
         if new := [each for each in self.done if not isinstance(each.got, np.ndarray)]:
@@ -131,8 +133,7 @@ class Build:
 
     def _tell(self) -> None:
         walked, rate = self.counts["walked"], self.read / (time.monotonic() - self.began)
-        minutes = max(0, self.total - walked) / rate / 60
-        left = f"; {self.total:,} in all: {minutes:.0f} min left" if self.total > 0 else ""
+        left = f"; {self.total:,} in all: {duration(max(0, self.total - walked) / rate)} left" if self.total > 0 else ""
         size = (2 * self.writer.manifest["dim"] + 200) / 1e6 * max(self.total, walked)
         self.say(f"{walked:,} pictures, {rate:.1f} a second{left}, {size:,.1f} MB on disk")
 
@@ -143,11 +144,9 @@ class Build:
         done, self.done = self.done, []
         numbers = [{"_key": each.key, "_stamp": each.stamp, "_digest": each.digest, "_source": self.number} for each in done]
         rows = [{**each.values, **own, "_picture": each.ref.to_json()} for each, own in zip(done, numbers)]
-        try:
+        with explaining(f"what is kept does not fit what the index holds, or itself: {WHY}", pa.ArrowException, ValueError):
             table = pa.Table.from_struct_array(pa.array(rows))
             pa.unify_schemas([self.snapshot.table.schema, table.schema], promote_options="permissive")
-        except (pa.ArrowException, ValueError) as error:
-            raise BodaError(f"what is kept does not fit what the index holds, or itself: {error}") from error
         keys = [each.key for each in done]
         replaced = [row for row in map(self.row_of, keys) if row >= 0]
         self.counts.update(updated=len(replaced), added=len(keys) - len(replaced))

@@ -15,6 +15,7 @@ import numpy as np
 
 from boda.data.images import Picture
 from boda.data.sample import ImageRef
+from boda.data.sheet import INK, Cell, draw_sheet
 from boda.errors import BodaError
 from boda.search.build import Build, pixels
 from boda.search.fast import Fast
@@ -49,6 +50,15 @@ class Hit:
         """As `--json` shows it."""
         plain = {name: x if isinstance(x, str | int | float | None) else str(x) for name, x in self.values.items()}
         return {**plain, "image": self.image, "score": self.score}
+
+
+def contact_sheet(hits: Sequence[Hit], out: str | Path, title: str = "", columns: int = 5) -> Path:
+    """Draws hits in their order as a PNG, each with its score and what is kept of it."""
+    cells = []
+    for hit in hits:
+        lines = [f"{hit.score:.3f}  {hit.name}", *(f"{name}: {value}" for name, value in hit.values.items())]
+        cells.append(Cell([hit.ref], [(line, INK, 1) for line in lines[:4]]))
+    return draw_sheet(cells, out, title, columns)
 
 
 class Index:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 from boda.search.store import Store
 
 FORMAT, PART_ROWS, BLOCK = 1, 1 << 18, 1 << 13
@@ -36,11 +36,9 @@ class Snapshot:
         tables = [pa.Table.from_batches([], pa.schema([(name, pa.int64()) for name in NUMBERS]))]
         for part in manifest["parts"]:
             paths = [store.fetch(part["name"] + suffix) for suffix in (".npy", ".arrow")]
-            try:
+            with explaining(f"{paths[0]} or its .arrow is damaged ({WHY}); build the index anew", ValueError, EOFError):
                 self.matrices.append(np.load(paths[0], mmap_mode="r"))
                 tables.append(pa.ipc.open_file(pa.memory_map(paths[1])).read_all())
-            except (ValueError, EOFError) as error:
-                raise BodaError(f"{paths[0]} or its .arrow is damaged ({error}); build the index anew") from error
         self.table = pa.concat_tables(tables, promote_options="permissive")
         self.columns = [name for name in self.table.column_names if not name.startswith("_")]
         self.starts = np.cumsum([0, *map(len, self.matrices)])

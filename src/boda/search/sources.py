@@ -16,7 +16,7 @@ from boda.data.parquet import holds_pictures
 from boda.data.sample import ImageRef
 from boda.data.sources.captions import text_beside
 from boda.data.sources.common import PICTURES
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 
 TABLES = {".csv": "csv", ".jsonl": "json", ".json": "json"}
 
@@ -85,10 +85,8 @@ def _fields(picture: Place, keep: Sequence[str]) -> dict[str, Any]:
     """Fields of KEY.json beside KEY.jpg, and `txt`, which is KEY.txt; numbers as they are, all else as text."""
     fields = dict[str, Any]()
     if (side := text_beside(picture, ".json")).is_file:
-        try:
+        with explaining(f"{side} is no JSON object ({WHY}); mend it, or build without --keep", ValueError, TypeError):
             fields |= json.load(side.open())
-        except (ValueError, TypeError) as error:
-            raise BodaError(f"{side} is no JSON object ({error}); mend it, or build without --keep") from error
     if (text := text_beside(picture)).is_file:
         fields["txt"] = text.open().read().decode("utf-8", "replace").strip()
     kept = {name: fields.get(name) for name in keep}
@@ -100,10 +98,8 @@ def _rows(table: str, folder: Place | None, column: str | None, keep: Sequence[s
     import pyarrow as pa
     import pyarrow.dataset
 
-    try:
+    with explaining(f"{table} is no table that can be read: {WHY}", OSError, pa.ArrowInvalid):
         data = pyarrow.dataset.dataset(table, format=TABLES.get(Path(table).suffix.lower(), "parquet"))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise BodaError(f"{table} is no table that can be read: {error}") from error
     column = column or next((field.name for field in data.schema if holds_pictures(field.type)), "")
     if missing := [name for name in (column, *keep) if name not in data.schema.names]:
         wanted = f"column '{missing[0]}'" if missing[0] else "column of pictures (--image-column names that of their names)"

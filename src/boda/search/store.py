@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import fsspec
 
-from boda.errors import BodaError
-from boda.files import cache_folder
+from boda.errors import WHY, BodaError, explaining
+from boda.files import cache_folder, whole_file
 
 MANIFEST = "manifest.json"
 
@@ -28,10 +27,8 @@ class Store:
         if missing := [name for name in ("faiss", "pyarrow") if find_spec(name) is None]:
             raise BodaError(f"an index needs {' and '.join(missing)}: pip install 'boda[search]'")
         self.address = str(address)
-        try:
+        with explaining(f"{self.address} cannot be reached: {WHY}", ImportError, ValueError):  # fsspec names a missing package
             self.files, self.root = fsspec.url_to_fs(self.address)
-        except (ImportError, ValueError) as error:  # fsspec's message names the package that is missing
-            raise BodaError(f"{self.address} cannot be reached: {error}") from error
         self.is_local = "file" in self.files.protocol
         name = hashlib.sha256(self.address.encode()).hexdigest()[:16]
         self.folder = Path(self.root) if self.is_local else cache_folder() / "search" / name
@@ -47,10 +44,8 @@ class Store:
         """A file's path on this machine. Raises FileNotFoundError."""
         path = self.folder / name
         if not path.exists() and not self.is_local:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".{name}.{os.getpid()}")
-            self.files.get_file(f"{self.root}/{name}", str(partial))
-            partial.replace(path)
+            with whole_file(path, is_shared=True) as partial:
+                self.files.get_file(f"{self.root}/{name}", str(partial))
         return str(path)
 
     def publish(self, manifest: dict, before: bytes) -> bytes:
@@ -63,9 +58,8 @@ class Store:
         names, older = files_of(manifest), files_of(json.loads(before or b"{}"))
         data = json.dumps(manifest, ensure_ascii=False, indent=1).encode()
         if self.is_local:
-            partial = self.folder / f".{MANIFEST}"
-            partial.write_bytes(data)
-            partial.replace(self.folder / MANIFEST)
+            with whole_file(self.folder / MANIFEST) as partial:
+                partial.write_bytes(data)
         else:  # object stores show an object when it is whole
             for name in names - older:
                 self.files.put_file(str(self.folder / name), f"{self.root}/{name}")
@@ -84,10 +78,8 @@ class Store:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "writer.lock", "w") as lock:
-            try:
+            with explaining(f"another process is writing to {self.address}; wait until it has ended", OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise BodaError(f"another process is writing to {self.address}; wait until it has ended") from error
             yield
 
 

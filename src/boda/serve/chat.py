@@ -17,6 +17,7 @@ from boda.models.generate import SETTINGS, is_vlm, resolve_settings, stream
 from boda.recipe import Generation
 from boda.recipe.text import read_yaml
 from boda.recipe.words import nearest
+from boda.terminal import harmless
 
 EXAMPLES = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.2, "beams": 4, "max_new_tokens": 256}
 
@@ -44,11 +45,6 @@ def read_setting(word: str) -> tuple[str, object]:
     except ValidationError as error:
         why = error.errors()[0]["msg"]
         raise BodaError(f"'{word}': {why[0].lower()}{why[1:]}, e.g. {name}={EXAMPLES[name]}") from None
-
-
-def harmless(text: str) -> str:
-    """A model's words without the control characters that would steer the terminal."""
-    return "".join(chr(0x2400 + ord(letter)) if ord(letter) < 32 and letter not in "\n\t" else letter for letter in text)
 
 
 class Conversation:

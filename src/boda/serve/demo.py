@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.table import Table
+
 from boda import evaluate
 from boda.errors import BodaError
-from boda.evaluate.answers import fingerprint, read_lines
+from boda.evaluate.answers import fingerprint
 from boda.evaluate.report import contact_sheet
 from boda.evaluate.strip import sparkline, strip
-from boda.files import cache_folder
+from boda.files import cache_folder, read_lines
 from boda.models.checkpoints import SHIPPED, locate
 from boda.recipe import Recipe, load_recipe, part_recipes
-from boda.serve.chat import harmless
+from boda.terminal import clear_line, console, harmless
 from boda.train.stages import train
 
 RECIPE: str | Path = "demo"
@@ -41,19 +42,15 @@ class Show:
             right = answer["answer"] == answer["expected"]
             said = harmless(" ".join(answer["answer"].split()))
             shown.append(f"    {'✓' if right else '✗'} {said}" + ("" if right else f"   ({answer['expected']})"))
-        if sys.stderr.isatty():  # the line that the progress renews stands there
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        clear_line()  # that the progress renews
         self.say("\n".join(shown))
 
 
 def run_demo(say: Callable[[str], None], steps: int | None = None, quiet: bool = False) -> dict:
     """Trains, evaluates, compares; a second run finds everything done. Returns {model, tasks, shipped, sheet}.
 
-    Args:
-        steps: of each stage, the language model's own included; None: the recipe's. quiet: nothing but the table.
-
-    Raises:
-        BodaError: nothing can be written there, or the weights that come with Boda are missing.
+    `steps`: of each stage, the language model's own included; None: the recipe's. `quiet`: nothing but the table. Raises
+    BodaError: nothing can be written there, or the weights that come with Boda are missing.
     """
     folder = cache_folder() / "demo"
     if not (SHIPPED[SHIPPED_NAME] / "config.json").is_file():
@@ -105,9 +102,6 @@ def asked(model: str | Path, folder: Path) -> tuple[dict, Path]:
 
 def table(scores: dict, shipped: dict) -> None:
     """Both models' scores by set of questions, with what the most frequent answer alone would score."""
-    from rich.console import Console
-    from rich.table import Table
-
     shown = Table(title="right answers on pictures never seen", title_justify="left")
     shown.add_column("questions")
     for name in ("n", "this run", f"shipped {SHIPPED_NAME}", "always the most frequent"):
@@ -117,4 +111,4 @@ def table(scores: dict, shipped: dict) -> None:
         shares = (group["score"], theirs.get(name, {}).get("score"), group.get("majority"))
         cells = ["-" if share is None else f"{share:.0%}" for share in shares]
         shown.add_row(name, str(group["n"]), *cells, style="bold" if name == "all" else "")
-    Console(width=None if sys.stdout.isatty() else 110).print(shown)
+    console().print(shown)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from boda.data.drawn.fonts import korean_font
 from boda.data.images import Picture, load_image
 from boda.errors import BodaError
-from boda.evaluate.fonts import korean_font
 from boda.evaluate.pairs import fill
 from boda.evaluate.patches import cut, dense_scores, tile_scores
 

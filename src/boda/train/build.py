@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from boda.data.images import ImageSpec, fit_image, load_image
 from boda.data.pairs import PairRenderer
 from boda.data.render import Renderer, processor_template, without_marks
 from boda.data.sample import ImageRef
 from boda.errors import BodaError
-from boda.files import whole_folder
+from boda.files import read_json, whole_folder, write_json
 from boda.models.assemble import Assembled, assemble, build_processor, load_tokenizer
 from boda.models.checkpoints import best_dtype, generation_config, save_folder
 from boda.models.language import ADAPTER, apply_adapter, lora_layers, merge_lora, save_adapter
@@ -111,7 +112,7 @@ def build(recipe: Recipe, tokenizer, out: Path | None, before: list[Stage], devi
 
 def _recorded_revisions(out: Path | None) -> dict[str, str | None]:
     for path in sorted(out.glob("stages/*/model/stage.json")) if out else []:
-        return json.loads(path.read_text(encoding="utf-8"))["revisions"]
+        return read_json(path)["revisions"]
     return {}
 
 
@@ -128,8 +129,6 @@ def apply_stage(model, folder: Path, frozen: torch.dtype) -> None:
 @torch.no_grad()
 def attach_stage(built: Built, stage: Stage, folder: Path) -> None:
     """Puts what a stage trained on the model it started from, its adapter unmerged."""
-    from safetensors.torch import load_file
-
     if stage.lora is not None:
         opened(built, stage, seed=0)
         built.model.requires_grad_(False)
@@ -143,8 +142,6 @@ def attach_stage(built: Built, stage: Stage, folder: Path) -> None:
 @torch.no_grad()
 def apply_trained(model, path: Path) -> None:
     """Puts whole trained tensors, if there are any, into a model by name, in their own type."""
-    from safetensors.torch import load_file
-
     parameters = dict(model.named_parameters())
     for name, tensor in load_file(path).items() if path.is_file() else ():
         if name not in parameters or parameters[name].shape != tensor.shape:
@@ -154,8 +151,6 @@ def apply_trained(model, path: Path) -> None:
 
 def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, torch.nn.Parameter], folder: Path) -> None:
     """Writes what a stage trained: `trained.safetensors` and `adapter/` with the base named, under a temporary name first."""
-    from safetensors.torch import save_file
-
     with whole_folder(folder) as partial:
         whole = {name: p.detach().float().cpu().contiguous() for name, p in trained.items() if ".lora_" not in name}
         if whole:
@@ -168,7 +163,7 @@ def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, to
             "base": {"vision": recipe.model.vision, "language": recipe.model.language, "connector": recipe.model.connector},
             "revisions": built.assembled.revisions,
         }
-        (partial / "stage.json").write_text(json.dumps(facts, ensure_ascii=False, indent=2), encoding="utf-8")
+        write_json(partial / "stage.json", facts)
 
 
 def image_spec(built: Built, fit: str) -> ImageSpec | None:
@@ -185,8 +180,10 @@ def pair_renderer(stage: Stage, built: Built) -> PairRenderer:
     return PairRenderer(built.assembled.tokenizer, min(stage.max_length, places - int(text_positions(built.model, [1]))))
 
 
-def renderer_for(recipe: Recipe, stage: Stage | None, built: Built) -> Renderer:
-    """The renderer of a stage or, without one, of the finished model."""
+def renderer_for(recipe: Recipe, stage: Stage | None, built: Built) -> Any:
+    """The Renderer or PairRenderer of a stage or, without one, the Renderer of the finished model."""
+    if stage and is_pair(built.model):
+        return pair_renderer(stage, built)
     tokenizer, system = built.assembled.tokenizer, recipe.generation.system
     template = template_of(recipe, tokenizer, stage)
     return Renderer(tokenizer, template, built.assembled.num_image_tokens, stage.max_length if stage else None, system)

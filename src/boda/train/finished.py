@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 
 import boda
 from boda.data.drawn.samples import LICENCE as DRAWN_LICENCE
 from boda.data.prepared import PreparedData
 from boda.errors import BodaError
+from boda.files import read_lines
 from boda.models.checkpoints import read_info
 from boda.recipe import Recipe, Stage, load_recipe
 from boda.train.build import attach_stage, build, finish, get_tokenizer, part_source
-from boda.train.log import read_log
 
 
 def write_model(recipe: Recipe, stages: list[Stage], run: Path, folder: Path, device) -> Path:
@@ -29,7 +30,7 @@ def write_model(recipe: Recipe, stages: list[Stage], run: Path, folder: Path, de
 
 def last_records(run: Path) -> dict[str, dict]:
     """The last training record of each stage."""
-    return {record["stage"]: record for _, record in read_log(run / "log.jsonl") if "loss" in record}
+    return {record["stage"]: record for record in read_lines(run / "log.jsonl") if "loss" in record}
 
 
 def run_info(recipe: Recipe, out: Path) -> dict:
@@ -55,8 +56,6 @@ def run_info(recipe: Recipe, out: Path) -> dict:
 
 
 def versions() -> dict[str, str]:
-    import transformers
-
     return {
         "boda": boda.__version__,
         "torch": torch.__version__,

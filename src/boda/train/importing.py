@@ -7,14 +7,16 @@ from pathlib import Path
 
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from boda.data.images import ImageSpec
 from boda.data.render import Renderer, processor_template
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
+from boda.files import read_json
 from boda.models.assemble import HEADS, Assembled, load_language, load_tokenizer, load_tower, put_together
 from boda.models.checkpoints import first_position, move_text_positions
 from boda.models.foreign import Given, Parts, Weights, check_keys, load_weights, read_parts
-from boda.models.loading import quiet_loading, read_json
+from boda.models.loading import quiet_loading
 from boda.models.pairing import join_pair, write_pair
 from boda.models.vocabulary import IMAGE_TOKEN, add_token, resize_embeddings
 from boda.recipe import Generation, template_names, template_text
@@ -126,8 +128,6 @@ def own_template(parts: Parts, tokenizer) -> str:
 
 def _takes_parts(template: str, tokenizer) -> bool:
     """Whether a chat template takes contents of parts, pictures among them, as processors hand them over."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
     content = [{"type": "image"}, {"type": "text", "text": "가나다"}]
     try:
         turns = [{"role": "user", "content": content}]
@@ -142,10 +142,8 @@ def _takes_parts(template: str, tokenizer) -> bool:
 
 def assemble_parts(parts: Parts) -> Assembled:
     """One model with all the weights, in the language model's type. Raises BodaError where parts do not go together."""
-    try:
+    with explaining(f"{WHY}; --vision names another place of the tower", BodaError):
         tower = load_tower(parts.vision, parts.vision_layer)
-    except BodaError as error:
-        raise BodaError(f"{error}; --vision names another place of the tower") from error
     strategy = parts.said.get("vision_feature_select_strategy")
     if strategy and (strategy == "default") != (tower.prefix_tokens == 1):
         raise BodaError(
@@ -215,13 +213,12 @@ def _merged(language, folder: Path):
 
     dtype = language.dtype
     weights = load_weights(folder, ("adapter_model.safetensors", "adapter_model.bin"))
-    try:
+    said = f"the adapter in {folder} does not fit the language model: {WHY}"
+    with explaining(said, ValueError, RuntimeError, TypeError):
         config = PeftConfig.from_pretrained(folder)
         config.base_model_name_or_path = None  # it would warn of another name
         adapted = get_peft_model(language.float(), config)
         found = set_peft_model_state_dict(adapted, weights)
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise BodaError(f"the adapter in {folder} does not fit the language model: {str(error).splitlines()[0]}") from error
     check_keys("adapter", [key for key in found.missing_keys if "lora_" in key], found.unexpected_keys)
     return adapted.merge_and_unload().to(dtype)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -13,19 +12,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from boda import terminal
 from boda.data.pack import Row, step_rows
-from boda.data.pairs import PairRenderer
 from boda.data.prepared import PreparedData, prepare
-from boda.data.render import Rendered, Renderer
+from boda.data.render import Rendered
 from boda.data.sample import Sample
 from boda.data.sources import BadRows
 from boda.errors import BadRow, BodaError
 from boda.models.checkpoints import best_device, best_dtype
 from boda.recipe import Recipe, Stage, TokenizerSpec, load_recipe, part_recipes
+from boda.terminal import Progress, clear_line
 from boda.train import estimate
-from boda.train.build import FALLBACK_TEMPLATE, build, check_kind, get_tokenizer, pair_renderer, renderer_for
+from boda.train.build import FALLBACK_TEMPLATE, build, check_kind, get_tokenizer, renderer_for
 from boda.train.freeze import count_by_part, is_pair, open_parts
-from boda.train.show import SHORT, Report, palette, print_facts, print_parts, sample_of, stop_tokens, terminal
+from boda.train.preparation import open_source, texts_of
+from boda.train.show import SHORT, Report, palette, print_facts, print_parts, sample_of, stop_tokens
 
 MAX_STEPS = 32  # of an epoch, spread over it, to measure rows on
 
@@ -43,7 +44,7 @@ def inspect(
 
     Raises BodaError where the recipe, a part or a path is not as it must be, or no row can be used.
     """
-    from boda.train import preparation, stages
+    from boda.train import stages
 
     name = str(recipe) if isinstance(recipe, (str, Path)) else "recipe"
     recipe = load_recipe(recipe, overrides or ())
@@ -55,12 +56,12 @@ def inspect(
     with tempfile.TemporaryDirectory(prefix="boda-inspect-") as temporary:
         folder = Path(temporary)
         recipe, spoken, note = _with_parts(recipe)
-        tokenizer = get_tokenizer(recipe, folder, preparation.texts_of(spoken, data_dir))
+        tokenizer = get_tokenizer(recipe, folder, texts_of(spoken, data_dir))
         frozen = _frozen_dtype(recipe, device)
         plain = recipe.model_copy(update={"precision": "fp32"})  # the wanted type may be one that this machine does not have
         built = build(plain, tokenizer, None, [], torch.device("cpu"))
         trained = open_parts(built.model, chosen.train, chosen.lora, seed=0)
-        renderer = pair_renderer(chosen, built) if is_pair(built.model) else renderer_for(recipe, chosen, built)
+        renderer = renderer_for(recipe, chosen, built)
         data, sources = _prepare(recipe, chosen, renderer, folder / "data", data_dir)
         job = stages.make_job(plain, chosen, built, trained, data, folder, torch.device("cpu"), 0)
         rows, load = _rows(job, count)
@@ -92,7 +93,7 @@ def preview(built, recipe: Recipe, stage: Stage, data: PreparedData) -> None:
     first, length = np.arange(min(len(data), stage.batch_size)), stage.row_length or stage.max_length
     load = load_of(step_rows(data, first, length, 1, stage.packing, stage.share_pictures), data)
     values = _values(recipe, stage, built, data, load, built.frozen_dtype)
-    console = terminal(stderr=True)
+    console = terminal.console(stderr=True)
     console.rule(f"[bold]{stage.name}[/bold]: trains {', '.join(stage.train)}", align="left")
     print_parts(console, values)
     print_facts(console, values)
@@ -142,12 +143,8 @@ def _frozen_dtype(recipe: Recipe, gpu: estimate.Gpu | None) -> torch.dtype:
     return gpu.dtype if recipe.precision == "auto" else best_dtype(torch.device("cuda"), recipe.precision)
 
 
-def _prepare(
-    recipe: Recipe, stage: Stage, renderer: Renderer | PairRenderer, folder: Path, data_dir
-) -> tuple[PreparedData, list[dict]]:
+def _prepare(recipe: Recipe, stage: Stage, renderer, folder: Path, data_dir) -> tuple[PreparedData, list[dict]]:
     """Renders the stage's data; of each source what there is, and what was wrong with it."""
-    from boda.train.preparation import open_source
-
     place = 0  # of the source that is being read
     cut = [0] * len(stage.data)
     bad = [BadRows() for _ in stage.data]
@@ -158,19 +155,17 @@ def _prepare(
         return starts[number]()
 
     def render_all(sample: Sample) -> list[Rendered]:
-        every = type(renderer).render_all(renderer, sample)  # type: ignore[arg-type]
+        every = type(renderer).render_all(renderer, sample)
         cut[place] += sum(rendered.truncated for rendered in every)
         return every
 
-    def show(count: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{count:,} samples read", end="", file=sys.stderr, flush=True)
-
-    renderer.render_all = render_all  # type: ignore[method-assign]
-    starts = [open_source(block, recipe, data_dir, rows) for block, rows in zip(stage.data, bad)]
+    progress = Progress(lambda seen: f"{seen.done:,} samples read")
+    renderer.render_all = render_all
+    starts = [open_source(block, recipe, data_dir, rows).start for block, rows in zip(stage.data, bad)]
     opened = [(partial(reading, number), block.weight) for number, block in enumerate(stage.data)]
     try:
-        data = prepare(opened, renderer, folder, "inspect", lambda row: bad[place].add(row), show)
+        data = prepare(opened, renderer, folder, "inspect", lambda row: bad[place].add(row), progress.update)
+        clear_line()
     except BodaError:
         rows = [row for each in bad for row in each]
         if not rows:

@@ -23,9 +23,10 @@ from boda.data.prepared import PreparedData
 from boda.errors import BodaError
 from boda.models.language import lora_layers
 from boda.recipe import Stage
+from boda.terminal import Progress
 from boda.train import distributed, resume
 from boda.train.contrastive import bound_scale, contrastive_step
-from boda.train.log import Progress, peak_memory
+from boda.train.log import peak_memory
 from boda.train.objectives import OBJECTIVES, Pass, row_step
 from boda.train.optimizer import build_optimizer
 
@@ -145,10 +146,15 @@ def run(job: Job) -> dict:
     for layer in lora_layers(job.model).values():
         # Under autocast PEFT would turn every input into fp32 for an adapter whose product is computed in bf16 anyway.
         layer.cast_input_dtype_enabled = job.autocast is None
-    progress = Progress(job.stage.name, total, start, quiet=job.quiet or not distributed.is_main())
     parameters = list(job.trained.values())
     stream = batches(job, start)
     record: dict = {}
+
+    def line(progress: Progress) -> str:
+        numbers = "loss {loss:.3f}  lr {learning_rate:.2e}  {tokens_per_second:,.0f} tokens/s".format(**record)
+        return f"{job.stage.name} {progress.done}/{total}  {numbers}  {progress.left}"
+
+    progress = Progress(line, total, start, quiet=job.quiet or not distributed.is_main())
     job.set_modes()
     with distributed.polite_interrupt() as interrupt:
         for number in range(start, total):
@@ -193,7 +199,7 @@ def run(job: Job) -> dict:
             }
             if distributed.is_main():
                 job.log(record)
-            progress.update(number + 1, record)
+            progress.update(number + 1)
             if (number + 1) % job.stage.save_steps == 0 or number + 1 == total:
                 _save(job, optimizer, number + 1, each)
             _validate(job, number + 1, total)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from boda.data.drawn import samples as drawn
 from boda.data.files import Place, matching
-from boda.data.pairs import PairRenderer
 from boda.data.plan import generator
 from boda.data.prepared import PreparedData, fingerprint, prepare
-from boda.data.render import Renderer
 from boda.data.sample import Sample
 from boda.data.sources import BadRows, read, resolve_data
 from boda.errors import BodaError
 from boda.recipe import Data, Recipe, Stage
+from boda.terminal import Progress, clear_line
 from boda.train import distributed
-from boda.train.build import Built, pair_renderer, renderer_for
+from boda.train.build import Built, renderer_for
 
 
 def split(data: PreparedData, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,24 +36,36 @@ def split(data: PreparedData, share: float, seed: int) -> tuple[np.ndarray, np.n
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
-def open_source(
-    block: Data, recipe: Recipe, data_dir, bad_rows: BadRows | None, probe: bool = True
-) -> partial[Iterator[Sample]]:
-    """What starts reading a data block of a recipe. Raises BodaError on a missing path."""
+class Opened(NamedTuple):
+    """What starts reading a data block, and where it lies; what is drawn lies nowhere."""
+
+    start: Callable[[], Iterator[Sample]]
+    path: Path | None = None
+
+
+def open_source(block: Data, recipe: Recipe, data_dir, bad_rows: BadRows, probe: bool = True) -> Opened:
+    """A data block of a recipe. Raises BodaError on a missing path."""
     if block.source == "drawn":
-        assert block.limit is not None
-        return partial(drawn.read, block.path, block.limit, block.seed, block.where)
+        return Opened(partial(_draw, block, bad_rows))
     path = resolve_data(block.path, data_dir, recipe.directory)
     images = resolve_data(block.images, data_dir, recipe.directory) if block.images else None
     asked = block.model_dump(include={"columns", "where", "question", "answer", "limit", "licence"})
-    return partial(read, path, block.source, images=images, bad_rows=bad_rows, probe=probe, **asked)
+    return Opened(partial(read, path, block.source, images=images, bad_rows=bad_rows, probe=probe, **asked), path)
+
+
+def _draw(block: Data, bad_rows: BadRows) -> Iterator[Sample]:
+    assert block.limit is not None
+    bad_rows.formats["drawn"] = None
+    for sample in drawn.read(block.path, block.limit, block.seed, block.where):
+        bad_rows.seen += 1
+        yield sample
 
 
 def texts_of(recipe: Recipe, data_dir) -> Iterator[str]:
     """All words of the recipe's data, for training a tokenizer, and the roles that a chat template writes before them."""
     blocks = {block.model_dump_json(exclude={"weight"}): block for stage in recipe.stages for block in stage.data}
     for block in blocks.values():
-        for sample in open_source(block, recipe, data_dir, BadRows(), probe=False)():
+        for sample in open_source(block, recipe, data_dir, BadRows(), probe=False).start():
             yield from (f"{message.role}\n{message.text}" for message in sample.messages)
 
 
@@ -69,38 +81,30 @@ def prepare_stage(
 ) -> PreparedData:
     """Renders a stage's data once (by the main process) and opens it. Bad rows are listed in `bad_rows.jsonl` beside it."""
     blocks = blocks if blocks is not None else stage.data
-    if recipe.model.kind == "clip":
-        renderer: Renderer | PairRenderer = pair_renderer(stage, built)
-    else:
-        renderer = renderer_for(recipe, stage, built)
+    renderer = renderer_for(recipe, stage, built)
+    if recipe.model.kind != "clip":
         renderer_for(recipe, None, built).end_ids()  # a template that cannot end an answer is refused now, not after training
-
-    def say(words: str) -> None:
-        if not quiet:
-            print(f"{stage.name}: {words}", file=sys.stderr)
-
-    distributed.by_main(_prepare, recipe, blocks, renderer, folder, data_dir, bad_rows, say)
+    distributed.by_main(_prepare, recipe, blocks, renderer, folder, data_dir, bad_rows, quiet)
     return PreparedData.open(folder / "data")
 
 
-def _prepare(recipe: Recipe, blocks: list[Data], renderer, folder: Path, data_dir, bad_rows: BadRows, say) -> None:
+def _prepare(recipe: Recipe, blocks: list[Data], renderer, folder: Path, data_dir, bad_rows: BadRows, quiet: bool) -> None:
+    def say(words: str) -> None:
+        if not quiet:
+            print(f"{folder.name}: {words}", file=sys.stderr)
+
     folder.mkdir(parents=True, exist_ok=True)
-    target, shown, problem = folder / "data", 0, None
-
-    def progress(count: int) -> None:
-        nonlocal shown
-        if count - shown >= 20_000:
-            shown = count - count % 20_000
-            say(f"{count:,} samples read")
-
+    target, problem = folder / "data", None
+    progress = Progress(lambda seen: f"{folder.name}: {seen.done:,} samples read", quiet=quiet)
     try:
-        places = [resolve_data(block.path, data_dir, recipe.directory) for block in blocks if block.source != "drawn"]
+        opened = [open_source(block, recipe, data_dir, bad_rows) for block in blocks]
         key = fingerprint(
-            [block.model_dump() for block in blocks], [_facts(place) for place in places], renderer.template, renderer.system,
-            renderer.max_length, renderer.num_image_tokens, fingerprint(sorted(renderer.tokenizer.get_vocab().items())),
+            [block.model_dump() for block in blocks], [_facts(each.path) for each in opened if each.path], renderer.template,
+            renderer.system, renderer.max_length, renderer.num_image_tokens, fingerprint(sorted(renderer.tokenizer.get_vocab().items())),
         )  # fmt: skip
-        sources = [(open_source(block, recipe, data_dir, bad_rows), block.weight) for block in blocks]
-        data = prepare(sources, renderer, target, key, bad_rows.add, progress)
+        sources = [(each.start, block.weight) for each, block in zip(opened, blocks)]
+        data = prepare(sources, renderer, target, key, bad_rows.add, progress.update)
+        clear_line()
         if data.truncated:
             say(f"{data.truncated} samples longer than max_length {renderer.max_length} were cut")
     except BodaError as error:

@@ -7,7 +7,6 @@ Nothing else is needed: the order of samples and every random draw are functions
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import warnings
@@ -15,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from boda.files import whole_folder
+from boda.errors import BodaError
+from boda.files import read_json, whole_folder, write_json
 
 KEPT = 2
 
@@ -37,17 +38,15 @@ def save(folder: Path, state: State) -> Path:
 
     Raises BodaError if the disk is full; earlier checkpoints are untouched.
     """
-    from safetensors.torch import save_file
-
     final = folder / f"step-{state.step}"
     with whole_folder(final, f"the checkpoint of step {state.step} to {folder}", lambda: _what_is_left(folder)) as partial:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
         save_file(tensors, partial / "trained.safetensors")
         torch.save(state.optimizer, partial / "optimizer.pt")
         position = {"step": state.step, "epoch": state.epoch, "step_in_epoch": state.step_in_epoch}
-        (partial / "position.json").write_text(json.dumps(position))
+        write_json(partial / "position.json", position)
         files = {path.name: {"size": path.stat().st_size, "sha256": digest(path)} for path in sorted(partial.iterdir())}
-        (partial / "files.json").write_text(json.dumps(files, indent=1))
+        write_json(partial / "files.json", files)
         for path in partial.iterdir():
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
@@ -76,22 +75,20 @@ def found(folder: Path) -> list[tuple[int, Path]]:
 def problem(path: Path) -> str | None:
     """Why a checkpoint cannot be used, None if it can."""
     try:
-        files = json.loads((path / "files.json").read_text())
-    except (OSError, ValueError):
-        return "it has no list of its files"
+        files = read_json(path / "files.json")
+    except BodaError:
+        files = {}
     for name, facts in files.items():
         part = path / name
         if not part.is_file() or part.stat().st_size != facts["size"]:
             return f"{name} is missing or cut short"
         if digest(part) != facts["sha256"]:
             return f"{name} is damaged"
-    return None
+    return None if files else "it has no list of its files"
 
 
 def latest(folder: Path) -> State | None:
     """The newest whole checkpoint, None if there is none. A torn one is passed over with a warning."""
-    from safetensors.torch import load_file
-
     for leftover in folder.glob(".step-*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
     for _, path in sorted(found(folder), reverse=True):
@@ -99,7 +96,7 @@ def latest(folder: Path) -> State | None:
         if why:
             warnings.warn(f"checkpoint {path} is passed over: {why}", stacklevel=2)
             continue
-        position = json.loads((path / "position.json").read_text())
+        position = read_json(path / "position.json")
         optimizer = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
         return State(tensors=load_file(path / "trained.safetensors"), optimizer=optimizer, **position)
     return None

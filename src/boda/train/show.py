@@ -9,15 +9,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
+from boda import terminal
 from boda.data.prepared import PreparedData
 from boda.data.render import Rendered
+from boda.terminal import duration, harmless
 from boda.train import estimate
-from boda.train.log import duration
 
 MAX_SPANS = 5_000  # samples whose answers' ends are looked at
 SHORT, LONG = 160, 900  # pieces of a sample that are shown
-WIDTH = 128  # columns where the output is no terminal
 
 
 Palette = dict[str, tuple[str, ...]]
@@ -78,8 +81,6 @@ class Shown:
 
     def text(self, colours: Palette, most: int):
         """The sample as rich text: trained tokens on green, or between ⟦ and ⟧ where there is no colour."""
-        from rich.text import Text
-
         text, pieces = Text(), self.pieces
         left_out = len(pieces) - most
         if left_out > 0:
@@ -100,8 +101,7 @@ class Shown:
 
 def visible(text: str) -> str:
     """Line breaks shown as ↵ and still broken, control characters as symbols."""
-    shown = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in text)
-    return shown.replace("\n", "↵\n")
+    return harmless(text).replace("\n", "↵\n")
 
 
 def pieces_of(rendered: Rendered, image_id: int, num_image_tokens: int, tokenizer) -> list[Piece]:
@@ -156,14 +156,6 @@ def stop_tokens(data: PreparedData, tokenizer) -> list[dict]:
     ]
 
 
-def terminal(stderr: bool = False):
-    """Where to print: as wide as the terminal is, or as a line of code where there is none."""
-    from rich.console import Console
-
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH)
-
-
 @dataclass
 class Report:
     """What `inspect` found: `values` for programs, `show()` for people."""
@@ -173,7 +165,7 @@ class Report:
 
     def show(self, console=None) -> None:
         """Prints everything, in colour where the terminal has it."""
-        console, values = console or terminal(), self.values
+        console, values = console or terminal.console(), self.values
         place = f"{values['stages'].index(values['stage']) + 1} of {len(values['stages'])}"
         console.rule(f"[bold]{values['recipe']}[/bold], stage [bold]{values['stage']}[/bold] ({place})", align="left")
         print_parts(console, values)
@@ -201,9 +193,6 @@ SHOWN = "rows weight samples_an_epoch mean_tokens max_tokens trained_tokens pict
 
 
 def print_data(console, values: dict) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     table, bad = _table("data", *TITLES), Table.grid(padding=(0, 2))
     for source in values["data"]:
         styles = {key: style for key, style in (("truncated", "yellow"), ("bad_rows", "red")) if source[key]}
@@ -225,9 +214,6 @@ def print_data(console, values: dict) -> None:
 
 def print_facts(console, values: dict) -> None:
     """The lines under the tables; `values` may hold some of them only."""
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table.grid(padding=(0, 2))
     facts: dict[str, Callable[[dict], Any]] = {
         "language": lambda values: values["language"],
@@ -290,8 +276,6 @@ def _time_line(values: dict) -> str:
 
 
 def _stop_line(values: dict):
-    from rich.text import Text
-
     line = Text()
     special = [token for token in values["stop_tokens"] if token["special"]]
     other = [token for token in values["stop_tokens"] if not token["special"]]
@@ -316,9 +300,6 @@ def _short(name: str, most: int = 70) -> str:
 
 
 def _table(first: str, *others: str):
-    from rich import box
-    from rich.table import Table
-
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, overflow="fold")
     for name in others:

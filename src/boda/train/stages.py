@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -19,6 +18,7 @@ from boda.data.plan import Plan, generator
 from boda.data.prepared import PreparedData
 from boda.data.sources import BadRows
 from boda.errors import BodaError
+from boda.files import append_line, read_lines, whole_file, writing
 from boda.models.attention import ATTENTION_NAME, keeps_segments_apart
 from boda.models.pairing import packs_texts
 from boda.recipe import Recipe, Stage, load_recipe, part_recipes, recipe_difference, template_text
@@ -51,12 +51,10 @@ def train(
         recipe: name of a shipped recipe, a file, a mapping, or a Recipe. The recipes that its parts come from, if it names
             any, are trained first into `out`/parts.
         processes: how many take part (spawned here; under torchrun its own count is used).
-        overrides: recipe knobs by dotted name.
         data_dir: where relative data paths are looked up first.
         loggers: anything with `log(record)`, beside `log.jsonl` and TensorBoard.
 
-    Raises:
-        BodaError: the recipe, its data or the disk is not as it must be; what was finished is kept.
+    Raises BodaError: the recipe, its data or the disk is not as it must be; what was finished is kept.
     """
     name = Path(recipe).stem if isinstance(recipe, (str, Path)) else "recipe"
     recipe = load_recipe(recipe, overrides or ())
@@ -102,14 +100,10 @@ def claim(recipe: Recipe, out: Path) -> None:
             )
         if difference:
             shutil.rmtree(out / "tokenizer", ignore_errors=True)  # it was made from the other recipe's text
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with writing(f"to {out}"):
         _keep_templates(recipe, out)
-        text = path.with_suffix(".partial")
-        text.write_text(recipe.to_yaml(), encoding="utf-8")
-        text.replace(path)
-    except OSError as error:
-        raise BodaError(f"cannot write to {out}: {error.strerror}") from error
+        with whole_file(path) as partial:
+            partial.write_text(recipe.to_yaml(), encoding="utf-8")
 
 
 def _weights_of(recipe: Recipe) -> Recipe:
@@ -223,7 +217,7 @@ class BadImages:
     def __init__(self, stage: Stage, data: PreparedData, folder: Path, most: int):
         self.stage, self.data, self.most = stage, data, most
         self.path = folder / f"bad_images.{distributed.rank()}.jsonl"
-        self.listed = set(self.path.read_text(encoding="utf-8").split("\n")) if self.path.is_file() else set()
+        self.listed = list(read_lines(self.path))
         self.seen: set[int] = set()
 
     def __call__(self, sample: int, why: str) -> None:
@@ -231,10 +225,8 @@ class BadImages:
             return
         self.seen.add(sample)
         name = self.data.name(sample)
-        line = json.dumps({"where": name, "why": why}, ensure_ascii=False)
-        if line not in self.listed:
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
+        if (bad := {"where": name, "why": why}) not in self.listed:
+            append_line(self.path, bad)
         warnings.warn(f"{name} is left out: {why}; listed in {self.path}", stacklevel=2)
         if len(self.seen) > self.most:
             what = f"{len(self.seen)} of {len(self.data)} samples have a picture that cannot be read"

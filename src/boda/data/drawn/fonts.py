@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +18,8 @@ SEEN = tuple(name for name in FONTS if name != HELD_OUT)
 # The rows of KS X 1001 that hold its 2,350 syllables; what follows them all fonts have (some have more punctuation).
 SYLLABLES = "".join(bytes([row, cell]).decode("euc_kr") for row in range(0xB0, 0xC9) for cell in range(0xA1, 0xFF))
 CHARACTERS = frozenset(SYLLABLES + "".join(map(chr, range(0x20, 0x7F))) + "‘’“”…₩")
+
+TESTED = "가나한글힘꽃"
 
 
 @lru_cache(maxsize=512)
@@ -41,3 +44,25 @@ def check_text(text: str) -> str:
             "ASCII, curly quotes, … and ₩: use another word or spelling"
         )
     return text
+
+
+def korean_font() -> str:
+    """The file of a font with Hangul: `BODA_FONT` (for characters beyond KS X 1001), else the gothic one that Boda ships.
+
+    Raises BodaError: `BODA_FONT` has none, and would draw boxes.
+    """
+    given = os.environ.get("BODA_FONT")
+    if given and not has_hangul(given):
+        raise BodaError(f"BODA_FONT={given} is no font file with Hangul; name a .ttf, .otf or .ttc that has it, or unset it")
+    return given or str(FONTS["gothic"])
+
+
+def has_hangul(path: str) -> bool:
+    """Whether the font draws Hangul syllables, and not the same box for all of them."""
+    try:
+        font = ImageFont.truetype(path, 24)
+        drawn = {bytes(font.getmask(character)) for character in TESTED}
+        box = bytes(font.getmask("\U0010fffd"))
+    except OSError:
+        return False
+    return len(drawn) == len(set(TESTED)) and box not in drawn and all(any(mask) for mask in drawn)

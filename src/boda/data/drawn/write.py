@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,12 +12,13 @@ from PIL import Image
 from boda.data.drawn.canvas import SIZE
 from boda.data.drawn.samples import read
 from boda.data.sample import IMAGE_MARK, Sample
+from boda.data.sheet import Cell, draw_sheet
 from boda.errors import BodaError
-from boda.files import whole_folder
+from boda.files import as_lines, whole_folder
+from boda.terminal import Progress, clear_line
 
 FILES = ("images", "data.jsonl", "text.jsonl", "sheet.png")
-SHEET, COLUMNS, MARGIN = 40, 8, 6
-REPORT_SECONDS = 10.0
+SHEET, COLUMNS = 40, 8
 
 
 def write(
@@ -28,13 +28,13 @@ def write(
     seed: int = 0,
     where: Mapping[str, str | Sequence[str]] | None = None,
     words: Sequence[str] | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    quiet: bool = True,
 ) -> dict:
     """Draws a collection of so many pictures (texts in `text`) into a folder, whole or not at all -> {folder, pictures, rows, seconds}.
 
     `data.jsonl` has a row for each conversation, with tags, and of `preferences` also the rejected answer; documents, which
-    nobody asks for, go into `text.jsonl`. `say` is told every ten seconds how far it is. Raises BodaError where nothing such can be
-    drawn, `out` holds other things, or it cannot be written.
+    nobody asks for, go into `text.jsonl`. Raises BodaError where nothing such can be drawn, `out` holds other things, or it cannot be
+    written.
     """
     out = Path(out)
     if count < 1:
@@ -44,7 +44,9 @@ def write(
         raise BodaError(f"{out} holds other things than drawn data; choose another folder")
     names: dict[str, str] = {}  # file name of each drawn picture
     first: list[Image.Image] = []
-    rows, began, told = 0, time.monotonic(), time.monotonic()
+    rows, began = 0, time.monotonic()
+    line = lambda seen: f"{seen.done:,} of {count:,} drawn, {seen.rate:.0f}/s, {seen.left}"  # noqa: E731
+    progress = Progress(line, count + 1, quiet=quiet)  # one more: the last picture's rows are no end to be told of
     with whole_folder(out, advice="free some space and run the same command again") as folder, ExitStack() as stack:
         files = {}
         for sample in samples:
@@ -59,16 +61,14 @@ def write(
             if name not in files:
                 files[name] = stack.enter_context((folder / name).open("w", encoding="utf-8"))
             row = _row(sample, [names[ref.drawn] for ref in sample.images], collection == "preferences")
-            files[name].write(json.dumps(row, ensure_ascii=False) + "\n")
+            files[name].write(as_lines([row]))
             rows += 1
-            if (now := time.monotonic()) - told > REPORT_SECONDS:
-                told, done = now, int(sample.source.row) + 1
-                rate = done / (now - began)
-                say(f"{done:,} of {count:,} drawn, {rate:.0f}/s, {int((count - done) / rate)} s left")
+            progress.update(int(sample.source.row) + 1)
+        clear_line()
         if not rows:
             raise BodaError(f"nothing of {collection} is left of {dict(where or {})}; ask for other kinds")
         if first:
-            _sheet(first).save(folder / "sheet.png")
+            draw_sheet([Cell([picture]) for picture in first], folder / "sheet.png", columns=COLUMNS, side=SIZE)
     return {"folder": str(out), "pictures": len(names), "rows": rows, "seconds": time.monotonic() - began}
 
 
@@ -90,13 +90,3 @@ def _row(sample: Sample, images: list[str], with_rejected: bool) -> dict:
         messages.append({"role": message.role, "content": content})
     row: dict = {"messages": messages, "images": images, "tags": dict(sample.tags)}
     return row | {"rejected": sample.rejected} if with_rejected else row
-
-
-def _sheet(pictures: list[Image.Image]) -> Image.Image:
-    """The pictures side by side."""
-    step = SIZE + MARGIN
-    lines = -(-len(pictures) // COLUMNS)
-    sheet = Image.new("RGB", (min(COLUMNS, len(pictures)) * step + MARGIN, lines * step + MARGIN), "white")
-    for number, picture in enumerate(pictures):
-        sheet.paste(picture, (MARGIN + number % COLUMNS * step, MARGIN + number // COLUMNS * step))
-    return sheet

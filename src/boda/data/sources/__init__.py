@@ -15,7 +15,7 @@ from boda.data.sample import Sample
 from boda.data.sources import captions, conversations, parquet, text, webdataset
 from boda.data.sources.common import PICTURES, BadRows, Format, NoBadRows, Options, Row, file_rows, table_samples
 from boda.data.templates import Template, as_text
-from boda.errors import BadRow, BodaError
+from boda.errors import WHY, BadRow, BodaError, explaining
 
 # In the order they are asked whether a row is theirs: the first that says so reads it.
 FORMATS: dict[str, Format] = {
@@ -122,9 +122,7 @@ def read(
         probe: whether each picture's header is read, so that missing and broken ones are found now.
         trainable: whether a conversation must end with an answer.
 
-    Raises:
-        BadRow: a row cannot be used and `bad_rows` is None.
-        BodaError: the data set as a whole cannot be read.
+    Raises BadRow: a row cannot be used and `bad_rows` is None; BodaError: the data set as a whole cannot be read.
     """
     if format is not None and format not in FORMATS:
         raise BodaError(f"unknown format '{format}'; formats are:\n{describe_formats()}")
@@ -183,10 +181,9 @@ def _read(places: list[Place], format: str | None, asked: Options, limit: int | 
 
 
 def _guarded(rows, options: Options) -> Rows:
-    try:
+    # A torn gzip or archive shows only where it is torn.
+    with explaining(f"{options.name} is cut off or damaged ({WHY}); fetch it again", EOFError, OSError, zlib.error):
         yield from rows(options)
-    except (EOFError, OSError, zlib.error) as error:  # a torn gzip or archive shows only where it is torn
-        raise BodaError(f"{options.name} is cut off or damaged ({error}); fetch it again") from error
 
 
 def _data_files(path: Path, format: str | None) -> list[Place]:
@@ -283,8 +280,7 @@ def describe_formats() -> str:
 def resolve_data(path: str | Path, data_dir: str | Path | None = None, beside: str | Path | None = None) -> Path:
     """Where a data set lies: an absolute path as it is, else in `data_dir`, then $BODA_DATA, then beside the recipe.
 
-    Raises:
-        BodaError: it is nowhere; lists the places.
+    Raises BodaError: it is nowhere; lists the places.
     """
     if "://" in str(path):
         raise BodaError(f"{path} is not on this machine; download it (hf download, wget) and give the folder")

@@ -17,6 +17,7 @@ from boda.data.rows import Rows, text_rows
 from boda.data.sample import IMAGE_MARK, ImageRef, Message, Part, Role, Sample, Source, image_from_uri, printable, split_marks
 from boda.data.templates import Template, as_text, is_empty
 from boda.errors import BadRow, BodaError
+from boda.files import as_lines
 
 _template = lru_cache(Template)
 SPEAKERS: dict[str, Role] = {"human": "user", "user": "user", "system": "system"}
@@ -58,8 +59,7 @@ class Options:
     def picture(self, value: str | bytes) -> ImageRef:
         """The picture a row holds or names: a `data:` address, absolute, in `images`, or beside the data file.
 
-        Raises:
-            BodaError: it cannot be used.
+        Raises BodaError: it cannot be used.
         """
         if isinstance(value, bytes) or value.startswith("data:"):
             ref = ImageRef(data=value) if isinstance(value, bytes) else image_from_uri(value)
@@ -194,21 +194,18 @@ class Row:
         return [] if text is None else [Message("system", split_marks(self.text(text, "system")))]
 
     def conversation(self, name: str, images: list[ImageRef], tidy: Callable[[list[Message]], list[Message]] = list) -> Sample:
-        """The turns in column `name` as a sample; <image> marks stand for `images`, in order, unless a part names its own."""
-        waiting = list(images)
-        messages, used = self.turns(self.need(name), name, waiting)
+        """The turns in column `name` as a sample."""
+        messages, pictures = self.turns(self.need(name), name, images)
         if not any(message.role == "user" for message in messages):
             raise self.bad(name, "no user turn, so nothing is asked; a text that nobody asks for is format 'text'")
-        return self.sample(tidy(self.system() + messages), [*used, *waiting])
+        return self.sample(tidy(messages), pictures)
 
-    def turns(self, turns: Any, name: str, waiting: list[ImageRef]) -> tuple[list[Message], list[ImageRef]]:
-        """Turns {from, value} or {role, content}, content being text or parts -> messages and their pictures.
-
-        Marks without a picture of their own take the next out of `waiting`.
-        """
+    def turns(self, turns: Any, name: str, images: list[ImageRef]) -> tuple[list[Message], list[ImageRef]]:
+        """Turns {from, value} or {role, content}, content being text or parts -> messages, the system text beside them in front,
+        and their pictures. <image> marks stand for `images`, in order, unless a part names its own."""
         if not isinstance(turns, list):
             raise self.bad(name, f"a list of turns is needed; this is {kind_of(turns)}")
-        messages, used = [], []
+        messages, used, waiting = [], [], list(images)
         for index, turn in enumerate(turns):
             place = f"{name}[{index}]"
             keys = turn if isinstance(turn, dict) else {}
@@ -225,7 +222,7 @@ class Row:
                 if part.type == "image" and (own or waiting):
                     used.append(own or waiting.pop(0))
             messages.append(Message(SPEAKERS[speaker], tuple(parts)))
-        return messages, used
+        return self.system() + messages if messages else [], [*used, *waiting]
 
     def _parts(self, content: Any, place: str) -> Iterable[tuple[Part, ImageRef | None]]:
         """A message's parts, those of pictures with the picture they name, if they do."""
@@ -333,8 +330,7 @@ class BadRows:
 
     def write(self, path: str | Path) -> Path:
         """All of them as JSON lines: {where, row, field, why}."""
-        text = "".join(json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in self.rows)
-        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+        Path(path).write_text(as_lines(row.as_dict() for row in self.rows), encoding="utf-8", errors="backslashreplace")
         return Path(path)
 
     def check(self, max_fraction: float, listed_in: str | Path = "bad_rows.jsonl") -> None:

@@ -83,7 +83,7 @@ def preference(row: Row) -> Iterable[Sample]:
     elif isinstance(said, str):
         prompt = ([*row.system(), Message("user", marked(images, said))], images)
     else:
-        prompt = _turns(row, said, "prompt", images)
+        prompt = row.turns(said, "prompt", images)
     before: Turns = ([], images)
     if row.get("chosen") is None and prompt[0] and prompt[0][-1].role == "assistant":  # the conversation ends on the chosen one
         chosen = prompt[0].pop()
@@ -105,18 +105,11 @@ def preference(row: Row) -> Iterable[Sample]:
     yield row.sample([*whole[0], chosen], whole[1], rejected.text)
 
 
-def _turns(row: Row, value: Any, name: str, images: list[ImageRef]) -> Turns:
-    """A conversation, the system text beside it in front, and its pictures."""
-    waiting = list(images)
-    messages, used = row.turns(value, name, waiting)
-    return row.system() + messages if messages else [], [*used, *waiting]
-
-
 def _answer(row: Row, value: Any, name: str, images: list[ImageRef]) -> tuple[Turns, Message]:
     """An answer (text, a turn, or a conversation that ends on it) -> what stands before it, and itself."""
     if isinstance(value, str):
         return ([], images), Message("assistant", (Part("text", value),))
-    messages, pictures = _turns(row, [value] if isinstance(value, dict) else value, name, images)
+    messages, pictures = row.turns([value] if isinstance(value, dict) else value, name, images)
     if messages[-1].role != "assistant" or messages[-1].num_images:
         raise row.bad(name, f"it ends on the {messages[-1].role}; its last turn is the assistant's answer, in words alone")
     before = [] if all(message.role == "system" for message in messages[:-1]) else messages[:-1]

@@ -11,7 +11,7 @@ from boda.data.rows import Rows
 from boda.data.sample import ImageRef, Sample
 from boda.data.sources import captions
 from boda.data.sources.common import Options, Row, check_columns, table_samples
-from boda.errors import BadRow, BodaError
+from boda.errors import WHY, BadRow, BodaError, explaining
 
 # Columns that are read without being asked for.
 FIELDS = {
@@ -31,11 +31,9 @@ def _opened(options: Options) -> Iterator[Any]:
 
     if options.place.member:
         raise BodaError(f"{options.name}: Parquet is read in place and holds its own compression; unpack the archive")
-    try:
-        with pyarrow.parquet.ParquetFile(options.place.path) as file:
-            yield file
-    except (pyarrow.ArrowException, OSError) as error:
-        raise BodaError(f"{options.name} is no Parquet file that can be read ({error}); fetch it again") from error
+    said = f"{options.name} is no Parquet file that can be read ({WHY}); fetch it again"
+    with explaining(said, pyarrow.ArrowException, OSError), pyarrow.parquet.ParquetFile(options.place.path) as file:
+        yield file
 
 
 def column_names(options: Options) -> list[str]:

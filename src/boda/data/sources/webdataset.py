@@ -22,7 +22,7 @@ from boda.data.sources import captions
 from boda.data.sources.common import Options, Row
 from boda.data.templates import as_text
 from boda.errors import BadRow, BodaError
-from boda.files import cache_folder
+from boda.files import cache_folder, whole_file
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 _MEMBER = re.compile(r"(?:\./)?((?:.*/)?[^/.]+)\.([^/]+)")  # a key goes up to the first dot of the base name
@@ -51,11 +51,9 @@ def shard_index(path: str) -> Shard:
         if found == state:
             return Shard(groups, cut)
     shard = _walk(path, status.st_size)
-    with contextlib.suppress(OSError):  # where nothing can be kept the tar is walked again, that is all
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(f".{os.getpid()}")
+    # Where nothing can be kept the tar is walked again, that is all.
+    with contextlib.suppress(OSError), whole_file(kept, is_shared=True) as partial:
         partial.write_text(json.dumps([state, *shard]), encoding="utf-8")
-        partial.replace(kept)
     return shard
 
 

@@ -30,9 +30,7 @@ def clean(text: str) -> str:
 def stems(text: str, sentence: bool) -> set[str]:
     """What a cleaned answer may be naming: itself, and itself without an ending of "it is X".
 
-    Args:
-        sentence: whether it was written as a sentence, with a full stop. Only then is a bare 다 after a vowel an ending:
-            바다 (sea) is a word, 사과다. is a sentence.
+    Only in a sentence, with a full stop, is a bare 다 after a vowel an ending: 바다 (sea) is a word, 사과다. is a sentence.
     """
     found = {text}
     for ending, last in ENDINGS.items():
@@ -45,9 +43,7 @@ def stems(text: str, sentence: bool) -> set[str]:
 def same_answer(answer: str, reference: str, others: Collection[str] = ()) -> bool:
     """Whether `answer` names what `reference` names.
 
-    Args:
-        others: cleaned references of other questions. An answer that literally is one of them says that, whatever is left of
-            it without an ending: with 바 (bar) and 바다 (sea) both possible, 바다 never counts as 바.
+    One that literally is a cleaned reference of `others` says that: with 바 (bar) and 바다 (sea) possible, 바다 is never 바.
     """
     given, wanted = clean(answer), clean(reference)
     if given == wanted or given in others:

@@ -16,9 +16,8 @@ def bootstrap(
 ) -> tuple[float, float]:
     """(low, high) of a mean, by the percentile bootstrap. All scores alike: no width, it cannot imagine what it has not seen.
 
-    Args:
-        clusters: what each question belongs to; each to itself unless given. Questions on one picture stand and fall together,
-            so whole clusters are drawn, which gives the wider, honest interval.
+    `clusters`: what each question belongs to; each to itself unless given. Questions on one picture stand and fall together, so
+    whole clusters are drawn, which gives the wider, honest interval.
     """
     if len(scores) == 0 or not 0 < confidence < 1:
         raise ValueError(f"{len(scores)} scores and a confidence of {confidence}: at least one, and between 0 and 1")

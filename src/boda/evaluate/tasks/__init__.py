@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from pathlib import Path
 
 from boda.errors import BodaError
 from boda.evaluate.task import PairTask, Task
+from boda.recipe.words import nearest
 
 # name: (file and function that makes the task from its option and the data folder, one line for --list)
 TASKS: dict[str, tuple[str, str]] = {
@@ -37,9 +37,7 @@ def make_task(text: str, data_dir: str | Path | None = None) -> Task | PairTask:
     """The task a `--tasks` entry names. Raises BodaError naming the tasks there are."""
     name, _, option = text.partition(":")
     if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise BodaError(f"no task '{name}'; {hint}tasks: {', '.join(sorted(TASKS))}")
+        raise BodaError(f"no task '{name}'; {nearest(name, sorted(TASKS))}")
     module, function = TASKS[name][0].split(".")  # imported now: it may need Pillow
     return getattr(importlib.import_module(f"{__name__}.{module}"), function)(option, data_dir)
 

@@ -42,8 +42,7 @@ _ABOUT = re.compile(rf"(?:(?:왼쪽|오른쪽|위쪽|아래쪽|큰|작은|{'|'.j
 def from_option(option: str, data_dir: str | Path | None) -> Task:
     """The task of `drawn[:seed=N][:number=N][:only=TYPE,TYPE]`: of each type as many questions on seen pairs, the other sets scaled.
 
-    Raises:
-        BodaError: another option, no such type, a seed out of range, or a number below 1.
+    Raises BodaError: another option, no such type, a seed out of range, or a number below 1.
     """
     path, given = read_options("drawn", option, "seed", "number", "only")
     if path:

@@ -37,12 +37,9 @@ def questions(
     max_new_tokens: int = 64,
     **source,
 ) -> Task:
-    """The task on one file. Raises BodaError: no such file, or no question in it.
+    """The task on one file, looked up as `boda train` looks up data. Raises BodaError: no such file, or no question in it.
 
-    Args:
-        path: a file, folder, zip or tar, looked up as `boda train` looks up data.
-        train: one or several training files, for the baselines of what they answer most.
-        source: `format images columns question answer where`, as `boda.data.sources.read` takes them.
+    `train`: training files, for the baselines of what they answer most; `source`: `format images columns question answer where`.
     """
     if source.get("images"):
         source["images"] = resolve_data(source["images"], data_dir, None)
@@ -77,9 +74,7 @@ def of_samples(
 ) -> Task:
     """The task of asking these samples; their places are the rows' names.
 
-    Args:
-        trained: gives the training samples whose answers make the baselines, when they are needed.
-        kind_of: groups that a limit keeps in proportion. version: of how they are asked and scored.
+    `trained` gives the training samples whose answers make the baselines; `kind_of`: groups that a limit keeps in proportion.
     """
     rows = [Row(str(number), sample) for number, sample in enumerate(samples)]
     known = frozenset(clean(sample.messages[-1].text) for sample in samples)

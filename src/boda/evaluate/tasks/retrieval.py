@@ -12,7 +12,7 @@ from boda.data.rows import text_rows
 from boda.data.sample import ImageRef
 from boda.data.sources import read, resolve_data
 from boda.data.sources.common import PICTURES
-from boda.errors import BadRow, BodaError
+from boda.errors import WHY, BadRow, BodaError, explaining
 from boda.evaluate.metrics.ranking import ranking
 from boda.evaluate.pairs import Search, both_ways, pair_task
 from boda.evaluate.task import PairTask, read_options
@@ -60,14 +60,13 @@ def coco(option: str, data_dir: DataDir) -> PairTask:
         )
     listed = Path(resolve_data(given["ids"], data_dir))
     text = listed.read_text(encoding="utf-8")
-    try:
+    said = f"{listed} is neither Karpathy's list nor one of COCO's ids or file names ({WHY})"
+    with explaining(said, ValueError, KeyError, IndexError):
         if text.startswith("{"):
             names = [str(each["cocoid"]) for each in json.loads(text)["images"] if each["split"] == "test"]
         else:
             names = text.split()
         found: dict[int, tuple[ImageRef, list[str]] | None] = {_id_of(name): None for name in names}
-    except (ValueError, KeyError, IndexError) as error:
-        raise BodaError(f"{listed} is neither Karpathy's list nor one of COCO's ids or file names ({error!r})") from error
     images = resolve_data(given["images"], data_dir) if "images" in given else None
     columns = {"caption": "caption_ko"}
     for sample in read(resolve_data(path, data_dir), "captions", images=images, columns=columns, probe=False):

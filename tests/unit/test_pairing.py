@@ -21,6 +21,7 @@ from boda.models.pairing import assemble_pair, image_vectors, packs_texts, simil
 from boda.models.vocabulary import train_tokenizer
 from boda.recipe import ModelSpec
 from boda.serve.chat import Conversation
+from boda.train.freeze import open_parts, picture_size
 from tests import tiny
 
 SMALL = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
@@ -64,6 +65,14 @@ CLASSES = [  # vision, text, contrast, whether transformers' own class holds it,
     ({"model_type": "vit_mae", **SMALL, "image_size": 32, "patch_size": 8, "mask_ratio": 0.0}, "bert", "softmax", False,
      ("mean", "pooler")),
 ]  # fmt: skip
+
+
+def test_a_tower_whose_config_knows_no_picture_size_can_be_trained():
+    bit = dict(model_type="bit", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 1], num_groups=4)
+    model = made(bit, "electra", image_size=40).model
+    assert picture_size(model) == 40
+    trained = open_parts(model, ["vision", "text", "logit_scale"], None, 0)
+    assert any(name.startswith("vision_model.encoder") for name in trained)
 
 
 @pytest.mark.parametrize("vision, text, contrast, is_stock, poolings", CLASSES)

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import koclip_data
 import real_data
 import real_flags
 import real_nlvr
@@ -255,3 +256,40 @@ def test_emoji_files_hold_their_splits_apart(real: Path, tmp_path: Path):
     assert not pictures["train"] & pictures["test"]
     yes_no = [line for line in lines["test"] if line["tags"]["type"] == "category_yes_no"]
     assert Counter(map(real_data.answer_of, yes_no))["네"] * 2 == len(yes_no) > 100
+
+
+# Pictures for KoCLIP
+
+
+def test_moved_photos_keep_their_pixels_and_some_are_mirrored():
+    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    shifts = range(-koclip_data.MOST, koclip_data.MOST + 1)
+    middle = slice(8, 24)
+    wanted = {False: set(), True: set()}
+    for mirrored, whole in ((False, photo), (True, photo[:, ::-1])):
+        wanted[mirrored] = {
+            np.roll(whole, (down, right), (0, 1))[middle, middle].tobytes() for down in shifts for right in shifts
+        }
+    rng = np.random.default_rng(1)
+    found = [koclip_data.moved(photo, rng)[middle, middle].tobytes() for _ in range(64)]
+    assert all(each in wanted[False] | wanted[True] for each in found)
+    assert 16 < sum(each in wanted[True] for each in found) < 48 and len(set(found)) > 32
+
+
+def test_training_emoji_are_drawn_anew_and_test_emoji_left_out(tmp_path):
+    data, lines = tmp_path / "emoji", []
+    data.mkdir()
+    for name, caption, split in (("a", "왼쪽 화살표", "train"), ("b", "사과", "train"), ("c", "배", "test")):
+        picture = Image.new("RGBA", (128, 128))
+        ImageDraw.Draw(picture).rectangle((16, 48, 48, 80), fill=RED)  # at the left
+        picture.save(data / f"{name}.png")
+        lines.append(json.dumps({"image": f"{name}.png", "caption": caption, "keywords": ["하나", "둘", "셋"], "split": split}))
+    (data / "captions.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    rows = [json.loads(line) for line in koclip_data.emoji(tmp_path, tmp_path / "out").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 2 * koclip_data.EMOJI_COPIES and not any("배" in row["captions"] for row in rows)
+    left = {"왼쪽 화살표": 0, "사과": 0}
+    for row in rows:
+        pixels = np.asarray(Image.open(tmp_path / "out/emoji" / row["image"]), np.int64)
+        assert pixels.shape == (koclip_data.EMOJI_SIZE, koclip_data.EMOJI_SIZE, 3)
+        left[row["captions"][0]] += pixels[:, :32, 1].sum() < pixels[:, 32:, 1].sum()
+    assert left["왼쪽 화살표"] == koclip_data.EMOJI_COPIES and 0 < left["사과"] < koclip_data.EMOJI_COPIES

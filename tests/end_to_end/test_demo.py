@@ -57,8 +57,8 @@ def test_it_trains_every_stage_and_shows_a_table(first):
     assert [(record["stage"], record["step"]) for record in records(run)] == [
         (name, step) for name in STAGES for step in (1, 2)
     ]
-    (part,) = (run / "parts").iterdir()
-    assert [record["step"] for record in records(part)] == [1, 2]  # --steps is for the language model, too
+    parts = {part.name.rpartition("-")[0]: [record["step"] for record in records(part)] for part in (run / "parts").iterdir()}
+    assert parts == {"demo-clip": [1, 2, 1, 2], "demo-lm": [1, 2]}  # --steps is for the parts, too
     table = output[output.index("right answers on pictures never seen") :].splitlines()
     cells = [[cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")] for line in table if line[:1] in "│┃"]
     assert cells[0] == ["questions", "n", "this run", "shipped mini", "always the most frequent"]

@@ -373,6 +373,10 @@ def test_the_commands(folder, shop, tmp_path, monkeypatch):
     assert json.loads(done.stdout.splitlines()[-1])["n"] == 6
     assert "6 pictures" in run("index", "add", out).stdout
     assert run("index", "add", out, "--table", shop, "--image-column", "image", "--keep", "id,price").exit_code == 0
+    whole = run("--json", "index", "build", "--table", shop, "--keep", "id", "--model", "colours", "--out", tmp_path / "shop")
+    assert json.loads(whole.stdout.splitlines()[-1])["n"] == 10
+    nothing = run("index", "build", "--model", "colours", "--out", tmp_path / "none")
+    assert nothing.exit_code == 1 and "or give a --table" in nothing.output
     stats = json.loads(run("--json", "index", "stats", out).stdout)
     assert stats["n"] == 16 and stats["columns"] == ["id", "price"] and stats["complete"]
     found = json.loads(

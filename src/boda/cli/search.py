@@ -31,7 +31,8 @@ def _bring(write, *what: str | None, table: Path | None, image_column: str | Non
 
 @index_app.command()
 def build(
-    images: Annotated[str, typer.Argument(help=WHAT)],
+    images: Annotated[str | None, typer.Argument(help=WHAT)] = None,
+    *,
     model: Annotated[str, typer.Option(help="what makes the vectors: a folder, a hub id, or a name Boda ships")],
     out: Annotated[str, typer.Option(help="folder or address of the index, such as s3://bucket/index")],
     table: Table = None,

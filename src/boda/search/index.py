@@ -86,12 +86,12 @@ class Index:
         return index
 
     @classmethod
-    def build(cls, images: Pictures, model: Any, out: str | Path, say: Callable = lambda _: None, **source: Any) -> Index:
+    def build(cls, images: Pictures | None, model: Any, out: str | Path, say: Callable = lambda _: None, **source: Any) -> Index:
         """An index of pictures; one that is there already, finished or not, is brought up to date.
 
         Args:
             images: a folder (of pictures, tar shards or Parquet files), an archive, a pattern, a Parquet file; what a table's
-                names start from; or an iterable of paths or ImageRefs, or of (picture, {what is kept}).
+                names start from (None: its own folder); or an iterable of paths or ImageRefs, or of (picture, {what is kept}).
             model: a MODEL, or an Encoder.
             source: `table`, a row a picture; `image_column`, of pictures or their names; `keep`, columns (fields of the
                 KEY.json beside a picture) for filters, groups and results.
@@ -227,6 +227,8 @@ class Index:
 
 def _source(images: Any, table: Any = None, image_column: str | None = None, keep: Sequence[str] = ()) -> dict[str, Any]:
     """A source as the manifest keeps it."""
+    if images is None and table is None:
+        raise BodaError("no pictures: name a folder, an archive, 'shards-*.tar' or a Parquet file, or give a --table")
     paths = {"images": images, "table": table}
     whole = {name: os.path.abspath(each) if isinstance(each, str | Path) else each for name, each in paths.items()}
     return {**whole, "image_column": image_column, "keep": list(keep)}

@@ -12,7 +12,8 @@ from boda.search.store import Store
 
 EXACT = 50_000  # so many vectors are compared one by one: 1 ms, and nothing is lost
 FILTERED = 5_000  # so many that a filter leaves are fetched and compared
-PROBES, CANDIDATES, TRAINED = 32, 20, 40  # lists looked into; vectors compared exactly for each hit; a list's training rows
+PROBED = 32  # one list in so many is looked into, and so many at least
+CANDIDATES, TRAINED = 20, 40  # vectors compared exactly for each hit; a list's training rows
 
 
 def derive(store: Store, snapshot: Snapshot) -> dict[str, Any] | None:
@@ -77,7 +78,7 @@ class Fast:
         scores, rows = scores[0], np.where(rows[0] < 0, -1, rows[0] + self.covered)
         if self.index is not None:
             # The fewer rows are allowed, the more lists it takes to meet as many of them.
-            probes = min(self.index.nlist, PROBES * effort * len(allowed) // number)
+            probes = min(self.index.nlist, max(PROBED, self.index.nlist // PROBED) * effort * len(allowed) // number)
             chosen = faiss.SearchParametersIVF(nprobe=probes, sel=select(allowed[: self.covered]))
             found = self.index.search(query[None], count + CANDIDATES * min(max(count, 10), 100), params=chosen)[1][0]
             found = found[found >= 0]

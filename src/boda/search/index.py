@@ -86,7 +86,9 @@ class Index:
         return index
 
     @classmethod
-    def build(cls, images: Pictures | None, model: Any, out: str | Path, say: Callable = lambda _: None, **source: Any) -> Index:
+    def build(
+        cls, images: Pictures | None, model: Any, out: str | Path, say: Callable = lambda _: None, **source: Any
+    ) -> Index:
         """An index of pictures; one that is there already, finished or not, is brought up to date.
 
         Args:

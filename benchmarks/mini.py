@@ -46,19 +46,24 @@ def drawing_speed() -> str:
     return "Pictures drawn a second on one core, all their sentences made: " + ", ".join(found) + "."
 
 
-def ship(model: Path) -> Path:
-    """The finished model as the package carries it."""
+PARTS = ("mini-clip", "mini-lm")
+
+
+def ship(run: Path) -> Path:
+    """The finished model, and the pair model that its tower is from, as the package carries them. Returns the first."""
     from boda.models.checkpoints import SHIPPED
 
-    target = SHIPPED["mini"]
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(model, target)
-    return target
+    for name, model in (("mini", run / "model"), ("mini-clip", run / "parts/mini-clip/model")):
+        shutil.rmtree(SHIPPED[name], ignore_errors=True)
+        shutil.copytree(model, SHIPPED[name])
+        for path in SHIPPED[name].iterdir():
+            path.chmod(0o644)
+    return SHIPPED["mini"]
 
 
 def stages(run: Path) -> list[str]:
     """A line for every stage: steps, samples, minutes, loss at its end."""
-    logs = [("mini-lm", run / "parts/mini-lm/log.jsonl"), ("mini-vlm", run / "log.jsonl")]
+    logs = [*((part, run / f"parts/{part}/log.jsonl") for part in PARTS), ("mini-vlm", run / "log.jsonl")]
     lines = [
         "| recipe | stage | steps | minutes | loss at the end | validation loss |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
@@ -125,7 +130,7 @@ def main() -> None:
 
     model = boda.train("mini-vlm", out=chosen.run)
     if chosen.ship:
-        model = ship(model)
+        model = ship(chosen.run)
     results = {
         way: boda.evaluate.run(model, ["drawn"], chosen.run / f"eval-{way}", blind=way == "blind", batch_size=64)["drawn"]
         for way in ("seeing", "blind")
@@ -135,8 +140,8 @@ def main() -> None:
     contact_sheet(chosen.run / "eval-seeing", out / "mini-answers.png", columns=6, rows=6)
     parts = parameters(model)
     size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file()) / 1e6
-    steps, minutes = steps_and_minutes(chosen.run / "log.jsonl")
-    language_steps, language_minutes = steps_and_minutes(chosen.run / "parts/mini-lm/log.jsonl")
+    spent = [steps_and_minutes(path / "log.jsonl") for path in (chosen.run, *(chosen.run / "parts" / part for part in PARTS))]
+    steps, minutes = map(sum, zip(*spent))
     seed = json.loads((model / "boda.json").read_text(encoding="utf-8"))["recipe"]["seed"]
     path = out / "mini.md"
     read = kept_reading(path, READ)
@@ -146,7 +151,7 @@ def main() -> None:
         f"{date}, commit `{commit()}`, `boda train mini-vlm` (seed {seed}), report: `python benchmarks/mini.py`", "",
         about_machine(), "",
         f"{sum(parts.values()):,} parameters ({', '.join(f'{name} {count:,}' for name, count in parts.items())}), {size:.1f} MB in "
-        f"all. {language_steps + steps:,} steps that took {language_minutes + minutes:.0f} minutes, validation and preparation aside. "
+        f"all. {steps:,} steps that took {minutes:.0f} minutes, image tower and language model included, validation and preparation aside. "
         + drawing_speed(), "",
         "## Fresh questions", "", *table(results["seeing"], results["blind"]), "",
         "Every question has a picture of its own, from a seed that no recipe trains on. 95 % bootstrap interval over pictures. *blind*: "

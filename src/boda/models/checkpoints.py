@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -23,9 +22,9 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import is_torchvision_available
 
 from boda.errors import BodaError
-from boda.files import whole_folder
+from boda.files import read_json, whole_folder, write_json
 from boda.models.dual_encoder import BodaDualEncoderConfig, BodaDualEncoderModel
-from boda.models.loading import load_whole, loading, quiet_loading, read_json
+from boda.models.loading import load_whole, loading, quiet_loading
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration
 
 # Class -> the file of its code, which transformers' class loads it, and the files that travel with a folder.
@@ -39,7 +38,7 @@ AutoConfig.register(BodaDualEncoderConfig.model_type, BodaDualEncoderConfig)
 AutoModel.register(BodaDualEncoderConfig, BodaDualEncoderModel)
 VLM_TYPES = {"llava", BodaConfig.model_type}
 # Models that come with the package, by name.
-SHIPPED = {"mini": Path(__file__).parents[1] / "weights" / "mini"}
+SHIPPED = {name: Path(__file__).parents[1] / "weights" / name for name in ("mini", "mini-clip")}
 
 
 def locate(name: str | Path) -> str:
@@ -109,7 +108,7 @@ def save_folder(model, processor, folder: Path, info: dict) -> Path:
         with quiet_loading():
             model.save_pretrained(partial)
             processor.save_pretrained(partial)
-        (partial / "boda.json").write_text(json.dumps(info, ensure_ascii=False, indent=2), encoding="utf-8")
+        write_json(partial / "boda.json", info)
     return folder
 
 

@@ -115,24 +115,24 @@ def _values(recipe: Recipe, stage: Stage, built, data: PreparedData, load, froze
 def _with_parts(recipe: Recipe) -> tuple[Recipe, Recipe, str | None]:
     """The recipe with parts that other recipes make as these begin them; that of which text a new tokenizer is made; and what to
     say of it. Nothing that is shown depends on the weights."""
-    asked, spoken = recipe.model.recipes, recipe
-    while needed := part_recipes(recipe):
-        model = recipe.model
-        changed: dict = {part: getattr(maker.model, part) for part, (_, maker) in needed.items()}
-        if "vision" in needed:
-            changed["image_size"] = model.image_size or needed["vision"][1].model.image_size
-        if "language" in needed:
-            maker = needed["language"][1]
-            spoken = maker if model.tokenizer is None else spoken
-            template = maker.model.chat_template
-            if template and maker.directory and (maker.directory / template).is_file():
-                template = str((maker.directory / template).resolve())
-            changed["tokenizer"] = model.tokenizer or maker.model.tokenizer
-            changed["chat_template"] = model.chat_template or template
-        recipe = recipe.model_copy(update={"model": model.model_copy(update=changed)})
-    untrained = "untrained: nothing shown here depends on its weights; boda train trains it first"
-    begun = ", ".join(f"{part} as recipe {name} begins it" for part, name in asked.items())
-    return recipe, spoken, f"{begun}, {untrained}" if asked else None
+    begun = {part: _with_parts(maker)[:2] for part, (_, maker) in part_recipes(recipe).items()}
+    if not begun:
+        return recipe, recipe, None
+    model, spoken = recipe.model, recipe
+    changed: dict = {part: getattr(maker.model, part) for part, (maker, _) in begun.items()}
+    if "vision" in begun:
+        changed["image_size"] = model.image_size or begun["vision"][0].model.image_size
+    if "language" in begun:
+        maker, heard = begun["language"]
+        spoken = heard if model.tokenizer is None else spoken
+        template = maker.model.chat_template
+        if template and maker.directory and (maker.directory / template).is_file():
+            template = str((maker.directory / template).resolve())
+        changed["tokenizer"] = model.tokenizer or maker.model.tokenizer
+        changed["chat_template"] = model.chat_template or template
+    said = ", ".join(f"{part} as recipe {name} begins it" for part, name in model.recipes.items())
+    said += ", untrained: nothing shown here depends on its weights; boda train trains it first"
+    return recipe.model_copy(update={"model": model.model_copy(update=changed)}), spoken, said
 
 
 def _frozen_dtype(recipe: Recipe, gpu: estimate.Gpu | None) -> torch.dtype:

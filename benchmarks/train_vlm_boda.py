@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from common import peak_rss_mb
 
 LEVERS = ("packing", "sharing", "labels", "segments")
+WITHOUT: dict = {"packing": False, "sharing": "separate"}
 
 
 def full_logits_loss(model, batch: dict) -> torch.Tensor:
@@ -98,8 +99,7 @@ def main() -> None:
         schedule="constant",
         max_length=2048,
         row_length=chosen.row_length,
-        packing=chosen.without != "packing",
-        share_pictures=chosen.without != "sharing",
+        packing=WITHOUT.get(chosen.without, True),
         save_steps=10**9,
     )
     shorten(model)

@@ -107,7 +107,7 @@ def sees_only_text(run, name) -> bool:
     plan = Plan(loaded.seed, stage.batch_size, np.asarray(data.sources), data.weights, None)
     for number in range(stage.max_steps):
         samples = plan.step(*divmod(number, plan.steps_per_epoch()))
-        hands = step_rows(data, samples, stage.max_length, 2, stage.packing, stage.share_pictures)
+        hands = step_rows(data, samples, stage.max_length, 2, bool(stage.packing), stage.packing is True)
         pictures = [sum(len(data.row(i).images) for row in hand for unit in row.units for i in unit.samples) for hand in hands]
         if 0 in pictures and sum(pictures) > 0:
             return True

@@ -81,10 +81,10 @@ def test_knobs_are_these_and_no_more():
     """A new knob is a decision: it is added here on purpose, and there are never more than 60."""
     assert knobs() == sorted(
         "base seed precision max_bad_rows "
-        "kind vision vision_layer image_size connector language tokenizer vocab_size chat_template "
+        "kind vision vision_layer image_size connector language tokenizer vocab_size initialise chat_template "
         "projection_dim logit_scale contrast "
         "name objective train epochs max_steps batch_size learning_rate learning_rates optimizer schedule warmup_ratio weight_decay "
-        "max_length row_length packing share_pictures save_steps eval_steps validation max_grad_norm gradient_checkpointing "
+        "max_length row_length packing beta save_steps eval_steps validation max_grad_norm gradient_checkpointing "
         "image_fit "
         "rank alpha dropout targets "
         "source path images weight columns where question answer limit licence "
@@ -265,7 +265,7 @@ BAD = [  # a place in PLAIN, what stands there instead, and what the message mus
     ("seed: 3", "seed:", ["seed: must be a whole number, not nothing"]),
     ("seed: 3", "max_bad_rows: .inf", ["max_bad_rows: must be a finite number"]),
     ("batch_size: 16", "batch_size: 0", ["line 12: stages.align.batch_size: must be greater than or equal to 1, not 0"]),
-    ("batch_size: 16", "packing: 1", ["stages.align.packing: must be true or false, not 1"]),
+    ("batch_size: 16", "packing: 1", ["stages.align.packing: must be true or false or 'separate', not 1"]),
     ("train: [connector]", "train: connector", ["line 8: stages.align.train: must be a list, not 'connector'"]),
     ("train: [connector]", "train: []", ["stages.align.train: must not be empty"]),
     ("vision: clip", "vision: 5", ["line 3: model.vision: must be a text or a mapping, not 5; put it in quotes"]),
@@ -382,7 +382,7 @@ def test_clip_and_language_recipes():
     )
     assert load_recipe(tree(model={"kind": "language", "language": "l"}, stage={"train": ["language"]})).model.vision is None
     assert set(ALL_PARTS) == {
-        *("vision", "connector", "language", "language.lora", "language.embeddings"),
+        *("vision", "connector", "language", "language.lora", "language.embeddings", "language.ends"),
         *("text", "text.lora", "vision.lora", "resampler", "cross_attention", "logit_scale"),
     }
 
@@ -609,7 +609,7 @@ STAGE = st.fixed_dictionaries(
         "max_steps": COUNTS,
         "warmup_ratio": SHARES,
         "validation": st.floats(0, 1, exclude_min=True, exclude_max=True) | st.lists(DATA, min_size=1, max_size=2) | st.none(),
-        "packing": st.booleans(),
+        "packing": st.sampled_from([True, False, "separate"]),
         "image_fit": st.sampled_from(["crop", "pad", "stretch"]),
         "chat_template": st.sampled_from(["plain", "made-here.jinja", None]),
     },

@@ -37,7 +37,7 @@ def explain(error: ValidationError, tree: dict, places: dict[tuple, str], origin
     lines = []
     for path, items in found.items():
         # A value that may have one of several types fails once for each; only what fits the type it has is worth saying.
-        exact = [item for item in items if item["type"] not in _WANTED]
+        exact = [item for item in items if item["type"] not in (*_WANTED, "literal_error")]
         deeper = any(len(other) > len(path) and other[: len(path)] == path for other in found)
         if exact or not deeper:
             where = next((places[path[:end]] for end in range(len(path), 0, -1) if path[:end] in places), label)
@@ -93,7 +93,7 @@ def _complaint(path: tuple, items: list[Any], tree: dict) -> str:
         return f"is missing ({' '.join(meaning.split()).split('. ')[0].rstrip('.')})"
     if kind == "value_error":
         return str(first["ctx"]["error"])
-    if kind == "literal_error":
+    if all(item["type"] == "literal_error" for item in items):
         valid = re.findall(r"'([^']*)'", first["ctx"]["expected"])
         return f"{shown(value)} is not known; {nearest(str(value), valid)}"
     if kind == "string_pattern_mismatch":
@@ -101,8 +101,8 @@ def _complaint(path: tuple, items: list[Any], tree: dict) -> str:
     if kind == "too_short":
         return "must not be empty"
     types = [item["type"] for item in items]
-    if all(item in _WANTED for item in types):
-        wanted = " or ".join(dict.fromkeys(_WANTED[item] for item in types))
+    if all(item in _WANTED or item == "literal_error" for item in types):
+        wanted = " or ".join(dict.fromkeys(_WANTED.get(item["type"]) or item["ctx"]["expected"] for item in items))
         quotes = "; put it in quotes" if "string_type" in types and isinstance(value, bool | int | float) else ""
         return f"must be {wanted}, not {shown(value)}{quotes}"
     return f"{first['msg'].replace('Input should', 'must')}, not {shown(value)}"

@@ -65,7 +65,7 @@ def _said(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_said, _entries(value) or value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {_said(inner)}' for key, inner in value.items())}}}"
+        return f"{{{', '.join(f'{key}: {_said(inner)}' for key, inner in value.items() if inner is not None)}}}"
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if value != "" else '""'

@@ -13,7 +13,7 @@ from boda.recipe.words import nearest, no_stage
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 # The parts a stage may open, by kind of model. Everything else stays frozen.
-_LANGUAGE_PARTS = ("language", "language.lora", "language.embeddings")
+_LANGUAGE_PARTS = ("language", "language.lora", "language.embeddings", "language.ends")
 PARTS: dict[str, tuple[str, ...]] = {
     "vlm": ("vision", "connector", *_LANGUAGE_PARTS),
     "clip": ("vision", "vision.lora", "text", "text.lora", "logit_scale"),
@@ -28,8 +28,9 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Texts = Annotated[list[str], Field(min_length=1)]
 Rows = Literal[
-    "llava", "sharegpt", "messages", "alpaca", "preference", "captions", "text", "parquet", "csv", "webdataset", "drawn"
-]
+    "llava", "sharegpt", "messages", "alpaca", "kullm", "koalpaca", "preference", "captions", "text", "parallel", "links",
+    "parquet", "csv", "webdataset", "drawn",
+]  # fmt: skip
 
 
 class At(ValueError):
@@ -46,85 +47,6 @@ class Knobs(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, defer_build=True
     )
-
-
-class TokenizerSpec(Knobs):
-    """A tokenizer made on the spot."""
-
-    vocab_size: Annotated[int, Field(ge=260)]
-    """Size of the byte-level BPE vocabulary that is trained on the recipe's own text."""
-
-
-class ModelSpec(Knobs):
-    """What the model is made of."""
-
-    kind: Literal["vlm", "clip", "flamingo", "language"] = "vlm"
-    """`vlm` answers about pictures, `clip` compares pictures with texts, `flamingo` reads pictures and texts in turn,
-    `language` reads text only."""
-    vision: str | dict[str, Any] | None = None
-    """The vision tower: a hub id or folder; a transformers config (a mapping with `model_type`), initialised from the seed; or
-    `{recipe: NAME}`, the image tower of the clip that another recipe makes, trained first."""
-    vision_layer: int = -2
-    """The tower's layer whose output is used; -2 = the last but one, as LLaVA does."""
-    image_size: Count | None = None
-    """Side in pixels of the square a picture becomes. Unset: the tower's own."""
-    connector: Literal["linear", "mlp2x_gelu", "ldpv2", "placed_mlp"] | None = None
-    """From vision features to language embeddings: one matrix, two with GELU between, or these with 2x pooling and a
-    convolution (a quarter of the tokens); `placed_mlp`: for convolutional towers, with a norm and places. Unset: `mlp2x_gelu`
-    for a vlm."""
-    language: str | dict[str, Any]
-    """The language model (`clip`: the text tower): a hub id or folder; a transformers config (a mapping with `model_type`),
-    initialised from the seed; or `{recipe: NAME}`, what another recipe (shipped, or a path from this file) makes, trained
-    first."""
-    tokenizer: str | TokenizerSpec | None = None
-    """A hub id or folder, or `{vocab_size: N}` for a byte-level BPE trained on the recipe's own text. Unset: the language model's."""
-    chat_template: str | None = None
-    """A template Boda ships, by name, or the path of a `.jinja` file beside the recipe. Unset: the tokenizer's own."""
-    projection_dim: Count | None = None
-    """Of a clip: size of the vectors that pictures and texts become. Unset: 512."""
-    logit_scale: float | None = None
-    """Of a clip: logarithm of what similarities are multiplied with at the start (learnt, at most 100). Unset: ln 14.3 with
-    softmax, ln 10 with sigmoid."""
-    contrast: Literal["softmax", "sigmoid"] | None = None
-    """Of a clip: `softmax` asks which text of the step is the picture's (CLIP), `sigmoid` of every text whether it is (SigLIP).
-    Unset: softmax."""
-
-    @model_validator(mode="after")
-    def _agree(self) -> ModelSpec:
-        for part, maker in self.recipes.items():
-            if len(getattr(self, part)) > 1 or not isinstance(maker, str) or (part == "language" and self.kind == "clip"):
-                why = f"names a recipe of kind: {MAKERS[part]}; it takes no other keys"
-                raise At(part, f"{{recipe: NAME}} {why}{' and is not for clip' if part == 'language' else ''}")
-        if "language" in self.recipes and isinstance(self.tokenizer, TokenizerSpec):
-            made_by = self.recipes["language"]
-            raise At("tokenizer", f"the model of {made_by} has its own; remove this one, or say tokenizer: null")
-        for name, value in (("vision", self.vision), ("language", self.language)):
-            if isinstance(value, dict) and name not in self.recipes and not isinstance(value.get("model_type"), str):
-                needs = "needs its model_type, e.g. model_type: llama"
-                raise At(name, f"given as a mapping it is a transformers config and {needs}")
-        for name in ("vision", "connector"):
-            if self.kind == "language" and getattr(self, name) is not None:
-                raise At(name, f"kind: language takes no {name}; remove it, or say kind: vlm")
-        if self.kind != "language" and self.vision is None:
-            needs = "needs a vision tower (hub id, folder or config); without pictures: kind: language"
-            raise At("vision", f"kind: {self.kind} {needs}")
-        for name, kind in (("connector", "vlm"), ("projection_dim", "clip"), ("logit_scale", "clip"), ("contrast", "clip")):
-            if self.kind != kind and getattr(self, name) is not None:
-                what = "it" if kind == "clip" else f"a {name}"
-                raise At(name, f"only kind: {kind} has {what}, and this is kind: {self.kind}; remove it")
-        # The block is frozen for everybody else.
-        if self.kind == "clip":
-            self.__dict__["contrast"] = self.contrast or "softmax"
-        if self.kind == "vlm":
-            self.__dict__["connector"] = self.connector or "mlp2x_gelu"
-        check_template(self.chat_template)
-        return self
-
-    @property
-    def recipes(self) -> dict[str, str]:
-        """The parts that are given as the recipes that make them: {"vision": "mini-clip"}."""
-        given = {part: getattr(self, part) for part in MAKERS}
-        return {part: value["recipe"] for part, value in given.items() if isinstance(value, dict) and "recipe" in value}
 
 
 class Data(Knobs):
@@ -165,6 +87,113 @@ class Data(Knobs):
         return self
 
 
+class TokenizerSpec(Knobs):
+    """A tokenizer made on the spot: a new one, or one with more pieces than its `base`."""
+
+    base: str | None = None
+    """The tokenizer that gets more pieces: a hub id or folder, or `language` for the language model's own. What its pieces were
+    stays as it was. Unset: a byte-level BPE is trained from nothing."""
+    vocab_size: Annotated[int, Field(ge=260)] | None = None
+    """Size of the vocabulary when it is done: of a new one, or of `base` and the pieces that are learnt."""
+    tokenizer: str | None = None
+    """Another tokenizer, a hub id or folder, whose pieces are taken as far as `base` lacks them, instead of learning some."""
+    data: Annotated[list[Data], Field(min_length=1)] | None = None
+    """The text that pieces are learnt from. Unset: the recipe's own."""
+    initialise: Literal["mean", "eeve", "random"] | None = None
+    """What a new piece's rows begin as: the mean of the rows of the pieces it was written with; as `mean`, but in the head the row
+    of the first of these (EEVE); or random. Unset: mean."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> TokenizerSpec:
+        if self.base is None:
+            for name in ("tokenizer", "data", "initialise"):
+                if getattr(self, name) is not None:
+                    raise At(
+                        name, "only a tokenizer that is extended takes it; say which with base: (language for the model's own)"
+                    )
+            if self.vocab_size is None:
+                raise At("vocab_size", "a tokenizer trained from nothing needs its size, e.g. vocab_size: 4000")
+        elif (self.vocab_size is None) == (self.tokenizer is None):
+            need = "say how many there are to be in all (vocab_size), or whose are taken (tokenizer)"
+            raise At("vocab_size", f"pieces for {self.base} are either learnt or taken: {need}, one of them")
+        elif self.tokenizer is not None and self.data is not None:
+            raise At("data", "pieces are taken from the other tokenizer, so no text is read; remove it")
+        return self
+
+
+class ModelSpec(Knobs):
+    """What the model is made of."""
+
+    kind: Literal["vlm", "clip", "flamingo", "language"] = "vlm"
+    """`vlm` answers about pictures, `clip` compares pictures with texts, `flamingo` reads pictures and texts in turn,
+    `language` reads text only."""
+    vision: str | dict[str, Any] | None = None
+    """The vision tower: a hub id or folder; a transformers config (a mapping with `model_type`), initialised from the seed; or
+    `{recipe: NAME}`, the image tower of the clip that another recipe makes, trained first."""
+    vision_layer: int = -2
+    """The tower's layer whose output is used; -2 = the last but one, as LLaVA does."""
+    image_size: Count | None = None
+    """Side in pixels of the square a picture becomes. Unset: the tower's own."""
+    connector: Literal["linear", "mlp2x_gelu", "ldpv2", "placed_mlp"] | None = None
+    """From vision features to language embeddings: one matrix, two with GELU between, or these with 2x pooling and a
+    convolution (a quarter of the tokens); `placed_mlp`: for convolutional towers, with a norm and places. Unset: `mlp2x_gelu`
+    for a vlm."""
+    language: str | dict[str, Any]
+    """The language model (`clip`: the text tower): a hub id or folder; a transformers config (a mapping with `model_type`),
+    initialised from the seed; or `{recipe: NAME}`, what another recipe (shipped, or a path from this file) makes, trained
+    first."""
+    tokenizer: str | TokenizerSpec | None = None
+    """A hub id or folder; `{vocab_size: N}` for a byte-level BPE trained on the recipe's own text; with `base:` an extended one.
+    Unset: the language model's."""
+    chat_template: str | None = None
+    """A template Boda ships, by name, or the path of a `.jinja` file beside the recipe. Unset: the tokenizer's own."""
+    projection_dim: Count | None = None
+    """Of a clip: size of the vectors that pictures and texts become. Unset: 512."""
+    logit_scale: float | None = None
+    """Of a clip: logarithm of what similarities are multiplied with at the start (learnt, at most 100). Unset: ln 14.3 with
+    softmax, ln 10 with sigmoid."""
+    contrast: Literal["softmax", "sigmoid"] | None = None
+    """Of a clip: `softmax` asks which text of the step is the picture's (CLIP), `sigmoid` of every text whether it is (SigLIP).
+    Unset: softmax."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> ModelSpec:
+        for part, maker in self.recipes.items():
+            if len(getattr(self, part)) > 1 or not isinstance(maker, str) or (part == "language" and self.kind == "clip"):
+                why = f"names a recipe of kind: {MAKERS[part]}; it takes no other keys"
+                raise At(part, f"{{recipe: NAME}} {why}{' and is not for clip' if part == 'language' else ''}")
+        if "language" in self.recipes and isinstance(self.tokenizer, TokenizerSpec) and self.tokenizer.base is None:
+            made_by = self.recipes["language"]
+            raise At("tokenizer", f"the model of {made_by} has its own; remove this one, or say tokenizer: null")
+        for name, value in (("vision", self.vision), ("language", self.language)):
+            if isinstance(value, dict) and name not in self.recipes and not isinstance(value.get("model_type"), str):
+                needs = "needs its model_type, e.g. model_type: llama"
+                raise At(name, f"given as a mapping it is a transformers config and {needs}")
+        for name in ("vision", "connector"):
+            if self.kind == "language" and getattr(self, name) is not None:
+                raise At(name, f"kind: language takes no {name}; remove it, or say kind: vlm")
+        if self.kind != "language" and self.vision is None:
+            needs = "needs a vision tower (hub id, folder or config); without pictures: kind: language"
+            raise At("vision", f"kind: {self.kind} {needs}")
+        for name, kind in (("connector", "vlm"), ("projection_dim", "clip"), ("logit_scale", "clip"), ("contrast", "clip")):
+            if self.kind != kind and getattr(self, name) is not None:
+                what = "it" if kind == "clip" else f"a {name}"
+                raise At(name, f"only kind: {kind} has {what}, and this is kind: {self.kind}; remove it")
+        # The block is frozen for everybody else.
+        if self.kind == "clip":
+            self.__dict__["contrast"] = self.contrast or "softmax"
+        if self.kind == "vlm":
+            self.__dict__["connector"] = self.connector or "mlp2x_gelu"
+        check_template(self.chat_template)
+        return self
+
+    @property
+    def recipes(self) -> dict[str, str]:
+        """The parts that are given as the recipes that make them: {"vision": "mini-clip"}."""
+        given = {part: getattr(self, part) for part in MAKERS}
+        return {part: value["recipe"] for part, value in given.items() if isinstance(value, dict) and "recipe" in value}
+
+
 class Lora(Knobs):
     """A low-rank adapter on the language model, or on the towers of a clip."""
 
@@ -183,11 +212,12 @@ class Stage(Knobs):
 
     name: Annotated[str, Field(pattern=r"^[\w-]+$")]
     """Name of the stage: of its folder in `OUT/stages/` and in overrides. Letters, digits, - and _."""
-    objective: Literal["language", "contrastive", "preference"] = "language"
-    """What is minimised: the loss of the answers' tokens, of pairs of picture and text, or of chosen against rejected answers."""
+    objective: Literal["language", "all_tokens", "contrastive", "preference"] = "language"
+    """What is minimised: the loss of the answers' tokens; of all tokens, what is asked among them; of pairs of picture and text; or
+    of chosen against rejected answers (DPO)."""
     train: Texts
     """The parts that learn; all others are frozen. `language.lora` trains an adapter, see `lora`; so do a clip's `vision.lora`
-    and `text.lora`."""
+    and `text.lora`. `language.ends`: the first and the last layer, those between left out meanwhile (ELO)."""
     data: Annotated[list[Data], Field(min_length=1)]
     """The data sets, mixed by their weights."""
     epochs: Positive | None = None
@@ -213,10 +243,11 @@ class Stage(Knobs):
     """Most tokens of a sample, pictures included; longer ones are cut at the end."""
     row_length: Count | None = None
     """Most tokens of a packed row. Unset: `max_length`."""
-    packing: bool = True
-    """Several samples in one row instead of padding; the same gradient, less work."""
-    share_pictures: bool = True
-    """Samples that begin with the same picture share its tokens; the same gradient, less work."""
+    packing: bool | Literal["separate"] = True
+    """Several samples in one row instead of padding, and those that begin with the same picture share its tokens: the same gradient,
+    less work. `separate`: in one row, sharing nothing."""
+    beta: Positive = 0.1
+    """Of preference tuning: how closely the model is held to what it was before the stage."""
     save_steps: Count = 500
     """Steps between checkpoints."""
     eval_steps: Count = 500
@@ -291,8 +322,9 @@ class Recipe(Knobs):
     """A recipe to start from: a name Boda ships, or a path from this file. This file then holds only what differs."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of every random choice: initial weights, order, mixing."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Numbers of the frozen weights and of the forward pass; trained weights are fp32. `auto` = the best the hardware has."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8", "nf4"] = "auto"
+    """Numbers of the frozen weights and of the forward pass; trained weights are fp32. `auto` = the best the hardware has. `int8`,
+    `nf4`: the language model's matrices in 8 or 4 bits (QLoRA), all else as `auto`."""
     model: ModelSpec
     """What the model is made of."""
     stages: Annotated[list[Stage], Field(min_length=1)]

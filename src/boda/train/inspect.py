@@ -91,7 +91,7 @@ def inspect(
 def preview(built, recipe: Recipe, stage: Stage, data: PreparedData) -> None:
     """The short form, on stderr, for the moment before step 1: parts, memory, the first sample, how answers end."""
     first, length = np.arange(min(len(data), stage.batch_size)), stage.row_length or stage.max_length
-    load = load_of(step_rows(data, first, length, 1, stage.packing, stage.share_pictures), data)
+    load = load_of(step_rows(data, first, length, 1, bool(stage.packing), stage.packing is True), data)
     values = _values(recipe, stage, built, data, load, built.frozen_dtype)
     console = terminal.console(stderr=True)
     console.rule(f"[bold]{stage.name}[/bold]: trains {', '.join(stage.train)}", align="left")
@@ -239,7 +239,7 @@ def _rows(job, count: int) -> tuple[dict[str, float], estimate.Load]:
         lengths = data.lengths[samples]
         alone += int(lengths.sum())
         padded += int(lengths.max()) * len(samples)
-        hands = step_rows(data, samples, job.row_length, count, stage.packing, stage.share_pictures)
+        hands = step_rows(data, samples, job.row_length, count, bool(stage.packing), stage.packing is True)
         steps.append([row for hand in hands for row in hand if row.units])
     load = load_of(steps, data)
     rows = sum(map(len, steps))

@@ -77,7 +77,9 @@ class Job:
     def rows(self, data: PreparedData, samples: np.ndarray) -> list[Row]:
         """This process's rows of samples that are looked at together."""
         stage, processes = self.stage, distributed.world_size()
-        return step_rows(data, samples, self.row_length, processes, stage.packing, stage.share_pictures)[distributed.rank()]
+        return step_rows(data, samples, self.row_length, processes, bool(stage.packing), stage.packing is True)[
+            distributed.rank()
+        ]
 
 
 def learning_rate_at(step: int, total: int, stage: Stage) -> float:

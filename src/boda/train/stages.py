@@ -180,7 +180,7 @@ def make_job(
     sources, groups, shards = (
         np.asarray(values if indices is None else values[indices]) for values in (data.sources, data.groups, data.shards)
     )
-    shares = stage.share_pictures and not is_pair(model)  # not on packing: the same steps with it and without
+    shares = stage.packing != "separate" and not is_pair(model)  # not on packing: the same steps with it and without
     autocast = built.frozen_dtype if built.frozen_dtype != torch.float32 else None
     if is_pair(model):
         packs_texts(model)  # found out before modes are set, which trying it changes

@@ -120,10 +120,10 @@ class Place:
 
 
 def matching(pattern: str | Path) -> list[str]:
-    """The paths that a pattern of `*`, `?`, `[...]` and `{000..041}` stands for. Raises BodaError if only a part of a range is there."""
-    parts = re.split(r"\{(\d+)\.\.(\d+)\}", str(pattern))
-    ranges = [[str(n).zfill(len(low)) for n in range(int(low), int(high) + 1)] for low, high in zip(parts[1::3], parts[2::3])]
-    names = ["".join(itertools.chain(*zip(parts[::3], numbers), parts[-1:])) for numbers in itertools.product(*ranges)]
+    """The paths that a pattern of `*`, `?`, `[...]`, `{000..041}` and `{ko,en}` stands for. Raises BodaError if only a part of a
+    range is there."""
+    parts = re.split(r"(\{\d+\.\.\d+\}|\{[^{},/]+,[^{}/]+\})", str(pattern))
+    names = ["".join(chosen) for chosen in itertools.product(*map(_alternatives, parts))]
     found = [sorted(glob.glob(name)) if glob.has_magic(name) else [name] * os.path.exists(name) for name in names]
     missing = [name for name, paths in zip(names, found) if not paths]
     if 0 < len(missing) < len(names):
@@ -131,6 +131,13 @@ def matching(pattern: str | Path) -> list[str]:
             f"{pattern}: {len(missing)} of {len(names)} are not there, the first {missing[0]}; fetch it or name fewer"
         )
     return [path for paths in found for path in paths]
+
+
+def _alternatives(part: str) -> list[str]:
+    """What a part of a pattern stands for: `{08..10}` for 08, 09, 10, `{ko,en}` for ko, en, all else for itself."""
+    if limits := re.fullmatch(r"\{(\d+)\.\.(\d+)\}", part):
+        return [str(number).zfill(len(limits[1])) for number in range(int(limits[1]), int(limits[2]) + 1)]
+    return part[1:-1].split(",") if re.fullmatch(r"\{.*,.*\}", part) else [part]
 
 
 def _encoding(name: str, head: bytes) -> str:

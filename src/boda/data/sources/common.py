@@ -146,10 +146,15 @@ class Row:
         """Whether the row has the values that `where:` asks for. Raises BadRow if it lacks the column."""
         return all(as_text(self._cell(column, "where")) in values for column, values in self.options.keep.items())
 
+    @property
+    def id(self) -> str:
+        """What wordings are chosen by: the row's own id, else its number."""
+        given = self.cells.get(self.options.columns.get("id", "id"))
+        return str(self.number if is_empty(given) else given)
+
     def fill(self, template: Template, field_name: str) -> str:
         try:
-            row_id = self.cells.get(self.options.columns.get("id", "id"))
-            return template.fill(self.cells, str(self.number if is_empty(row_id) else row_id))
+            return template.fill(self.cells, self.id)
         except BodaError as error:
             raise self.bad(field_name, str(error)) from error
 

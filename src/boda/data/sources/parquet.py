@@ -9,7 +9,7 @@ from typing import Any
 from boda.data.parquet import class_names, holds_pictures
 from boda.data.rows import Rows
 from boda.data.sample import ImageRef, Sample
-from boda.data.sources import captions
+from boda.data.sources import captions, parallel
 from boda.data.sources.common import Options, Row, check_columns, table_samples
 from boda.errors import WHY, BadRow, BodaError, explaining
 
@@ -20,6 +20,7 @@ FIELDS = {
     *("prompt", "chosen", "rejected", "rejected_response"),
     *captions.CAPTIONS,
     *captions.IMAGES,
+    *parallel.COLUMNS,
 }
 
 

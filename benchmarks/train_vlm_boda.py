@@ -106,8 +106,9 @@ def main() -> None:
     trained = open_parts(model, stage.train, stage.lora, chosen.seed)
     cast(model, torch.bfloat16)
     model.model.language_model.set_attn_implementation(attention.ATTENTION_NAME)
+    objective = objectives.OBJECTIVES["language"]
     if chosen.without == "labels":
-        objectives.OBJECTIVES["language"] = full_logits_loss
+        objective = objectives.Objective(lambda *given: objectives.Measured(full_logits_loss(*given), given[1]["labels"].numel()))
     if chosen.without == "segments":
         attention.Layout.blocks_for = dense_layout
 
@@ -141,6 +142,7 @@ def main() -> None:
             quiet=True,
             workers=chosen.workers,
             set_modes=lambda: set_modes(model, trained),
+            objective=objective,
         )
         loop.run(job)
     seconds = clock["seconds"][-1] - clock["seconds"][chosen.warmup - 1]

@@ -183,11 +183,3 @@ def test_kinds_that_are_not_trained_yet(tmp_path):
     for call in (lambda: boda.train(recipe, tmp_path / "run"), lambda: inspect(recipe)):
         with pytest.raises(BodaError, match="flamingo models are not trained by this version; it trains vlm and language"):
             call()
-
-
-def test_an_objective_that_is_not_trained_yet(tmp_path):
-    recipe = language_recipe(tmp_path)
-    recipe["stages"][0]["objective"] = "preference"
-    with pytest.raises(BodaError, match=r"objective: preference is not trained by this version"):
-        boda.train(recipe, tmp_path / "run")
-    assert not (tmp_path / "run").exists()

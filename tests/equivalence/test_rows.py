@@ -18,6 +18,14 @@ from boda.models.attention import Layout
 IMAGE_TOKENS = 7
 
 
+def prepared_lengths(lengths, prefix, groups, num_image_tokens: int = IMAGE_TOKENS, width: int = 1) -> SimpleNamespace:
+    """Prepared data as packing sees it; every prefix ends on its one picture."""
+    named = {"lengths": lengths, "prefix": prefix, "groups": groups}
+    arrays = {name: np.array(values) for name, values in named.items()}
+    shared = np.where(arrays["prefix"] > 0, arrays["prefix"] + num_image_tokens - 1, 0)
+    return SimpleNamespace(**arrays, shared=shared, num_image_tokens=num_image_tokens, width=width)
+
+
 @st.composite
 def rendered_lengths(draw):
     """Prepared data as packing sees it: lengths, prefixes and groups; members of a group have one prefix."""
@@ -26,8 +34,7 @@ def rendered_lengths(draw):
     prefix = [prefix_of[group] if group >= 0 else 0 for group in groups]
     own = draw(st.lists(st.integers(2, 40), min_size=len(groups), max_size=len(groups)))
     lengths = [length + (head + IMAGE_TOKENS - 1 if head else 0) for length, head in zip(own, prefix)]
-    arrays = {name: np.array(values) for name, values in (("lengths", lengths), ("prefix", prefix), ("groups", groups))}
-    return SimpleNamespace(**arrays, num_image_tokens=IMAGE_TOKENS)
+    return prepared_lengths(lengths, prefix, groups)
 
 
 @given(rendered_lengths(), st.integers(10, 120), st.integers(1, 4), st.booleans(), st.booleans(), st.data())
@@ -61,17 +68,37 @@ def test_rows_hold_every_sample_once(data, row_length, processes, packing, share
 
 
 def test_sharing_saves_the_picture():
-    data = SimpleNamespace(
-        lengths=np.array([40, 30, 50, 20]), prefix=np.array([3, 3, 3, 0]), groups=np.array([0, 0, 0, -1]), num_image_tokens=9
-    )
+    data = prepared_lengths([40, 30, 50, 20], [3, 3, 3, 0], [0, 0, 0, -1], 9)
     units = units_of(data, np.arange(4), 1000, share=True)
     assert [(unit.samples, unit.length) for unit in units] == [((0, 1, 2), 120 - 2 * 11), ((3,), 20)]
     halves = units_of(data, np.arange(4), 60, share=True)  # the third does not fit beside the others
     assert [unit.samples for unit in halves] == [(0, 1), (2,), (3,)]
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(2, 40), st.integers(2, 40)), min_size=1, max_size=12),
+       st.integers(10, 120), st.integers(1, 3), st.booleans(), st.booleans())  # fmt: skip
+def test_both_answers_of_a_pair_stay_in_one_row(pairs, row_length, processes, packing, share):
+    """... one behind the other, and pairs of one prompt share it where they may; a pair that is too long has a row of its own."""
+    prefix = [0 if prompt == 3 else 2 + prompt for prompt, _, _ in pairs for _ in range(2)]  # words alone: no picture in them
+    lengths = [
+        length + head for pair, heads in zip(pairs, zip(prefix[::2], prefix[1::2])) for length, head in zip(pair[1:], heads)
+    ]
+    groups = [-1 if prompt == 3 else prompt for prompt, _, _ in pairs for _ in range(2)]
+    data = prepared_lengths(lengths, prefix, groups, 1, width=2)
+    places = np.arange(len(lengths))
+    hands = step_rows(data, places, row_length, processes, packing, share)
+    units = [unit for hand in hands for row in hand for unit in row.units]
+    assert sorted(index for unit in units for index in unit.samples) == places.tolist()
+    for unit in units:
+        assert [b - a for a, b in zip(unit.samples[::2], unit.samples[1::2])] == [1] * (len(unit.samples) // 2)
+        assert all(index % 2 == 0 for index in unit.samples[::2])
+        assert unit.length == sum(lengths[index] for index in unit.samples) - unit.prefix * (len(unit.samples) - 1)
+        assert unit.length <= row_length or len(unit.samples) == 2
+        assert unit.prefix == (prefix[unit.samples[0]] if share and packing else 0)
+
+
 def test_a_process_without_rows_gets_empty_ones():
-    data = SimpleNamespace(lengths=np.array([5]), prefix=np.array([0]), groups=np.array([-1]), num_image_tokens=0)
+    data = prepared_lengths([5], [0], [-1], 0)
     hands = deal(pack(units_of(data, np.array([0]), 10, share=True), 10), 3)
     assert [len(hand) for hand in hands] == [1, 1, 1] and sum(row.length for hand in hands for row in hand) == 5
 
@@ -132,9 +159,7 @@ def test_order_in_windows(sizes, seed, window, batch_size, processes):
     def make() -> Plan:
         return Plan(seed, batch_size, np.zeros(number, int), [1.0], None, shards, window, window_above=0)
 
-    data = SimpleNamespace(
-        lengths=np.full(number, 5), prefix=np.zeros(number, int), groups=np.full(number, -1), num_image_tokens=IMAGE_TOKENS
-    )
+    data = prepared_lengths([5] * number, [0] * number, [-1] * number)
     plan = make()
     for epoch in range(2):
         steps = [plan.step(epoch, step) for step in range(plan.steps_per_epoch())]

@@ -39,22 +39,22 @@ class Row:
 
 
 def units_of(data: PreparedData, samples: np.ndarray, row_length: int, share: bool) -> list[Unit]:
-    """Samples -> units, each at most row_length tokens long where its samples are."""
-    if not (share and data.num_image_tokens):  # beside a text, a picture has no tokens to share
-        return [Unit((int(index),), 0, int(data.lengths[index])) for index in samples]
-    groups: dict[int, list[int]] = {}
-    for place, index in enumerate(samples):
-        group = int(data.groups[index])
-        groups.setdefault(group if group >= 0 else -1 - place, []).append(int(index))
+    """Places of samples -> units, each at most row_length tokens long where what belongs together is."""
+    together = [tuple(map(int, some)) for some in np.asarray(samples, dtype=np.int64).reshape(-1, data.width)]
+    if not (share and (data.num_image_tokens or data.width > 1)):  # beside a text, a picture has no tokens to share
+        return [Unit(some, 0, int(data.lengths[list(some)].sum())) for some in together]
+    groups: dict[int, list[tuple[int, ...]]] = {}
+    for place, some in enumerate(together):
+        group = int(data.groups[some[0]])
+        groups.setdefault(group if group >= 0 else -1 - place, []).append(some)
     units = []
     for members in groups.values():
-        prefix = int(data.prefix[members[0]])
-        shared = prefix + data.num_image_tokens - 1 if prefix else 0
+        prefix, shared = (int(values[members[0][0]]) for values in (data.prefix, data.shared))
         parts: list[tuple[list[int], int]] = []  # samples, length
-        for index in members:
-            own = int(data.lengths[index]) - shared
+        for some in members:
+            own = int(data.lengths[list(some)].sum()) - shared * data.width
             part, length = parts.pop() if parts and parts[-1][1] + own <= row_length else ([], shared)
-            parts.append(([*part, index], length + own))
+            parts.append(([*part, *some], length + own))
         units += [Unit(tuple(part), prefix if len(part) > 1 else 0, length) for part, length in parts]
     return units
 
@@ -123,16 +123,19 @@ def build_batch(
                 bad.append((index, str(error)))
         samples = [index for index in unit.samples if index in readable]  # with a weight above 1 one may be there twice
         parent, offset, skip = -1, 0, unit.prefix
+        before = 0  # pictures in the shared part
         if samples and skip:
             first = rows[samples[0]]
+            before = int((first.input_ids[:skip] == data.image_id).sum())
             head = expand_images(first.input_ids[:skip], data.image_id, data.num_image_tokens)
             parent, offset = len(segments), len(head)
-            segments.append(_Segment(samples[0], head, np.zeros(offset, dtype=bool), -1, 0, [loaded[first.images[0].key]]))
+            pixels = [loaded[image.key] for image in first.images[:before]]
+            segments.append(_Segment(samples[0], head, np.zeros(offset, dtype=bool), -1, 0, pixels))
         for index in samples:
             rendered = rows[index]
             widths = np.where(rendered.input_ids == data.image_id, data.num_image_tokens, 1)[skip:]
             ids, trained = (np.repeat(values[skip:], widths) for values in (rendered.input_ids, rendered.trained))
-            pixels = [loaded[image.key] for image in rendered.images[bool(skip) :]]
+            pixels = [loaded[image.key] for image in rendered.images[before:]]
             segments.append(_Segment(index, ids, trained, parent, offset, pixels))
     segments = segments or [_Segment(-1, np.array([pad_id], dtype=np.int32), np.zeros(1, dtype=bool), -1, 0, [])]
     return _tensors(segments) | {"position": position, "bad_images": bad}

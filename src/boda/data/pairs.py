@@ -24,6 +24,7 @@ class PairRenderer:
 
     num_image_tokens = 0
     image_id = -1
+    width = 1
     template, system = "", None  # a caption is no conversation
 
     def __init__(self, tokenizer, max_length: int | None = None):

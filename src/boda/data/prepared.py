@@ -21,7 +21,8 @@ from boda.data.sample import ImageRef, Sample
 from boda.errors import BadRow, BodaError
 from boda.files import read_json, whole_folder, write_json
 
-ARRAYS = ("ids", "trained", "starts", "lengths", "targets", "prefix", "groups", "sources", "shards", "image_starts")
+COLUMNS = ("lengths", "targets", "prefix", "shared", "groups", "sources", "shards", "answers")
+ARRAYS = ("ids", "trained", "starts", *COLUMNS, "image_starts")
 
 
 @dataclass
@@ -29,8 +30,10 @@ class PreparedData:
     """Random access to prepared samples; arrays are memory-mapped, so processes share them.
 
     Attributes: lengths (N,) tokens of each sample with pictures in full; targets (N,) trained tokens; prefix (N,) tokens that
-    may be shared (pictures as one); groups (N,) equal where that prefix (of a pair: the picture) is, else -1; sources (N,);
-    shards (N,) equal where the picture lies in the same tar shard, -1 if in none.
+    may be shared (pictures as one); shared (N,) the same with pictures in full; groups (N,) equal where that prefix (of a picture
+    and its text: the picture) is, else -1; sources (N,); shards (N,) equal where the picture lies in the same tar shard, -1 if in
+    none; answers (N, 2) where the last answer begins and ends (pictures as one); width: places that belong together, 2 where a
+    chosen answer is followed by the rejected one.
     """
 
     folder: Path
@@ -38,6 +41,7 @@ class PreparedData:
     image_id: int
     weights: list[float]
     truncated: int
+    width: int
     arrays: dict[str, np.ndarray]
     names: list[str]
     pictures: list[str]
@@ -67,7 +71,12 @@ class PreparedData:
         start, end = int(self.starts[index]), int(self.starts[index + 1])
         first, last = int(self.image_starts[index]), int(self.image_starts[index + 1])
         images = tuple(ImageRef.from_json(line) for line in self.pictures[first:last])
-        return Rendered(np.asarray(self.ids[start:end]), np.asarray(self.trained[start:end]), images, int(self.prefix[index]))
+        ids, trained = np.asarray(self.ids[start:end]), np.asarray(self.trained[start:end])
+        return Rendered(ids, trained, images, int(self.prefix[index]), answer=tuple(self.answers[index].tolist()))
+
+    def places(self, samples: np.ndarray) -> np.ndarray:
+        """(n,) numbers of samples -> (n * width,) places of all that belongs to them, in order."""
+        return (np.asarray(samples)[:, None] * self.width + np.arange(self.width)).ravel()
 
     def name(self, index: int) -> str:
         """File and row of a sample, for messages."""
@@ -104,7 +113,7 @@ def prepare(
 
 def _write(sources, renderer: Renderer | PairRenderer, folder: Path, key: str, report, progress) -> None:
     starts, image_starts = [0], [0]
-    columns: dict[str, list[int]] = {name: [] for name in ("lengths", "targets", "prefix", "groups", "sources", "shards")}
+    columns: dict[str, list] = {name: [] for name in COLUMNS}
     group_numbers: dict[bytes, int] = {}
     shard_numbers: dict[str, int] = {}
     truncated = 0
@@ -122,15 +131,21 @@ def _write(sources, renderer: Renderer | PairRenderer, folder: Path, key: str, r
                 pictures.write(image.to_json() + "\n")
             starts.append(starts[-1] + len(rendered.input_ids))
             image_starts.append(image_starts[-1] + len(rendered.images))
+            head = rendered.input_ids[: rendered.prefix]
+            pictures_shared = int((head == renderer.image_id).sum()) if renderer.num_image_tokens else len(rendered.images)
             group = -1
-            if rendered.prefix or (rendered.images and not renderer.num_image_tokens):
-                shared = rendered.input_ids[: rendered.prefix].tobytes() + rendered.images[0].key.encode()
-                group = group_numbers.setdefault(hashlib.sha256(shared).digest()[:16], len(group_numbers))
+            if rendered.prefix or pictures_shared:
+                keys = "".join(image.key for image in rendered.images[:pictures_shared])
+                group = group_numbers.setdefault(
+                    hashlib.sha256(head.tobytes() + keys.encode()).digest()[:16], len(group_numbers)
+                )
+            shared = len(head) + pictures_shared * (renderer.num_image_tokens - 1) if rendered.prefix else 0
             shard = -1
             if rendered.images and rendered.images[0].offset >= 0:
                 shard = shard_numbers.setdefault(rendered.images[0].path, len(shard_numbers))
             truncated += rendered.truncated
-            facts = (renderer.length(rendered), int(rendered.trained.sum()), rendered.prefix, group, number, shard)
+            length, targets = renderer.length(rendered), int(rendered.trained.sum())
+            facts = (length, targets, rendered.prefix, shared, group, number, shard, rendered.answer)
             for column, fact in zip(columns.values(), facts):
                 column.append(fact)
     if len(starts) == 1:
@@ -146,6 +161,7 @@ def _write(sources, renderer: Renderer | PairRenderer, folder: Path, key: str, r
         "image_id": renderer.image_id,
         "weights": [weight for _, weight in sources],
         "truncated": truncated,
+        "width": renderer.width,
     }
     write_json(folder / "header.json", header)
 

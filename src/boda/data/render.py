@@ -14,23 +14,34 @@ from itertools import compress
 
 import numpy as np
 
-from boda.data.sample import IMAGE_MARK, ImageRef, Sample, conversation
+from boda.data.sample import IMAGE_MARK, ImageRef, Message, Part, Sample, conversation
 from boda.errors import WHY, BadRow, BodaError, explaining
+from boda.recipe import reads_input
 
 # Puts the text of list-shaped contents, pictures as `<image>` on lines of their own, before any template that expects strings.
+# A content of two texts side by side is an instruction and its input: a template that writes them under headings of their own
+# reads `message.input`, without the blank line in front of it, and `message.instruction`.
 FLATTEN = (
     "{%- set boda = namespace(messages=[]) -%}"
     "{%- for message in messages -%}"
     "{%- if message.content is string -%}{%- set boda.messages = boda.messages + [message] -%}"
     "{%- else -%}"
-    "{%- set flat = namespace(text='', before='') -%}"
+    "{%- set flat = namespace(text='', before='', first='', texts=0) -%}"
     "{%- for part in message.content -%}"
     "{%- set kind = 'image' if part.type in ('image', 'image_url') else 'text' -%}"
     "{%- if flat.before and 'image' in (flat.before, kind) -%}{%- set flat.text = flat.text + '\\n' -%}{%- endif -%}"
+    "{%- if kind == 'text' and flat.before == 'text' -%}{%- set flat.first = flat.text -%}{%- endif -%}"
     "{%- set flat.text = flat.text + ('<image>' if kind == 'image' else part.text) -%}"
     "{%- set flat.before = kind -%}"
+    "{%- set flat.texts = flat.texts + (kind == 'text') -%}"
     "{%- endfor -%}"
-    "{%- set boda.messages = boda.messages + [dict(message, content=flat.text)] -%}"
+    "{%- set message = dict(message, content=flat.text) -%}"
+    "{%- if flat.first and flat.texts == 2 -%}"
+    "{%- set rest = flat.text[flat.first | length:] -%}"
+    "{%- set rest = rest[2:] if rest[:2] == '\\n\\n' else rest -%}"
+    "{%- set message = dict(message, instruction=flat.first, input=rest) -%}"
+    "{%- endif -%}"
+    "{%- set boda.messages = boda.messages + [message] -%}"
     "{%- endif -%}"
     "{%- endfor -%}"
     "{%- set messages = boda.messages -%}{{- '' }}"
@@ -43,8 +54,24 @@ def processor_template(template: str) -> str:
     return FLATTEN + without_marks(template)
 
 
+def tokenizer_template(template: str) -> str:
+    """The chat template to store with a language model's tokenizer: plain, unless it tells an instruction from its input."""
+    return processor_template(template) if reads_input(template) else without_marks(template)
+
+
+def with_beginning(template: str, tokenizer) -> str:
+    """The chat template of a language model: it writes the beginning-of-text token that the tokenizer puts before a text.
+
+    For a tokenizer's `apply_chat_template` reads what the template writes and puts nothing before it, unlike a processor's.
+    """
+    renderer = Renderer(tokenizer, template, 0)
+    text = renderer.text([{"role": "user", "content": "가"}], add_generation_prompt=True)
+    tokens = "".join(tokenizer.convert_ids_to_tokens(renderer._start(text)))
+    return f"{{{{ {tokens!r} }}}}{template}" if tokens else template
+
+
 def without_marks(template: str) -> str:
-    """The chat template without generation marks, writing the same text: what a tokenizer's folder stores."""
+    """The chat template without generation marks, writing the same text."""
     # `if true` keeps the white-space control of the mark it replaces.
     return _MARK.sub(lambda m: f"{{%{m[1]} {'endif' if m[2] else 'if true'} {m[3]}%}}", template)
 
@@ -58,6 +85,7 @@ class Rendered:
     images: tuple[ImageRef, ...]  # in the order of their tokens
     prefix: int = 0  # tokens up to and with the first picture if samples may share them, else 0
     truncated: bool = False  # whether the end was cut to fit
+    answer: tuple[int, int] = (0, 0)  # where the last answer begins and ends; (0, 0): none, as in a document
 
 
 class Renderer:
@@ -69,10 +97,19 @@ class Renderer:
         num_image_tokens: tokens a picture becomes (0: the model takes no pictures).
         max_length: most tokens a sample may have, pictures counted in full.
         system: system text for samples that have none.
+        train_inputs: whether all tokens of text are trained, what is asked among them (labels = input ids).
     """
 
+    width = 1  # what a sample gives that belongs together
+
     def __init__(
-        self, tokenizer, template: str, num_image_tokens: int, max_length: int | None = None, system: str | None = None
+        self,
+        tokenizer,
+        template: str,
+        num_image_tokens: int,
+        max_length: int | None = None,
+        system: str | None = None,
+        train_inputs: bool = False,
     ):
         if not tokenizer.is_fast:
             raise BodaError(f"{type(tokenizer).__name__} is a slow tokenizer; one with a tokenizer.json is needed")
@@ -82,6 +119,7 @@ class Renderer:
         self.num_image_tokens = num_image_tokens
         self.max_length = max_length
         self.system = system
+        self.train_inputs = train_inputs
         self.image_id = tokenizer.convert_tokens_to_ids(IMAGE_MARK) if num_image_tokens else -1
         self._leading = self._leading_ids()
         added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -199,19 +237,23 @@ class Renderer:
         # Cut where answers begin: a prompt then has the ids it will have when the model is asked, whatever comes after it.
         borders = [0, *(start for start, _ in spans), len(text)]
         ids = self._start(text)
-        trained = [False] * len(ids)
+        trained, start_of_answer = [False] * len(ids), 0
         for piece, (start, end) in enumerate(zip(borders, borders[1:])):
             piece_ids, offsets = self._encode(text[start:end], text[:start])
             stop = spans[piece - 1][1] - start if piece else 0
+            start_of_answer = len(ids) if piece else 0
             ids += piece_ids
             trained += [first < stop for first, _ in offsets]
         input_ids, mask = np.array(ids, dtype=np.int32), np.array(trained, dtype=bool)
-        mask[:1] = False  # nothing stands before the first token that could predict it
         places = np.flatnonzero(input_ids == self.image_id)
+        answer = (start_of_answer, int(np.flatnonzero(mask)[-1]) + 1) if mask.any() else (0, 0)
+        if self.train_inputs:
+            mask = input_ids != self.image_id
+        mask[:1] = False  # nothing stands before the first token that could predict it
         if self.num_image_tokens and len(places) != len(sample.images):
             found = f"the rendered text has {len(places)} image tokens for {len(sample.images)} pictures"
             raise sample.bad("images", f"{found}; the chat template drops or repeats them:\n{text}")
-        rendered = self._fit(sample, Rendered(input_ids, mask, sample.images))
+        rendered = self._fit(sample, Rendered(input_ids, mask, sample.images, answer=answer))
         if not rendered.trained.any():
             raise sample.bad("messages", f"no token of this sample would be trained:\n{text}")
         if not rendered.images or rendered.trained[: places[0] + 2].any():  # an answer before the first picture is not shared
@@ -233,7 +275,9 @@ class Renderer:
             prompt = f"the prompt alone has {widths[: rendered.trained.argmax()].sum()} tokens"
             why = f"{prompt} and max_length is {self.max_length}, so no word of the answer fits"
             raise sample.bad("messages", f"{why}; raise max_length or shorten the row")
-        return Rendered(ids, mask, rendered.images[: (ids == self.image_id).sum()], truncated=True)
+        start, end = (min(keep, place) for place in rendered.answer)
+        images = rendered.images[: (ids == self.image_id).sum()]
+        return Rendered(ids, mask, images, truncated=True, answer=(start, end))
 
     def end_ids(self) -> list[int]:
         """Ids that end a trained span, found by rendering a conversation of two turns.
@@ -250,10 +294,48 @@ class Renderer:
                 how = taken if tail else "without an end token"
                 raise BodaError(f"the chat template closes an answer {how}; choose a chat_template made for this tokenizer")
         unlimited = copy.copy(self)
-        unlimited.max_length = None
+        unlimited.max_length, unlimited.train_inputs = None, False
         rendered = unlimited.render(probe)
         following = np.append(rendered.trained[1:], False)
         return sorted({int(token) for token in rendered.input_ids[rendered.trained & ~following]})
+
+
+class PreferenceRenderer(Renderer):
+    """Renders a sample with two last answers as both, the chosen one first; nothing but these answers is trained.
+
+    `prefix` is all that stands before them but its last token, which each answer begins with: it predicts the first of its words.
+    """
+
+    width = 2
+
+    def render_all(self, sample: Sample) -> list[Rendered]:
+        if sample.rejected is None:
+            raise sample.bad(
+                "rejected", "a pair of answers is needed, and the row has no rejected one; objective: language takes it"
+            )
+        last = Message("assistant", (Part("text", sample.rejected),))
+        other = replace(sample, messages=(*sample.messages[:-1], last), rejected=None)
+        chosen, rejected = self._last_answer(sample), self._last_answer(other)
+        if np.array_equal(chosen.input_ids, rejected.input_ids):
+            why = "chosen and rejected have the same tokens"
+            cut = f" within max_length {self.max_length}" if chosen.truncated else ""
+            raise sample.bad(
+                "rejected", f"{why}{cut}, so there is nothing to prefer; drop the row{' or raise it' if cut else ''}"
+            )
+        shared = chosen.prefix
+        assert shared == rejected.prefix and np.array_equal(chosen.input_ids[:shared], rejected.input_ids[:shared])
+        return [chosen, rejected]
+
+    def _last_answer(self, sample: Sample) -> Rendered:
+        rendered = self.render(sample)
+        if rendered.images != sample.images:
+            raise sample.bad(
+                "messages", f"no word of the answer fits into max_length {self.max_length}; raise it or shorten the row"
+            )
+        end = len(rendered.trained) - int(rendered.trained[::-1].argmax())
+        start = end - int(rendered.trained[:end][::-1].argmin())
+        mask = rendered.trained & (np.arange(len(rendered.trained)) >= start)
+        return replace(rendered, trained=mask, prefix=start - 1)
 
 
 def expand_images(input_ids: np.ndarray, image_id: int, num_image_tokens: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from boda.data.images import ImageSpec, fit_image, load_image
 from boda.data.pairs import PairRenderer
-from boda.data.render import Renderer, processor_template, without_marks
+from boda.data.render import PreferenceRenderer, Renderer, processor_template, tokenizer_template, with_beginning
 from boda.data.sample import ImageRef
 from boda.errors import BodaError
 from boda.files import read_json, whole_folder, write_json
@@ -29,10 +29,7 @@ TRAINED = ("vlm", "language", "clip")
 
 
 def check_kind(recipe: Recipe) -> None:
-    """Raises BodaError for a kind of model, or an objective, that cannot be trained yet."""
-    for stage in recipe.stages:
-        if stage.objective == "preference":
-            raise BodaError(f"stages.{stage.name}.objective: preference is not trained by this version; say language")
+    """Raises BodaError for a kind of model that cannot be trained yet."""
     if (kind := recipe.model.kind) not in TRAINED:
         raise BodaError(f"model.kind: {kind} models are not trained by this version; it trains {' and '.join(TRAINED)}")
 
@@ -65,7 +62,8 @@ def template_of(recipe: Recipe, tokenizer, stage: Stage | None = None) -> str:
     name = (stage.chat_template if stage else None) or recipe.model.chat_template
     if name is None and not tokenizer.chat_template:
         name = FALLBACK_TEMPLATE
-    return template_text(name, recipe.directory) if name else tokenizer.chat_template
+    template = template_text(name, recipe.directory) if name else tokenizer.chat_template
+    return with_beginning(template, tokenizer) if recipe.model.kind == "language" else template
 
 
 def part_source(recipe: Recipe, part: str, out: Path | None) -> str | dict | None:
@@ -185,8 +183,11 @@ def renderer_for(recipe: Recipe, stage: Stage | None, built: Built) -> Any:
     if stage and is_pair(built.model):
         return pair_renderer(stage, built)
     tokenizer, system = built.assembled.tokenizer, recipe.generation.system
-    template = template_of(recipe, tokenizer, stage)
-    return Renderer(tokenizer, template, built.assembled.num_image_tokens, stage.max_length if stage else None, system)
+    template, images = template_of(recipe, tokenizer, stage), built.assembled.num_image_tokens
+    if stage is None:
+        return Renderer(tokenizer, template, images, system=system)
+    kind = PreferenceRenderer if stage.objective == "preference" else Renderer
+    return kind(tokenizer, template, images, stage.max_length, system, stage.objective == "all_tokens")
 
 
 def finish(built: Built, recipe: Recipe, folder: Path, info: dict) -> Path:
@@ -216,7 +217,7 @@ def finish(built: Built, recipe: Recipe, folder: Path, info: dict) -> Path:
     if spec is not None:
         return write_vlm(built.assembled, processor_template(template), spec, end_ids, settings, folder, info)
     _set_answering(model, tokenizer, end_ids, settings)
-    tokenizer.chat_template = without_marks(template)
+    tokenizer.chat_template = tokenizer_template(template)
     return save_folder(model, tokenizer, folder, info | {"generation": settings})
 
 

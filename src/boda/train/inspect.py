@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from boda import terminal
-from boda.data.pack import Row, step_rows
+from boda.data.pack import Row, Unit, step_rows
 from boda.data.prepared import PreparedData, prepare
 from boda.data.render import Rendered
 from boda.data.sample import Sample
@@ -75,7 +75,7 @@ def inspect(
             "precision": str(frozen).removeprefix("torch."),
             "language": note,
             "data": sources,
-            "validation_samples": 0 if job.train_indices is None else len(data) - len(job.train_indices),
+            "validation_samples": 0 if job.train_indices is None else len(data) // data.width - len(job.train_indices),
             "steps": {"epoch": job.plan.steps_per_epoch(), "total": job.total_steps, "batch_size": chosen.batch_size},
             "rows": rows,
             "time": {
@@ -90,7 +90,7 @@ def inspect(
 
 def preview(built, recipe: Recipe, stage: Stage, data: PreparedData) -> None:
     """The short form, on stderr, for the moment before step 1: parts, memory, the first sample, how answers end."""
-    first, length = np.arange(min(len(data), stage.batch_size)), stage.row_length or stage.max_length
+    first, length = data.places(np.arange(min(len(data) // data.width, stage.batch_size))), stage.row_length or stage.max_length
     load = load_of(step_rows(data, first, length, 1, bool(stage.packing), stage.packing is True), data)
     values = _values(recipe, stage, built, data, load, built.frozen_dtype)
     console = terminal.console(stderr=True)
@@ -196,7 +196,7 @@ def _source_values(data: PreparedData, number: int) -> dict:
     some = len(members) > 0
     return {
         "rows": len(members),
-        "samples_an_epoch": round(data.weights[number] * len(members)),
+        "samples_an_epoch": round(data.weights[number] * len(members) / data.width),
         "mean_tokens": float(lengths.mean()) if some else 0.0,
         "max_tokens": int(lengths.max()) if some else 0,
         "trained_tokens": float(targets.mean()) if some else 0.0,
@@ -256,12 +256,16 @@ def _rows(job, count: int) -> tuple[dict[str, float], estimate.Load]:
     } | ({"pairs_a_step": load.labels} if job.is_contrastive else {}), load
 
 
+def _pictures_shared(data: PreparedData, unit: Unit) -> int:
+    return int((data.row(unit.samples[0]).input_ids[: unit.prefix] == data.image_id).sum())
+
+
 def load_of(steps: list[list[Row]], data: PreparedData) -> estimate.Load:
     """What steps (lists of rows) amount to."""
     rows = [row for step in steps for row in step]
     images = np.diff(data.image_starts)
     samples = [[index for unit in row.units for index in unit.samples] for row in rows]
-    shared = [sum(len(unit.samples) - 1 for unit in row.units if unit.prefix) for row in rows]
+    shared = [sum((len(unit.samples) - 1) * _pictures_shared(data, unit) for unit in row.units) for row in rows]
     lengths = [row.length for row in rows]
     labels = [int(data.targets[chosen].sum()) for chosen in samples]
     pictures = [int(images[chosen].sum()) - fewer for chosen, fewer in zip(samples, shared)]

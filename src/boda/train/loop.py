@@ -27,7 +27,7 @@ from boda.terminal import Progress
 from boda.train import distributed, resume
 from boda.train.contrastive import bound_scale, contrastive_step
 from boda.train.log import peak_memory
-from boda.train.objectives import OBJECTIVES, Pass, row_step
+from boda.train.objectives import OBJECTIVES, Objective, Pass, row_step
 from boda.train.optimizer import build_optimizer
 
 
@@ -54,6 +54,7 @@ class Job:
     workers: int = 0
     train_indices: np.ndarray | None = None
     set_modes: Callable[[], None] = lambda: None
+    objective: Objective = OBJECTIVES["language"]
 
     @property
     def row_length(self) -> int:
@@ -71,11 +72,16 @@ class Job:
         return self.stage.objective == "contrastive"
 
     def samples(self, epoch: int, step: int) -> np.ndarray:
+        """What a step takes, as places in the prepared data."""
         chosen = self.plan.step(epoch, step)
-        return chosen if self.train_indices is None else self.train_indices[chosen]
+        return self.data.places(chosen if self.train_indices is None else self.train_indices[chosen])
+
+    def planned(self, samples: np.ndarray) -> int:
+        """What the losses of these samples are divided by: trained tokens, or pairs."""
+        return len(samples) // self.data.width if self.data.width > 1 else int(self.data.targets[samples].sum())
 
     def rows(self, data: PreparedData, samples: np.ndarray) -> list[Row]:
-        """This process's rows of samples that are looked at together."""
+        """This process's rows of samples (places in the prepared data) that are looked at together."""
         stage, processes = self.stage, distributed.world_size()
         return step_rows(data, samples, self.row_length, processes, bool(stage.packing), stage.packing is True)[
             distributed.rank()
@@ -162,14 +168,15 @@ def run(job: Job) -> dict:
         for number in range(start, total):
             began = time.monotonic()
             position = divmod(number, each)
-            planned = int(job.data.targets[job.samples(*position)].sum())
+            samples = job.samples(*position)
+            planned = job.planned(samples)
             sums = _accumulate(job, stream, position, planned, scaler, interrupt)
             if distributed.any_process(sums is None):
                 _save(job, optimizer, number, each)
                 where = f"step {number} of {total} in stage '{job.stage.name}'"
                 raise BodaError(f"stopped at {where}; run the same command again to go on")
             assert sums is not None
-            loss_sum, done, tokens = distributed.sum_gradients(parameters, list(sums))
+            loss_sum, done, *others, tokens = distributed.sum_gradients(parameters, list(sums))
             if done != planned:  # pictures that could not be read took their samples out of the step
                 for parameter in parameters:
                     parameter.grad.mul_(planned / max(1.0, done))
@@ -192,10 +199,11 @@ def run(job: Job) -> dict:
                 "step": number + 1,
                 "epoch": round((number + 1) / each, 4),
                 "loss": loss_sum / max(1.0, done),
+                **{name: value / max(1.0, done) for name, value in zip(job.objective.others, others)},
                 "learning_rate": job.stage.learning_rate * factor,
                 "grad_norm": float(norm),
                 "tokens": int(tokens),
-                "trained_tokens": int(done),
+                "trained_tokens": int(done) if job.data.width == 1 else int(job.data.targets[samples].sum()),
                 "tokens_per_second": tokens / max(seconds, 1e-9),
                 "memory": peak_memory(job.device),
             }
@@ -220,8 +228,8 @@ def pass_of(job: Job, position: tuple[int, int], planned: int = 1, scaler=None) 
     return Pass(job.model, job.device, job.autocast, scaler, planned, key, learning)
 
 
-def _accumulate(job: Job, stream, position, planned: int, scaler, interrupt) -> tuple[float, int, int] | None:
-    """Gradients of one step's rows: (sum of losses, labels, tokens); None if the user asked to stop."""
+def _accumulate(job: Job, stream, position, planned: int, scaler, interrupt) -> tuple[float, ...] | None:
+    """Gradients of one step's rows: (sum of losses, of how many, other sums, tokens); None if the user asked to stop."""
     tokens, stopped = 0, False
 
     def rows() -> Iterator[dict]:
@@ -240,9 +248,9 @@ def _accumulate(job: Job, stream, position, planned: int, scaler, interrupt) -> 
 
     step = pass_of(job, position, planned, scaler)
     if job.is_contrastive:
-        sums = contrastive_step(step, rows(), lambda: stopped)
+        sums: tuple[float, ...] = contrastive_step(step, rows(), lambda: stopped)
     else:
-        sums = row_step(step, rows(), OBJECTIVES[job.stage.objective])
+        sums = row_step(step, rows(), job.objective)
     return None if stopped else (*sums, tokens)
 
 

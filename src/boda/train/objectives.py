@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,27 +47,49 @@ def to_device(batch: dict, device: torch.device) -> dict:
     return {key: value.to(device, non_blocking=True) if torch.is_tensor(value) else value for key, value in batch.items()}
 
 
-def row_step(step: Pass, rows: Iterable[dict], objective: Callable[[torch.nn.Module, dict], torch.Tensor]) -> tuple[float, int]:
-    """Gradients of a step whose rows do not know each other: (sum of the losses, labels)."""
-    loss_sum, done = torch.zeros((), dtype=torch.float64), 0
+class Measured(NamedTuple):
+    """What an objective says of a row: the sum of its losses, of how many, and sums of whatever else it is watched by."""
+
+    loss: torch.Tensor
+    count: int
+    others: tuple[torch.Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimised: a row's `measure`, and the names of the other sums, logged as means."""
+
+    measure: Callable[[torch.nn.Module, dict], Measured]
+    others: tuple[str, ...] = ()
+
+
+def row_step(step: Pass, rows: Iterable[dict], objective: Objective) -> tuple[float, ...]:
+    """Gradients of a step whose rows do not know each other: (sum of the losses, of how many, the objective's other sums)."""
+    sums = torch.zeros(2 + len(objective.others), dtype=torch.float64)
     for batch in rows:
-        labels = batch["labels"].numel()
-        if labels:
+        if batch["labels"].numel():
             batch = to_device(batch, step.device)
             with step.forward(batch):
-                loss = objective(step.model, batch)
-            if loss.requires_grad:  # words alone do not reach a connector
-                step.scaler.scale(loss / step.planned).backward()
-            loss_sum = loss_sum.to(loss.device) + loss.detach().double()
-        done += labels
-    return float(loss_sum), done
+                found = objective.measure(step.model, batch)
+            if found.loss.requires_grad:  # words alone do not reach a connector
+                step.scaler.scale(found.loss / step.planned).backward()
+            sums = sums.to(found.loss.device) + sums_of(found)
+    return tuple(sums.tolist())
+
+
+def sums_of(found: Measured) -> torch.Tensor:
+    """(2 + others,) float64."""
+    loss = found.loss.detach().double()
+    return torch.stack([loss, loss.new_tensor(found.count), *(other.double() for other in found.others)])
 
 
 def language_loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
-    """Sum over the row's labels of the cross-entropy of the next token; logits are computed at labels only.
+    """Sum over the row's labels of the cross-entropy of the next token."""
+    return label_losses(model, batch).sum()
 
-    A row without labels gives a zero that still depends on the model's input, so that every process takes part.
-    """
+
+def label_losses(model: torch.nn.Module, batch: dict) -> torch.Tensor:
+    """Cross-entropy (K,) of each of the row's labels; logits are computed at labels only."""
     names = ("input_ids", "position_ids", "cu_seq_lens", "prefix", "pixel_values")
     inputs = {name: batch[name] for name in names if name in batch}
     hidden = model.base_model(**inputs, use_cache=False).last_hidden_state[0]  # (L, D)
@@ -75,14 +98,19 @@ def language_loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:
     if hidden.shape[0] <= rows:
         return _head_loss(model, hidden, batch["labels"])
     parts = zip(hidden.split(rows), batch["labels"].split(rows))
-    return torch.stack([checkpoint(_head_loss, model, *part, use_reentrant=False) for part in parts]).sum()
+    return torch.cat([checkpoint(_head_loss, model, *part, use_reentrant=False) for part in parts])
 
 
 def _head_loss(model: torch.nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     logits = model.get_output_embeddings()(hidden)
     # A language model scales and caps its logits in its own forward pass, a VLM in its head.
     logits = head_change(logits, *getattr(model, "head_change", (1.0, None)))
-    return F.cross_entropy(logits.float(), labels, reduction="sum")
+    return F.cross_entropy(logits.float(), labels, reduction="none")
 
 
-OBJECTIVES: dict[str, Callable[[torch.nn.Module, dict], torch.Tensor]] = {"language": language_loss}
+def _language(model: torch.nn.Module, batch: dict) -> Measured:
+    return Measured(language_loss(model, batch), batch["labels"].numel())
+
+
+# Which tokens are labels is the renderer's business.
+OBJECTIVES = {"language": Objective(_language), "all_tokens": Objective(_language)}

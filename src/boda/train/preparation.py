@@ -16,7 +16,7 @@ from boda.data.files import Place, matching
 from boda.data.plan import generator
 from boda.data.prepared import PreparedData, fingerprint, prepare
 from boda.data.sample import Sample
-from boda.data.sources import BadRows, read, resolve_data
+from boda.data.sources import BadRows, parallel, read, resolve_data
 from boda.errors import BodaError
 from boda.recipe import Data, Recipe, Stage
 from boda.terminal import Progress, clear_line
@@ -25,8 +25,9 @@ from boda.train.build import Built, renderer_for
 
 
 def split(data: PreparedData, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(training, validation) sample numbers; samples of one picture stay on one side."""
-    keys = np.where(data.groups >= 0, data.groups, -1 - np.arange(len(data)))
+    """(training, validation) sample numbers; samples of one picture, pairs of one prompt, stay on one side."""
+    groups = data.groups[:: data.width]
+    keys = np.where(groups >= 0, groups, -1 - np.arange(len(groups)))
     unique, inverse = np.unique(keys, return_inverse=True)
     held = max(1, round(share * len(unique)))
     if held >= len(unique):
@@ -100,7 +101,9 @@ def _prepare(recipe: Recipe, blocks: list[Data], renderer, folder: Path, data_di
         opened = [open_source(block, recipe, data_dir, bad_rows) for block in blocks]
         key = fingerprint(
             [block.model_dump() for block in blocks], [_facts(each.path) for each in opened if each.path], renderer.template,
-            renderer.system, renderer.max_length, renderer.num_image_tokens, fingerprint(sorted(renderer.tokenizer.get_vocab().items())),
+            renderer.system, renderer.max_length, renderer.num_image_tokens, renderer.width,
+            getattr(renderer, "train_inputs", False),
+            fingerprint(sorted(renderer.tokenizer.get_vocab().items())),
         )  # fmt: skip
         sources = [(each.start, block.weight) for each, block in zip(opened, blocks)]
         data = prepare(sources, renderer, target, key, bad_rows.add, progress.update)
@@ -123,8 +126,11 @@ def _prepare(recipe: Recipe, blocks: list[Data], renderer, folder: Path, data_di
 
 def _facts(path: Path) -> list:
     """Size and time of a data file, of its archive, of the files of a pattern, or of what a folder holds at its top."""
-    on_disk = Path(Place.of(path).path)
-    if on_disk.exists():
+    place = Place.of(path)
+    on_disk = Path(place.path)
+    if parallel.is_two_files(place):
+        files = [Path(each.path) for each in parallel.two_files(place)]
+    elif on_disk.exists():
         files = sorted(on_disk.iterdir()) if on_disk.is_dir() else [on_disk]
     else:
         files = [Path(name) for name in matching(path)]

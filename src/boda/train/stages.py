@@ -28,7 +28,8 @@ from boda.train.finished import write_model
 from boda.train.freeze import embedding_names, is_pair, language_of, part_of, set_modes, vision_of
 from boda.train.inspect import preview
 from boda.train.log import JsonLines, Logger, TensorBoard
-from boda.train.objectives import casting
+from boda.train.objectives import OBJECTIVES, Objective, casting
+from boda.train.preference import preference_objective
 from boda.train.preparation import prepare_stage, split, texts_of
 from boda.train.validate import PairValidator, Validator
 
@@ -155,6 +156,7 @@ def run_stage(recipe: Recipe, number: int, out: Path, device, data_dir, loggers:
             outputs.append(TensorBoard(out / "tensorboard"))
         job.log = partial(_log, outputs)
         job.rewind = partial(lines.rewind, stage.name)
+    job.objective = objective_of(recipe, job, data)
     if stage.validation is not None:
         job.validate = make_validator(recipe, stage, built, job, data_dir)
     loop.run(job)
@@ -177,10 +179,10 @@ def make_job(
             enable = getattr(tower, "activation_checkpointing_enable", None) or tower.gradient_checkpointing_enable
             enable({"use_reentrant": False})
     indices = split(data, stage.validation, recipe.seed)[0] if isinstance(stage.validation, float) else None
-    sources, groups, shards = (
-        np.asarray(values if indices is None else values[indices]) for values in (data.sources, data.groups, data.shards)
-    )
-    shares = stage.packing != "separate" and not is_pair(model)  # not on packing: the same steps with it and without
+    every = (values[:: data.width] for values in (data.sources, data.groups, data.shards))
+    sources, groups, shards = (np.asarray(values if indices is None else values[indices]) for values in every)
+    # Not on packing: the same steps with it and without. Pairs of one prompt are better spread over the steps than together.
+    shares = stage.packing != "separate" and not is_pair(model) and data.width == 1
     autocast = built.frozen_dtype if built.frozen_dtype != torch.float32 else None
     if is_pair(model):
         packs_texts(model)  # found out before modes are set, which trying it changes
@@ -191,7 +193,7 @@ def make_job(
                 why = f"samples in one row would see each other in a '{language.config.model_type}' model"
                 raise BodaError(f"stages.{stage.name}: {why}; say packing: false")
     embeddings = embedding_names(model)
-    return loop.Job(
+    job = loop.Job(
         stage=stage,
         seed=seed,
         model=model,
@@ -209,6 +211,17 @@ def make_job(
         train_indices=indices,
         set_modes=lambda: set_modes(model, trained),
     )
+    job.objective = OBJECTIVES.get(stage.objective, job.objective)
+    return job
+
+
+def objective_of(recipe: Recipe, job: loop.Job, data: PreparedData) -> Objective:
+    """What a stage minimises on `data`; what that needs of the model as it is now is computed and kept."""
+    if job.stage.objective != "preference":
+        return job.objective
+    before = recipe.stages[: [stage.name for stage in recipe.stages].index(job.stage.name)]
+    begun_from = [recipe.model.model_dump(), [stage.model_dump() for stage in before], recipe.seed, recipe.precision]
+    return preference_objective(job, data, begun_from)
 
 
 class BadImages:
@@ -240,10 +253,11 @@ def make_validator(recipe: Recipe, stage: Stage, built: Built, job: loop.Job, da
     else:
         folder = job.folder / "validation"
         data = prepare_stage(recipe, stage, built, folder, data_dir, BadRows(), True, stage.validation)
-        indices = np.arange(len(data))
+        indices = np.arange(len(data) // data.width)
     if is_pair(built.model):
         return PairValidator(job, data, indices)
-    return Validator(job, data, indices, built, recipe.generation.max_new_tokens)
+    objective = job.objective if data is job.data else objective_of(recipe, job, data)
+    return Validator(job, data, indices, built, recipe.generation.max_new_tokens, objective)
 
 
 def default_processes() -> int:

@@ -10,39 +10,43 @@ import torch
 from boda.data.pack import build_batch
 from boda.data.pairs import build_pairs
 from boda.data.prepared import PreparedData
+from boda.data.render import Rendered
 from boda.errors import BodaError
 from boda.models.generate import generate_ids
 from boda.train import distributed
 from boda.train.build import Built
 from boda.train.contrastive import measure
 from boda.train.loop import Job, pass_of
-from boda.train.objectives import OBJECTIVES, casting, to_device
+from boda.train.objectives import Objective, casting, sums_of, to_device
 
 MAX_SAMPLES = 512
 NUM_ANSWERS = 4
 
 
 class Validator:
-    """Called between steps; gives `validation_loss` and `answers` (prompt's end, answer, expected) of a few fixed samples."""
+    """Called between steps; gives `validation_loss`, means of what else the objective is watched by, and `answers` (prompt's end,
+    answer, expected) of a few fixed samples."""
 
-    def __init__(self, job: Job, data: PreparedData, indices, built: Built, max_new_tokens: int):
-        self.job, self.data, self.built = job, data, built
+    def __init__(self, job: Job, data: PreparedData, indices, built: Built, max_new_tokens: int, objective: Objective):
+        self.job, self.data, self.built, self.objective = job, data, built, objective
         self.indices = _some(indices, MAX_SAMPLES)
         self.max_new_tokens = min(64, max_new_tokens)
 
     @torch.no_grad()
     def __call__(self) -> dict:
-        job, loss_sum, count = self.job, 0.0, 0.0
+        job, sums = self.job, torch.zeros(2 + len(self.objective.others), dtype=torch.float64)
         job.model.eval()
-        for row in job.rows(self.data, self.indices):
+        for row in job.rows(self.data, self.data.places(self.indices)):
             batch = to_device(build_batch(self.data, row, job.load_pixels, (0, 0)), job.device)
             if batch["labels"].numel():
                 with casting(job.device, job.autocast):
-                    loss_sum += float(OBJECTIVES[job.stage.objective](job.model, batch))
-                count += batch["labels"].numel()
-        loss_sum, count = distributed.sum_gradients([], [loss_sum, count])
-        answers = self._answers() if distributed.is_main() else []
-        return {"validation_loss": loss_sum / max(1, count), "answers": answers}
+                    sums += sums_of(self.objective.measure(job.model, batch)).cpu()
+        loss_sum, count, *others = distributed.sum_gradients([], sums.tolist())
+        means = {
+            f"validation_{name}": value / max(1, count)
+            for name, value in zip(("loss", *self.objective.others), (loss_sum, *others))
+        }
+        return {**means, "answers": self._answers() if distributed.is_main() else []}
 
     def _answers(self) -> list[dict]:
         tokenizer = self.built.assembled.tokenizer
@@ -51,9 +55,11 @@ class Validator:
             return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
         found = []
-        for index in _some(self.indices, NUM_ANSWERS).tolist():
+        for index in (_some(self.indices, NUM_ANSWERS) * self.data.width).tolist():  # of a pair the chosen one
             rendered = self.data.row(index)
-            start, end = _last_answer(rendered.trained)
+            start, end = _last_answer(rendered)
+            if start == end:  # the question alone is longer than a sample may be
+                continue
             prompt, gold = rendered.input_ids[:start], rendered.input_ids[start:end]
             images = rendered.images[: int((prompt == self.data.image_id).sum())]
             try:
@@ -104,9 +110,8 @@ def _some(indices: np.ndarray, most: int) -> np.ndarray:
     return indices[:: max(1, len(indices) // most)][:most]
 
 
-def _last_answer(trained) -> tuple[int, int]:
-    """(start, end) of the last trained run, or of a document's second half."""
-    end = len(trained) - int(trained[::-1].argmax())
-    start = end - int(trained[:end][::-1].argmin())  # the first token never is
+def _last_answer(rendered: Rendered) -> tuple[int, int]:
+    """(start, end) of the last answer, or of a document's second half."""
+    end = len(rendered.input_ids)
     # A document answers nothing: its second half is what should follow the first.
-    return (start, end) if start > 1 else ((start + end) // 2, end)
+    return rendered.answer if rendered.answer[1] else ((1 + end) // 2, end)

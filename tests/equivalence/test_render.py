@@ -25,8 +25,15 @@ from boda.train.build import PixelLoader
 from tests import tiny
 from tests.support import Pixels, ask, picture, template_for, tiny_model
 
-SHIPPED = ("question-answer", "chatml", "small-korean-vlm")
-NEEDED = {"chatml": ["<|im_start|>", "<|im_end|>"], "small-korean-vlm": ["<|im_start|>", "<|im_end|>", "<|endofturn|>"]}
+SHIPPED = (
+    "question-answer", "chatml", "small-korean-vlm", "kullm", "koalpaca", "kullm-sft", "llama-3", "hyperclovax"
+)  # fmt: skip
+NEEDED = {
+    "chatml": ["<|im_start|>", "<|im_end|>"],
+    "small-korean-vlm": ["<|im_start|>", "<|im_end|>", "<|endofturn|>"],
+    "hyperclovax": ["<|im_start|>", "<|im_end|>", "<|endofturn|>"],
+    "llama-3": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+}
 OWN = "trained here"  # a tokenizer that Boda made, which composes Hangul
 
 
@@ -98,12 +105,14 @@ SPOKEN = (
 
 @st.composite
 def conversations(draw, answers=SPOKEN):
-    """One to three turns of Korean text with none to two pictures anywhere in the user's words."""
+    """One to three turns of Korean text, some an instruction and its input, with none to two pictures anywhere in them."""
     turns = draw(st.integers(1, 3))
     homes = [draw(st.integers(0, turns - 1)) for _ in range(draw(st.integers(0, 2)))]
     messages = []
     for turn in range(turns):
         content = [Part("text", draw(SPOKEN))]
+        if draw(st.booleans()):
+            content.append(Part("text", "\n\n" + draw(SPOKEN)))
         for _ in range(homes.count(turn)):
             content.insert(draw(st.integers(0, len(content))), Part("image"))
         messages += [Message("user", tuple(content)), Message("assistant", (Part("text", draw(answers)),))]

@@ -17,6 +17,7 @@ from jinja2.exceptions import TemplateError
 
 from boda.errors import WHY, BodaError, explaining
 from boda.models.vocabulary import IMAGE_TOKEN
+from boda.recipe import reads_input
 
 HALF_LETTER = "\ufffd"  # what bytes of a letter decode to that has not arrived whole
 SETTINGS = ("max_new_tokens", "temperature", "top_p", "repetition_penalty", "beams", "stop", "system", "seed")
@@ -74,7 +75,8 @@ def encode(model, processor, conversations: Sequence[Sequence[dict]]) -> dict[st
             "the model has no chat template, so how to ask it is not known; train it, or set its tokenizer's chat_template"
         )
     sees = is_vlm(processor)
-    plain = [_plain(messages, keep_images=sees) for messages in conversations]
+    apart = sees or reads_input(processor.chat_template)
+    plain = [_plain(messages, sees, apart) for messages in conversations]
     padding: dict[str, Any] = {"processor_kwargs": {"padding": True}} if sees else {"padding": True}
     with explaining(f"the model's chat template refuses the conversation: {WHY}", TemplateError):
         inputs = processor.apply_chat_template(
@@ -91,7 +93,8 @@ def _parts(message: dict) -> list[dict]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
-def _plain(messages: Sequence[dict], keep_images: bool) -> list[dict]:
+def _plain(messages: Sequence[dict], keep_images: bool, keep_parts: bool) -> list[dict]:
+    """The conversation as the chat template takes it: contents in parts, or as the string that parts make."""
     plain = []
     for message in messages:
         parts = _parts(message)
@@ -100,7 +103,7 @@ def _plain(messages: Sequence[dict], keep_images: bool) -> list[dict]:
         if keep_images and any(IMAGE_TOKEN in part.get("text", "") for part in parts):
             raise BodaError(f"a text contains {IMAGE_TOKEN}, which stands for a picture; remove it, and give pictures as parts")
         joined = "".join(part.get("text", "") for part in parts)
-        plain.append({"role": message["role"], "content": parts if keep_images else joined})
+        plain.append({"role": message["role"], "content": parts if keep_parts else joined})
     return plain
 
 

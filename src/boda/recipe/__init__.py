@@ -21,11 +21,12 @@ from boda.recipe.schema import (
     Recipe,
     Stage,
     TokenizerSpec,
+    reads_input,
     template_names,
     template_text,
 )
 
 __all__ = [
     "ALL_PARTS", "PARTS", "Data", "Generation", "Lora", "ModelSpec", "Recipe", "Stage", "TokenizerSpec", "knobs", "load_recipe",
-    "part_recipes", "recipe_difference", "recipe_names", "recipe_text", "template_names", "template_text",
+    "part_recipes", "reads_input", "recipe_difference", "recipe_names", "recipe_text", "template_names", "template_text",
 ]  # fmt: skip

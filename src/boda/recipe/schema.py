@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -282,6 +283,9 @@ class Stage(Knobs):
         adapted = [part.removesuffix(".lora") for part in self.train if part.endswith(".lora")]
         if both := [part for part in adapted if part in self.train]:
             raise At("train", f"{both[0]} trains all its weights, {both[0]}.lora an adapter instead of them; say one of them")
+        if "language.ends" in self.train and (whole := [part for part in ("language", "language.lora") if part in self.train]):
+            why = f"language.ends leaves the layers between the ends out of the stage, and {whole[0]} trains them"
+            raise At("train", f"{why}; say one of them")
         if untrained := [part for part in self.learning_rates if part not in self.train]:
             raise At("learning_rates", f"{untrained[0]} has a learning rate and is not in train: {', '.join(self.train)}")
         if self.lora is not None and not adapted:
@@ -385,6 +389,11 @@ class Recipe(Knobs):
                 f"{stage.learning_rate:g} {stage.schedule}, at most {stage.max_length} tokens a sample"
             )
         return "\n".join(lines)
+
+
+def reads_input(template: str | None) -> bool:
+    """Whether a chat template writes a message's input apart from its instruction: it reads `message.input`."""
+    return bool(template) and re.search(r"\bmessage(\.input\b|\[['\"]input['\"]\])", str(template)) is not None
 
 
 def template_names() -> list[str]:

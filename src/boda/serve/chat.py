@@ -14,7 +14,7 @@ import boda
 from boda.data.images import load_image
 from boda.errors import BodaError
 from boda.models.generate import SETTINGS, is_vlm, resolve_settings, stream
-from boda.recipe import Generation
+from boda.recipe import Generation, reads_input
 from boda.recipe.text import read_yaml
 from boda.recipe.words import nearest
 from boda.terminal import harmless
@@ -84,9 +84,13 @@ class Conversation:
         """The answer to one question, written to stdout as it comes. The turn is remembered unless an error or Ctrl-C breaks it off."""
         if not question.strip():
             raise BodaError("the question is empty")
-        text = f"{self.context}\n\n{question}" if self.context else question
-        content = [*({"type": "image", "image": picture} for picture in self.pictures), {"type": "text", "text": text}]
-        turn = {"role": "user", "content": content}
+        texts = [question]
+        if self.context and reads_input(self.processor.chat_template):
+            texts = [question, f"\n\n{self.context}"]  # its template has a place of its own for what a question is about
+        elif self.context:
+            texts = [f"{self.context}\n\n{question}"]
+        pictures = ({"type": "image", "image": picture} for picture in self.pictures)
+        turn = {"role": "user", "content": [*pictures, *({"type": "text", "text": text} for text in texts)]}
         answer = ""
         with contextlib.closing(stream(self.model, self.processor, [*self.messages, turn], **self.settings)) as pieces:
             for piece in pieces:

@@ -16,6 +16,7 @@ from boda.models.generate import generate_ids
 from boda.train import distributed
 from boda.train.build import Built
 from boda.train.contrastive import measure
+from boda.train.freeze import left_out
 from boda.train.loop import Job, pass_of
 from boda.train.objectives import Objective, casting, sums_of, to_device
 
@@ -31,6 +32,7 @@ class Validator:
         self.job, self.data, self.built, self.objective = job, data, built, objective
         self.indices = _some(indices, MAX_SAMPLES)
         self.max_new_tokens = min(64, max_new_tokens)
+        self.has_all_layers = not left_out(built.model)  # two layers of many say nothing worth reading
 
     @torch.no_grad()
     def __call__(self) -> dict:
@@ -46,7 +48,7 @@ class Validator:
             f"validation_{name}": value / max(1, count)
             for name, value in zip(("loss", *self.objective.others), (loss_sum, *others))
         }
-        return {**means, "answers": self._answers() if distributed.is_main() else []}
+        return {**means, "answers": self._answers() if distributed.is_main() and self.has_all_layers else []}
 
     def _answers(self) -> list[dict]:
         tokenizer = self.built.assembled.tokenizer

@@ -12,7 +12,7 @@ from typing import Any
 from boda.data.files import COMPRESSED_TARS, Place, matching
 from boda.data.rows import Rows
 from boda.data.sample import Sample
-from boda.data.sources import captions, conversations, parquet, text, webdataset
+from boda.data.sources import captions, conversations, parallel, parquet, text, webdataset
 from boda.data.sources.common import PICTURES, BadRows, Format, NoBadRows, Options, Row, file_rows, table_samples
 from boda.data.templates import Template, as_text
 from boda.errors import WHY, BadRow, BodaError, explaining
@@ -39,6 +39,16 @@ FORMATS: dict[str, Format] = {
         conversations.messages,
         ({"messages"},),
     ),
+    "kullm": Format(
+        '{"instruction": "옮겨 주세요.", "instances": [{"input": "사과", "output": "apple"}]}, or rows as of alpaca',
+        conversations.kullm,
+        ({"instruction"}, {"instances"}),
+    ),
+    "koalpaca": Format(
+        '{"instruction": "수도는?", "output": "서울입니다.", "url": "..."}, or {"text": "### 질문: ...\\n\\n### 답변: ..."}',
+        conversations.koalpaca,
+        ({"instruction"}, {"output"}, {"url"}),
+    ),
     "alpaca": Format(
         '{"instruction": "옮겨 주세요.", "input": "사과", "output": "apple"}, where "input" may be empty or absent',
         conversations.alpaca,
@@ -60,6 +70,17 @@ FORMATS: dict[str, Format] = {
         text.samples,
         ({"text"},),
         text.rows,
+    ),
+    "links": Format(
+        '{"ko": "세종대왕", "en": "King Sejong"}, names, with texts on them: "ko_text": "...", "en_text": "..."',
+        parallel.link_samples,
+        (set(parallel.SIDES["ko"]), set(parallel.SIDES["en"]), {"ko_text", "en_text"}),
+    ),
+    "parallel": Format(
+        '{"ko": "안녕하세요.", "en": "Hello."}, or two files with a line for a line: NAME.{ko,en}',
+        parallel.samples,
+        (set(parallel.SIDES["ko"]), set(parallel.SIDES["en"])),
+        parallel.rows,
     ),
     # These two are told by the file, not by its columns.
     "parquet": Format(
@@ -189,7 +210,7 @@ def _guarded(rows, options: Options) -> Rows:
 def _data_files(path: Path, format: str | None) -> list[Place]:
     """The files that a path stands for. Raises BodaError if that is not clear."""
     place = Place.of(path)
-    if place.is_file:
+    if place.is_file or (format in (None, "parallel") and parallel.is_two_files(place)):
         return [place]
     if not place.is_folder:
         if matches := [Place(name) for name in matching(path)]:
@@ -228,6 +249,8 @@ def tell_format(options: Options) -> str:
         return "webdataset" if shard.samples > len(shard.groups) / 2 else "captions"  # that is packed in any order
     if place.is_folder:
         return "captions"
+    if parallel.is_two_files(place):
+        return "parallel"
     if place.suffix == ".txt":
         return "text"
     row = dict.fromkeys(parquet.column_names(options)) if place.suffix == ".parquet" else _first_row(options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from boda.data.sample import ImageRef, Message, Part, Sample, split_marks
@@ -47,12 +49,41 @@ def tidied(turns: list[Message]) -> list[Message]:
 
 
 def alpaca(row: Row) -> Iterable[Sample]:
-    """One instruction and its answer, as KULLM and KoAlpaca have them."""
+    """One instruction and its answer."""
     images = row.pictures("image", "images")
     turns = _instruction(row, images)
     if row.options.trainable or row.get("output") is not None:
         turns.append(Message("assistant", split_marks(row.text(row.need("output"), "output"))))
     yield row.sample(turns, images)
+
+
+def kullm(row: Row) -> Iterable[Sample]:
+    """KULLM's rows: flat ones, as `alpaca`; with several `instances` of one instruction, each of them a sample; or GPT4All's of
+    `prompt` and `response`."""
+    if (instances := row.get("instances")) is None:
+        names = {"instruction": "prompt", "output": "response"}
+        named = {ours: row.cells[name] for ours, name in names.items() if ours not in row.cells and name in row.cells}
+        yield from alpaca(replace(row, cells=row.cells | named))
+        return
+    if not isinstance(instances, list):
+        raise row.bad("instances", f"a list of {{input, output}} is needed; this is {kind_of(instances)}")
+    for index, instance in enumerate(instances):
+        if not isinstance(instance, dict):
+            raise row.bad(f"instances[{index}]", f"an object of input and output is needed; this is {kind_of(instance)}")
+        yield from alpaca(replace(row, cells=row.cells | {"input": None, "output": None} | instance))
+
+
+_KOALPACA = re.compile(r"### 질문: ?(.*?)(?:\n\n### 맥락: ?(.*?))?\n\n### 답변: ?(.*?)(?:<\|endoftext\|>)?\s*", re.DOTALL)
+
+
+def koalpaca(row: Row) -> Iterable[Sample]:
+    """KoAlpaca's rows: as `alpaca`, a `url` beside them; or the whole as one `text`: "### 질문: ...\\n\\n### 답변: ..."."""
+    if row.get("instruction") is None and row.get("text") is not None:
+        found = _KOALPACA.fullmatch(row.text(row.need("text"), "text").lstrip())
+        if found is None:
+            raise row.bad("text", "'### 질문: ...', a blank line and '### 답변: ...' are needed")
+        row = replace(row, cells=row.cells | dict(zip(("instruction", "input", "output"), found.groups())))
+    yield from alpaca(row)
 
 
 def _instruction(row: Row, images: list[ImageRef]) -> list[Message]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,13 @@ from hypothesis import strategies as st
 
 import boda
 from boda.data.render import Renderer
-from boda.data.sample import Message, Part, Sample
+from boda.data.sample import Message, Part, Sample, Source
+from boda.data.sources import read
 from boda.errors import BadRow, BodaError
 from boda.models.assemble import assemble, load_tokenizer
 from boda.recipe import ModelSpec, template_text
 from boda.train import objectives
+from boda.train.preparation import split
 from tests import tiny
 from tests.support import (
     ask,
@@ -135,3 +139,19 @@ def test_two_processes_are_one_with_a_part_that_is_trained_first(tmp_path):
     boda.train(seeing, tmp_path / "two", quiet=True, processes=2)
     for part in (".", "parts/lm"):
         assert_same_run(tmp_path / "two" / part, tmp_path / "one" / part)
+
+
+def test_what_one_row_gives_stays_on_one_side_of_a_split(tmp_path):
+    """A translation that is trained on in one order must not be validated in the other, nor a document on its own next piece."""
+    lines = tiny.korean_lines()
+    pairs = [{"ko": line, "en": f"English {number}"} for number, line in enumerate(lines[:12])]
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps(pairs), encoding="utf-8")
+    folder = str(tiny.language_folder("llama"))
+    assembled = assemble(ModelSpec(kind="language", language=folder), load_tokenizer(folder))
+    samples = [*read(path), *(replace(sample, source=Source("texts", number)) for number, sample in enumerate(texts()))]
+    data = prepared(samples, renderer_for(assembled, max_length=MAX_LENGTH), tmp_path)
+    assert len(set(data.names)) < len(data) - 12
+    for seed in range(8):
+        kept, held = ({data.name(index) for index in side} for side in split(data, 0.3, seed))
+        assert kept and held and not kept & held

@@ -11,7 +11,7 @@ from torch import nn
 
 from boda.errors import BodaError
 from boda.recipe import Stage
-from boda.train.freeze import count_by_part, is_pair, language_of, picture_size, vision_of
+from boda.train.freeze import count_by_part, is_pair, language_of, left_out, picture_size, vision_of
 from boda.train.objectives import MAX_LOGITS
 
 UTILISATION = 0.4  # share of a device's matrix peak that training is taken to reach
@@ -120,8 +120,10 @@ def _kept(module: nn.Module, width: int, positions: dict[str, int] | None = None
     """
     from peft.tuners.lora import LoraLayer
 
-    total = 0.0
+    total, unused = 0.0, left_out(module)
     for name, part in module.named_modules():
+        if id(part) in unused:
+            continue
         here = 1 if positions is None else positions.get(name, 0)
         if isinstance(part, LoraLayer):
             drops = any(isinstance(dropout, nn.Dropout) and dropout.p for dropout in part.lora_dropout.values())
@@ -187,7 +189,7 @@ def _picture_operations(model, again: float) -> float:
 
 def _matrices(module: nn.Module, trained: bool = False) -> int:
     """Weights that are multiplied with every token: matrices, not tables or vectors."""
-    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)} | left_out(module)
     return sum(
         parameter.numel()
         for parameter in module.parameters()

@@ -43,12 +43,15 @@ def adaptable(model: nn.Module) -> dict[str, nn.Module]:
     return {"language.lora": language_of(model)}
 
 
-def part_of(name: str, embedding_names: set[str]) -> str:
-    """The part that a parameter belongs to: the name learning rates and the table of parameters use."""
+def part_of(name: str, embedding_names: set[str], ends: bool = False) -> str:
+    """The part that a parameter belongs to: the name learning rates and the table of parameters use. `ends`: it is of a stage that
+    trains `language.ends`, which all that is trained of the language model's layers then is."""
     part = next(part for part, prefixes in PARTS.items() if name.startswith(prefixes))
     if ".lora_" in name:
         return f"{part}.lora"
-    return "language.embeddings" if name in embedding_names else part
+    if name in embedding_names:
+        return "language.embeddings"
+    return "language.ends" if ends and part == "language" else part
 
 
 def embedding_names(model: nn.Module) -> set[str]:
@@ -57,6 +60,48 @@ def embedding_names(model: nn.Module) -> set[str]:
         return set()
     tables = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     return {name for name, parameter in model.named_parameters() if id(parameter) in tables}
+
+
+def decoder_layers(language: nn.Module) -> nn.ModuleList:
+    """The layers of a language model, in order. Raises BodaError where they are not found as its config counts them."""
+    count = getattr(language.config, "num_hidden_layers", 0)
+    for child in language.children():
+        if isinstance(child, nn.ModuleList) and len(child) == count:
+            return child
+    raise BodaError(f"train: language.ends: a '{language.config.model_type}' model shows no list of its {count} layers")
+
+
+def leave_out_middle(language: nn.Module) -> list[nn.Module]:
+    """Makes every layer between the first and the last hand on what it is given, and returns these two (ELO, arXiv 2601.03648).
+
+    The model then is, from embeddings to head, the one of just these two, under the names of the whole. Raises BodaError where there
+    is nothing between.
+    """
+    layers = decoder_layers(language)
+    if len(layers) < 3:
+        raise BodaError(
+            f"train: language.ends: the model has {len(layers)} layers, so none lies between its ends; train language"
+        )
+    width = 0  # of what a layer gives: hidden states alone, or first in a tuple
+
+    def see(layer, inputs, output) -> None:
+        nonlocal width
+        width = len(output) if isinstance(output, tuple) else 0
+
+    def hand_on(hidden_states, *args, **kwargs):  # what an older layer gives besides is caches and weights that nobody asks for
+        return (hidden_states, *[None] * (width - 1)) if width else hidden_states
+
+    layers[0].register_forward_hook(see)
+    for layer in list(layers)[1:-1]:
+        layer.forward = hand_on  # type: ignore[method-assign]
+        layer.is_left_out = True  # type: ignore[assignment]
+    return [layers[0], layers[-1]]
+
+
+def left_out(module: nn.Module) -> set[int]:
+    """Identities of the modules and parameters in layers that `leave_out_middle` took out of the forward pass."""
+    layers = [layer for layer in module.modules() if getattr(layer, "is_left_out", False)]
+    return {id(part) for layer in layers for part in (*layer.modules(), *layer.parameters())}
 
 
 def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str, nn.Parameter]:
@@ -77,11 +122,15 @@ def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str,
             "layer or group normalisation (convnext, vit, clip_vision_model, bit), or a trained one"
         )
     unused = _unused(model) if sees or is_pair(model) else set()
+    ends: set[int] = set()
+    if "language.ends" in train:
+        ends = {id(parameter) for layer in leave_out_middle(language_of(model)) for parameter in layer.parameters()}
     trained, missing = {}, set(train)
     for name, parameter in model.named_parameters():
         # A model's tables are part of `language`; `language.embeddings` opens them alone.
         part = part_of(name, embeddings)
         opened = {part, "language"} if part == "language.embeddings" else {part}
+        opened |= {"language.ends"} if id(parameter) in ends else set()
         if opened & set(train) and name not in unused and not _is_fixed(model, name):
             trained[name] = parameter.requires_grad_(True)
             missing -= opened

@@ -25,9 +25,11 @@ from boda.train.build import Built, renderer_for
 
 
 def split(data: PreparedData, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(training, validation) sample numbers; samples of one picture, pairs of one prompt, stay on one side."""
-    groups = data.groups[:: data.width]
-    keys = np.where(groups >= 0, groups, -1 - np.arange(len(groups)))
+    """(training, validation) sample numbers; samples of one picture, pairs of one prompt, and what one row gives (the pieces of a
+    document, a text and its translation in both orders) stay on one side."""
+    groups, first = data.groups[:: data.width], dict[str, int]()
+    rows = np.array([first.setdefault(name, number) for number, name in enumerate(data.names[:: data.width])])
+    keys = np.where(groups >= 0, groups, -1 - rows)
     unique, inverse = np.unique(keys, return_inverse=True)
     held = max(1, round(share * len(unique)))
     if held >= len(unique):

@@ -198,7 +198,7 @@ def make_job(
         seed=seed,
         model=model,
         trained=trained,
-        part_of=lambda name: part_of(name, embeddings),
+        part_of=lambda name: part_of(name, embeddings, "language.ends" in stage.train),
         data=data,
         plan=Plan(recipe.seed, stage.batch_size, sources, data.weights, groups if shares else None, shards),
         load_pixels=PixelLoader(image_spec(built, stage.image_fit)),

@@ -1,0 +1,372 @@
+"""A judge: any chat endpoint that speaks as OpenAI's does. It scores saved answers, so many at a time, and every reply is kept.
+
+Only the standard library is used. What comes and goes is told apart: replies without a verdict are asked for again, a busy or
+broken server is tried again later, and a wrong key, an unknown model or a server that is not there ends the run with one sentence.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import os
+import random
+import socket
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from queue import Empty, SimpleQueue
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from boda.errors import BodaError
+from boda.evaluate.answers import AnswersFile
+from boda.evaluate.task import Judging, Row, Task
+from boda.terminal import Progress
+
+KEYS = ("BODA_JUDGE_KEY", "OPENAI_API_KEY")
+NAMES = ("task", "row", "judgement")  # what tells one judgement from another
+MOST_WAIT, MOST_ASKED_WAIT = 60.0, 600.0  # seconds between two tries: our own, and what a server may ask for
+LAST_REPLIES = 15.0  # seconds for what is under way when the judge has to be given up
+Wanted = tuple[tuple[str, str, str], list[dict]]
+
+
+class JudgeGone(BodaError):
+    """No further judgement can be had: wrong key, no such model, nobody there."""
+
+
+class _NoJudgement(BodaError):
+    """This one judgement cannot be had, for all the `requests`."""
+
+    requests = 0
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The key goes to the address that was given and to no other."""
+
+    def redirect_request(self, *_args, **_more):
+        return None
+
+
+@dataclass(frozen=True)
+class Reply:
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    requests: int
+
+
+@dataclass
+class Judge:
+    """Where to ask: `url` as of an OpenAI-compatible server (https://host/v1) and the name of a model there.
+
+    The key is in BODA_JUDGE_KEY or OPENAI_API_KEY; it is sent and neither shown nor written. `timeout` is in seconds without a
+    byte; `retries` after 408, 409, 425, 429, 5xx, timeouts and broken connections, after `wait` seconds, twice that, ...
+    """
+
+    url: str
+    model: str
+    concurrency: int = 8
+    timeout: float = 120.0
+    retries: int = 6
+    wait: float = 1.0
+
+    def __post_init__(self):
+        parts = urlsplit(str(self.url))
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BodaError(f"'{self.url}' is no address of a judge; it looks like https://host/v1")
+        if parts.username or parts.password:
+            raise BodaError(f"the judge's address holds a password; put the key into {KEYS[0]} and leave it out of the address")
+        if not self.model:
+            raise BodaError("which model judges? name it with --judge-model, as the server calls it")
+        if self.concurrency < 1 or self.timeout <= 0 or self.retries < 0:
+            raise BodaError("the judge needs a concurrency of at least 1, a positive timeout and no negative retries")
+        self._key = next((key for name in KEYS if (key := os.environ.get(name, "").strip())), "")
+        if not self._key.isascii() or len(self._key.split()) > 1:
+            raise BodaError(f"the judge's key ({' or '.join(KEYS)}) holds letters or spaces that no key has")
+        self.place = parts.netloc + parts.path  # for messages: without what stands behind a question mark
+        handlers: list = [_NoRedirect()]
+        if parts.hostname in ("localhost", "127.0.0.1", "::1"):
+            handlers.append(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(*handlers)
+
+    @classmethod
+    def of(cls, given: Judge | dict | None) -> Judge | None:
+        """From `{"url": ..., "model": ..., "concurrency": 8, ...}`. Raises BodaError on a name that is none."""
+        if given is None or isinstance(given, Judge):
+            return given
+        names = list(cls.__dataclass_fields__)
+        if unknown := sorted(set(given) - set(names)):
+            raise BodaError(f"judge: no setting '{unknown[0]}'; there are {', '.join(names)}")
+        return cls(**{"url": "", "model": "", **given})
+
+    def probe(self) -> None:
+        """One look before anything is answered. Raises JudgeGone: nobody is there, or the key is not taken."""
+        try:
+            self._send("models", None, min(self.timeout, 10.0))
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code in (401, 403):
+                    raise JudgeGone(self._refusal(error.code, self._said(error))) from None
+        except urllib.error.URLError as error:
+            raise JudgeGone(self._gone(error) or f"no judge at {self.place} ({_reason(error)})") from None
+        except (OSError, http.client.HTTPException):
+            pass  # somebody is there
+
+    def ask(self, messages: list[dict], settings: dict, stop: threading.Event) -> Reply:
+        """One reply. Raises JudgeGone, or _NoJudgement where only this one cannot be had."""
+        body = {"model": self.model, "messages": messages, **settings}
+        why, attempt = "", 0
+        for attempt in range(self.retries + 1):
+            # Half of it by chance, so that many that were turned away together do not come back together.
+            pause = min(MOST_WAIT, self.wait * 2**attempt) * random.uniform(0.5, 1)
+            gone = ""
+            try:
+                found = json.loads(self._send("chat/completions", body, self.timeout))
+                text = found["choices"][0]["message"].get("content") or ""
+                usage = found.get("usage") or {}
+                asked, told = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
+                return Reply(self._clean(str(text)), asked, told, attempt + 1)
+            except urllib.error.HTTPError as error:
+                with error:
+                    code, said = error.code, self._said(error)
+                    if code in (401, 403, 404) or "insufficient_quota" in said:
+                        raise JudgeGone(self._refusal(code, said)) from None
+                    if code not in (408, 409, 425, 429) and code < 500:
+                        why = f"the judge refused the request ({code}: {said})"
+                        break
+                    why, pause = f"{code}: {said}", max(pause, _asked_wait(error.headers.get("Retry-After")))
+            except (OSError, http.client.HTTPException) as error:
+                gone, why = self._gone(error), str(_reason(error)) or type(_reason(error)).__name__
+                if isinstance(_reason(error), ssl.SSLCertVerificationError):
+                    raise JudgeGone(gone) from None
+            except (ValueError, LookupError, TypeError, AttributeError):
+                why = "a reply that is none of a chat endpoint's"
+            if attempt < self.retries and stop.wait(pause):
+                break
+        if gone:
+            raise JudgeGone(gone)
+        failure = _NoJudgement(
+            why if why.startswith("the judge") else f"the judge did not answer in {attempt + 1} tries ({why})"
+        )
+        failure.requests = attempt + 1
+        raise failure
+
+    def judgement(self, messages: list[dict], judging: Judging, stop: threading.Event) -> dict:
+        """Asks until a reply has a verdict, at most `judging.tries` times: what `judgements.jsonl` keeps of it, but for whose it is."""
+        replies: list[Reply] = []
+        in_vain = 0
+        began, verdict, error = time.monotonic(), None, f"no verdict in {judging.tries} replies"
+        while verdict is None and len(replies) < judging.tries:
+            try:
+                replies.append(self.ask(messages, judging.settings, stop))
+            except _NoJudgement as failure:
+                error, in_vain = str(failure), failure.requests
+                break
+            verdict = judging.read(replies[-1].text)
+        record: dict = {"judge": self.model, "prompt": messages, "replies": [reply.text for reply in replies]}
+        record |= {"score": None, **(verdict or {"error": error}), "failed": verdict is None, "tries": len(replies)}
+        for name in ("prompt_tokens", "completion_tokens", "requests"):
+            record[name] = sum(getattr(reply, name) for reply in replies)
+        return record | {
+            "requests": record["requests"] + in_vain,
+            "seconds": round(time.monotonic() - began, 2),
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+    def judgements(self, wanted: Sequence[Wanted], judging: Judging) -> Iterator[tuple[Wanted, dict]]:
+        """Judgements as they come, `concurrency` at a time. Raises JudgeGone after what could still be had."""
+        jobs: SimpleQueue = SimpleQueue()
+        done: SimpleQueue = SimpleQueue()
+        stop = threading.Event()
+        for each in wanted:
+            jobs.put(each)
+
+        def work() -> None:
+            while not stop.is_set():
+                try:
+                    each = jobs.get_nowait()
+                except Empty:
+                    return
+                try:
+                    done.put((each, self.judgement(each[1], judging, stop)))
+                except BaseException as error:  # told where it can be, in the main thread
+                    done.put((each, error))
+                    stop.set()
+
+        # Daemons: Ctrl-C does not wait for a server.
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self.concurrency, len(wanted)))]
+        for thread in threads:
+            thread.start()
+        failure: BaseException | None = None
+        try:
+            for _ in wanted:
+                each, found = done.get()
+                if isinstance(found, BaseException):
+                    failure = found
+                    break
+                yield each, found
+            if failure:
+                until = time.monotonic() + LAST_REPLIES
+                for thread in threads:
+                    thread.join(max(0.0, until - time.monotonic()))
+                while not done.empty():
+                    each, found = done.get()
+                    if isinstance(found, dict) and not found["failed"]:
+                        yield each, found
+                raise failure
+        finally:
+            stop.set()
+
+    def _send(self, what: str, body: dict | None, timeout: float) -> bytes:
+        parts = urlsplit(self.url)
+        path = parts.path.rstrip("/").removesuffix("/chat/completions")
+        headers = {"Content-Type": "application/json", "User-Agent": "boda"}
+        headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        url = urlunsplit((parts.scheme, parts.netloc, f"{path}/{what}", parts.query, ""))
+        data = None if body is None else json.dumps(body).encode()
+        with self._opener.open(urllib.request.Request(url, data, headers), timeout=timeout) as response:
+            return response.read()
+
+    def _clean(self, text: str) -> str:
+        """Words of the server as they may be written: without the key, and without half characters that no file takes."""
+        text = text.replace(self._key, "***") if self._key else text
+        return text.encode("utf-8", "replace").decode()
+
+    def _said(self, error: urllib.error.HTTPError) -> str:
+        try:
+            text = error.read(10_000).decode("utf-8", "replace")
+        except (OSError, http.client.HTTPException):
+            text = ""
+        try:
+            found = json.loads(text)
+            found = found.get("error", found)
+            code = found.get("code") or ""
+            text = f"{found.get('message') or text}{f' ({code})' if code else ''}"
+        except (ValueError, AttributeError):
+            pass
+        return " ".join(self._clean(text).split())[:300] or error.reason
+
+    def _refusal(self, code: int, said: str) -> str:
+        key = " or ".join(KEYS)
+        what = {
+            401: f"the judge at {self.place} does not take the key; put the right one into {key}",
+            403: f"the judge at {self.place} does not allow this key to use '{self.model}'; see {key} and --judge-model",
+            404: f"the judge at {self.place} has no model '{self.model}', or the address is not that of its API (often it ends in /v1)",
+        }.get(code, f"the judge at {self.place} takes no more requests from this account")
+        return f"{what} ({code}: {said})"
+
+    def _gone(self, error: Exception) -> str:
+        """What to say where nobody is at the address; empty where somebody is."""
+        reason = _reason(error)
+        nobody = isinstance(reason, OSError) and reason.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
+        unheard = isinstance(error, urllib.error.URLError) and isinstance(reason, TimeoutError)  # no connection was made
+        if nobody or unheard or isinstance(reason, (socket.gaierror, ssl.SSLCertVerificationError)):
+            why = getattr(reason, "strerror", None) or str(reason)
+            return f"no judge at {self.place} ({why}); start it, or give another --judge"
+        return ""
+
+
+def _reason(error: Exception) -> Any:
+    return getattr(error, "reason", None) or error
+
+
+def _asked_wait(header: str | None) -> float:
+    """Seconds that a `Retry-After` asks for: a number or a date; at most ten minutes, 0 where it says nothing."""
+    try:
+        seconds = float(header or 0)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(str(header)) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return 0.0
+    return min(max(seconds, 0.0), MOST_ASKED_WAIT)
+
+
+def wanted(task: Task, rows: Sequence[Row], answers: dict, saved: AnswersFile) -> list[Wanted]:
+    """What is to be judged: no judgement is there, or a failed one, or one of another answer. Failed answers are not judged."""
+    judging = task.judging
+    found: list[Wanted] = []
+    for row in rows if judging else ():
+        record = answers.get((task.name, row.id))
+        if judging and record and not record["failed"]:
+            for name, messages in judging.requests(row, record).items():
+                there = saved.records.get((task.name, row.id, name))
+                if there is None or there["failed"] or there["prompt"] != messages:
+                    found.append(((task.name, row.id, name), messages))
+    return found
+
+
+def judge_answers(
+    judge: Judge, task: Task, rows: Sequence[Row], answers: dict, saved: AnswersFile, quiet: bool = False
+) -> None:
+    """Has the judge score what is not scored yet; each judgement is on disk before the next is looked at.
+
+    Raises BodaError: another model judged before, or the judge is gone; what is there by then is kept.
+    """
+    assert task.judging
+    others = {there["judge"] for key, there in saved.records.items() if key[0] == task.name} - {judge.model}
+    if others:
+        raise BodaError(
+            f"{saved.path} holds judgements of {task.name} by '{others.pop()}', and two judges make no score; "
+            f"name that one with --judge-model, choose another --out, or delete the file to have all judged by '{judge.model}'"
+        )
+    left = wanted(task, rows, answers, saved)
+    said = f"{task.name} judged"
+    progress = Progress(lambda seen: f"{said} {seen.done}/{seen.total}  {seen.rate:.1f}/s  {seen.left}", len(left), 0, quiet)
+    done = 0
+    try:
+        for done, ((key, _), record) in enumerate(judge.judgements(left, task.judging), 1):
+            before = saved.records.get(key, {})
+            for name in ("prompt_tokens", "completion_tokens", "requests"):  # what a failed one has cost is not forgotten
+                record[name] += before.get(name, 0)
+            saved.add([{**dict(zip(NAMES, key)), **record}])
+            progress.update(done)
+    except JudgeGone as error:
+        raise JudgeGone(f"{error}. {done} of {len(left)} judgements were saved; the same command goes on from there") from None
+
+
+def with_judgements(task: Task, rows: Sequence[Row], answers: dict, saved: AnswersFile) -> list[dict]:
+    """The records of the rows with what is there of their judgements, and `judged`, how many of each there should be."""
+    assert task.judging
+    left = {key for key, _ in wanted(task, rows, answers, saved)}
+    records = []
+    for row in rows:
+        there = {name: saved.records.get((task.name, row.id, name)) for name in task.judging.names}
+        # A failed one is wanted again and still counts as failed; one of another answer does not count.
+        kept = {
+            name: found for name, found in there.items() if found and (found["failed"] or (task.name, row.id, name) not in left)
+        }
+        records.append({**answers[task.name, row.id], "judgements": kept})
+    return records
+
+
+def usage(task: Task, records: Sequence[dict], result: dict) -> dict:
+    """`judge`: who judged and what it has cost, and `remarks`, the same in words with what the published rule makes of it."""
+    assert task.judging
+    found = [judgement for record in records for judgement in record["judgements"].values()]
+    names = ("requests", "prompt_tokens", "completion_tokens")
+    counts = {name: sum(judgement[name] for judgement in found) for name in names}
+    failures = [judgement["error"] for judgement in found if judgement["failed"]]
+    counts |= {"replies_without_verdict": sum(each["tries"] - (not each["failed"]) for each in found), "failed": len(failures)}
+    missing = len(task.judging.names) * sum(not record["failed"] for record in records) - len(found)
+    remarks = []
+    if missing:
+        remarks.append(
+            f"{missing} judgements are not made yet; the same command with --judge URL --judge-model NAME makes them"
+        )
+    if found:
+        tokens = f"{counts['prompt_tokens']:,} + {counts['completion_tokens']:,} tokens"
+        remarks.append(f"judged by {found[0]['judge']}: {len(found)} judgements, {counts['requests']} requests, {tokens}")
+    if failures:
+        remarks.append(f"{len(failures)} judgements failed, the first: {failures[0]}; the same command asks again")
+    upstream = result.get("upstream") or {}
+    if upstream.get("score") not in (None, result["score"]):
+        remarks.append(f"by the published rule {upstream['score']:.2f} over {upstream['n']}")
+    return {"judge": {"model": found[0]["judge"] if found else None, "judgements": len(found), **counts}, "remarks": remarks}

@@ -1,0 +1,155 @@
+"""What judged benchmarks share: their published prompts, means by category and turn, and reports on files they wrote themselves."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from boda.data.sources import resolve_data
+from boda.errors import WHY, BodaError, explaining
+from boda.evaluate.answers import ADVICE
+from boda.evaluate.task import summary
+from boda.files import read_json
+
+# task: its file in tasks/, which has `published(file) -> [line]`, `results(lines, rule)` and `tables(result)`
+JUDGED = {"logickor": "logickor", "kullm-geval": "kullm_geval", "kullm-geval-v2": "kullm_geval", "komt": "komt"}
+RULES = ("boda", "upstream")  # judgements that failed left out, and the published rule to the letter
+
+
+@cache
+def prompts(name: str) -> dict:
+    """The published prompts of a benchmark, letter by letter, and their `origin`."""
+    return json.loads((files("boda.evaluate") / "prompts" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def rows_of(option: str, folder: str, file: str, data_dir: str | Path | None) -> tuple[Path, list[dict]]:
+    """The file of a benchmark's questions, in the user's own copy of it, and its rows. Raises BodaError: not there, not JSON."""
+    place = Path(resolve_data(option or folder, data_dir))
+    place = place / file if place.is_dir() else place
+    if not place.is_file():
+        raise BodaError(f"no {Path(file).name} at {place}: {folder} needs the benchmark's own folder, or that file")
+    return place, json_lines(place)
+
+
+def json_lines(path: Path) -> list[dict]:
+    """Rows of a JSON Lines file, with or without a mark of its byte order. Raises BodaError with the line at fault."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"), 1):
+        if line.strip("\ufeff \r\t"):
+            with explaining(f"{path}, line {number} is no JSON object ({WHY})", ValueError):
+                rows.append(json.loads(line.strip("\ufeff \r\t")))
+                if not isinstance(rows[-1], dict):
+                    raise ValueError("another kind of value")
+    return rows
+
+
+def lines_of(records: Iterable[dict], names: Sequence[str], published: Callable[[dict], float | None], **more) -> list[dict]:
+    """A line a judgement, of those that are there: `row name failed boda upstream`; scores None where they do not count.
+
+    An answer that could not be had fails all its judgements. `more`: what else of a record its lines have, by name.
+    """
+    lines = []
+    for record in records:
+        for name in names:
+            found = record["judgements"].get(name)
+            if not found and not record["failed"]:
+                continue
+            failed = record["failed"] or found["failed"]
+            line = {"row": record["row"], "name": name, "failed": failed, "verdict": found, "images": record.get("images")}
+            line |= {"boda": None if failed else found["score"], "upstream": None if record["failed"] else published(found)}
+            lines.append(line | {key: value(record, name) for key, value in more.items()})
+    return lines
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that there are; None if there is none."""
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
+
+
+def by_turn(lines: Sequence[dict], rule: str, names: Sequence[str]) -> dict:
+    """`turns {name: mean}`, `categories {category: {name: mean}}`, `n` and `failed` of lines, by one of the rules."""
+
+    def turns(some: Sequence[dict]) -> dict[str, float | None]:
+        return {name: mean(line[rule] for line in some if line["name"] == name) for name in names}
+
+    categories = dict.fromkeys(line["category"] for line in lines)
+    by_category = {category: turns([line for line in lines if line["category"] == category]) for category in categories}
+    counts = {"n": sum(line[rule] is not None for line in lines), "failed": sum(line["failed"] for line in lines)}
+    return {"turns": turns(lines), "categories": by_category, **counts}
+
+
+def scored(lines: Sequence[dict], rule: str, scale: float) -> dict:
+    """`score n failed low high scale` of lines by a rule; questions are drawn for the interval."""
+    flat = [{**line, "row": line["row"], "failed": line[rule] is None, "score": line[rule]} for line in lines]
+    return {**summary(flat), "failed": sum(line["failed"] for line in lines), "scale": scale}
+
+
+def grouped(lines: Sequence[dict], key: str, rule: str, scale: float) -> dict[str, dict]:
+    """`scored` of each value of a key, in order."""
+    values = dict.fromkeys(line[key] for line in lines)
+    return {value: scored([line for line in lines if line[key] == value], rule, scale) for value in values}
+
+
+def shown(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table as the benchmarks print theirs."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def judged_report(task: str, paths: Sequence[str | Path]) -> tuple[dict[str, dict], str]:
+    """Results and tables of a judged benchmark, from folders of `boda eval` or from judged files of the benchmark itself.
+
+    Results by `task`, or by `task:NAME` where there are several. Raises BodaError: no such task, no such files.
+    """
+    if task not in JUDGED:
+        raise BodaError(f"no judged task '{task}'; there are {', '.join(JUDGED)}")
+    module = importlib.import_module(f"boda.evaluate.tasks.{JUDGED[task]}")
+    found: dict[str, dict] = {}
+    for path in map(Path, paths):
+        if (path / "results.json").is_file():
+            there = read_json(path / "results.json", ADVICE)["tasks"]
+            if task not in there:
+                raise BodaError(f"{path} has no results of {task}; it has {', '.join(there) or 'none'}")
+            found[str(path)] = there[task]
+            continue
+        lines: dict[str, list[dict]] = {}
+        for file in _files(path):
+            for model, line in module.published(file, task):
+                lines.setdefault(model, []).append(line)
+        for model, some in lines.items():
+            found[model] = {**module.results(some, "upstream"), "remarks": []}
+    told = [f"## {name}\n\n{module.tables(result)}" for name, result in found.items()]
+    named = (
+        {f"{task}:{name}": result for name, result in found.items()} if len(found) > 1 else {task: next(iter(found.values()))}
+    )
+    return named, "\n\n".join(told)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    place = path / "evaluated" if (path / "evaluated").is_dir() else path
+    found = [
+        file
+        for file in sorted(place.rglob("*.jsonl"))
+        if not any(part.startswith(".") for part in file.relative_to(place).parts)
+    ]
+    if not found:
+        raise BodaError(
+            f"no judged answers at {path}: give a .jsonl file that the benchmark wrote, a folder of them, or a run's --out"
+        )
+    return found
+
+
+def foreign(file: Path, task: str, row: int, needed: str) -> BodaError:
+    """What to say of a file that is not the benchmark's."""
+    return BodaError(f"{file}, row {row} is no judged answer of {task}: it needs {needed}")

@@ -172,12 +172,14 @@ def _prepare(recipe: Recipe, stage: Stage, renderer, folder: Path, data_dir) -> 
             raise
         first = "".join(f"\n  {row}" for row in rows[:3])
         raise BodaError(f"stage '{stage.name}': none of its rows can be used; the first:{first}") from None
-    return data, [
+    found = [
         {"path": block.path, "format": block.source, "weight": block.weight, "truncated": cut[number], "bad_rows": len(rows)}
         | {"bad": _kinds(rows)[:5]}
         | _source_values(data, number)
         for number, (block, rows) in enumerate(zip(stage.data, bad))
     ]
+    tokens = [source["samples_an_epoch"] * source["mean_tokens"] for source in found]
+    return data, [source | {"share": each / sum(tokens)} for source, each in zip(found, tokens)]
 
 
 def _kinds(rows: BadRows) -> list[dict]:

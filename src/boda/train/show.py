@@ -188,8 +188,8 @@ def print_parts(console, values: dict) -> None:
 
 
 # The columns of the table of sources, and which of their values each shows.
-TITLES = ("rows", "weight", "an epoch", "tokens", "longest", "trained", "pictures", "cut", "bad")
-SHOWN = "rows weight samples_an_epoch mean_tokens max_tokens trained_tokens pictures truncated bad_rows".split()
+TITLES = ("rows", "weight", "an epoch", "share", "tokens", "longest", "trained", "pictures", "cut", "bad")
+SHOWN = "rows weight samples_an_epoch share mean_tokens max_tokens trained_tokens pictures truncated bad_rows".split()
 
 
 def print_data(console, values: dict) -> None:
@@ -197,6 +197,7 @@ def print_data(console, values: dict) -> None:
     for source in values["data"]:
         styles = {key: style for key, style in (("truncated", "yellow"), ("bad_rows", "red")) if source[key]}
         shown = {key: f"{source[key]:,.5g}" if isinstance(source[key], float) else f"{source[key]:,}" for key in SHOWN}
+        shown["share"] = f"{source['share']:.1%}"  # of an epoch's tokens
         cells = [Text(words, styles.get(key, "")) for key, words in shown.items()]
         table.add_row(_short(source["path"], 40), *cells)
         for row in source["bad"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from boda.recipe import load_recipe
+from boda.recipe import TokenizerSpec, load_recipe
 from tests import tiny
 from tests.pair_recipes import caption_file
 
@@ -20,6 +20,7 @@ BACKBONES = {
     "google/siglip2-so400m-patch14-384": lambda: tiny.vision_folder("siglip"),
     "naver-hyperclovax/HyperCLOVAX-SEED-Text-Instruct-0.5B": lambda: tiny.language_folder("llama"),
     "naver-hyperclovax/HyperCLOVAX-SEED-Text-Instruct-1.5B": lambda: tiny.language_folder("llama"),
+    "meta-llama/Meta-Llama-3-8B": lambda: tiny.language_folder("llama3_deep"),
     "maywell/Synatra-7B-v0.3-dpo": lambda: tiny.language_folder("synatra"),
 }
 # What a config in a recipe says of its size.
@@ -33,6 +34,17 @@ NARROW = {
     "head_dim": 16,
 }
 PICTURES, TEXTS = 4, 40  # texts: enough for a tokenizer that knows the words
+VOCABULARY = 560  # of a tokenizer that is given more pieces; the tiny ones have 520 or fewer
+ASKED = [{"role": "user", "content": "하나에 하나를 더하면?"}, {"role": "assistant", "content": "둘입니다."}]
+ROWS = {  # of sources that need no more than a file of rows
+    "alpaca": {"instruction": "하나에 {n}을 더하면?", "input": "", "output": "{n}보다 하나 큰 수입니다."},
+    "parallel": {"ko": "이것은 {n}번 문장입니다.", "en": "This is sentence {n}."},
+    "links": {"ko": "한강 {n}", "en": "Han River {n}", "ko_text": "한강 {n}은 강입니다.", "en_text": ""},
+    "sharegpt": {
+        "conversations": [{"from": "human", "value": "{n} 다음은?"}, {"from": "gpt", "value": "{n}보다 하나 큰 수입니다."}]
+    },
+    "messages": {"messages": ASKED, "id": "{n}"},
+}
 
 
 def small_data(source: str | None, folder: Path, pairs: bool) -> list[dict]:
@@ -44,10 +56,13 @@ def small_data(source: str | None, folder: Path, pairs: bool) -> list[dict]:
         path = caption_file(folder / "captions", 6, image="file_path", captions="caption_ko")
         columns = {"image": "file_path", "caption": "caption_ko"}
         return [{"source": "captions", "path": str(path), "images": str(path.parent), "columns": columns}]
-    assert source == "alpaca", f"no small data for source {source}"
-    rows = [{"instruction": f"{number}에 하나를 더하면?", "input": "", "output": f"{number + 1}입니다."} for number in range(8)]
-    (folder / "alpaca.json").write_text(json.dumps(rows), encoding="utf-8")
-    return [{"source": "alpaca", "path": str(folder / "alpaca.json")}]
+    if source == "text":
+        rows = [{"text": line} for line in tiny.korean_lines()[:TEXTS]]
+    else:
+        rows = [json.loads(json.dumps(ROWS[source]).replace("{n}", str(number))) for number in range(8)]
+    path = folder / f"{source}.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return [{"source": source, "path": str(path)}]
 
 
 def shrunk(name: str, folder: Path, steps: int = 2) -> dict:
@@ -66,6 +81,13 @@ def shrunk(name: str, folder: Path, steps: int = 2) -> dict:
     for part, maker in recipe.model.recipes.items():
         (folder / maker).mkdir()
         changes[f"model.{part}"] = {"recipe": str(small_recipe(maker, folder / maker, steps))}
+    spec = recipe.model.tokenizer
+    if isinstance(spec, TokenizerSpec) and spec.base is not None:
+        if spec.vocab_size is not None:
+            changes["model.tokenizer.vocab_size"] = VOCABULARY
+        if spec.data is not None:
+            (folder / "pieces").mkdir()
+            changes["model.tokenizer.data"] = small_data("text", folder / "pieces", pairs=False)
     for stage in recipe.stages:
         place = f"stages.{stage.name}"
         (folder / stage.name).mkdir()

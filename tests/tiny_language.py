@@ -133,13 +133,13 @@ def _llama(folder: Path) -> None:
     _write_language(LlamaForCausalLM(config), tokenizer, folder)
 
 
-def _llama3(folder: Path) -> None:
+def _llama3(folder: Path, layers: int = 2) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = _llama3_tokenizer()
     end_of_text, eot = _ids(tokenizer, "<|end_of_text|>", "<|eot_id|>")
     config = LlamaConfig(
-        **{**_GROUPED, "head_dim": 12},
+        **{**_GROUPED, "head_dim": 12, "num_hidden_layers": layers},
         vocab_size=len(tokenizer),
         tie_word_embeddings=False,
         rope_parameters=_rope(5e5),
@@ -148,6 +148,11 @@ def _llama3(folder: Path) -> None:
         eos_token_id=end_of_text,
     )
     _write_language(LlamaForCausalLM(config), tokenizer, folder, stop=[end_of_text, eot])
+
+
+def _llama3_deep(folder: Path) -> None:
+    """With layers between the first and the last."""
+    _llama3(folder, layers=4)
 
 
 def _llama2(folder: Path) -> None:
@@ -318,14 +323,14 @@ _LANGUAGES: dict[str, Callable[[Path], None]] = {
 }
 LANGUAGE_FAMILIES = tuple(_LANGUAGES)
 # For single tests; not among the families that every test goes through.
-_MORE_LANGUAGES = {"llama2": _llama2, "synatra": _synatra}
+_MORE_LANGUAGES = {"llama2": _llama2, "llama3_deep": _llama3_deep, "synatra": _synatra}
 TIED_FAMILIES = ("llama", "gpt_neox_tied", "exaone4", "qwen3", "gemma2", "granite")
 SCALED_HEAD_FAMILIES = ("hyperclovax", "gemma2", "granite")  # the head does more than a matrix product
 CHAT_FAMILIES = tuple(family for family in LANGUAGE_FAMILIES if not family.startswith("gpt_neox"))
 
 
 def language_folder(family: str) -> Path:
-    """A causal language model with its tokenizer; `family` is one of LANGUAGE_FAMILIES, llama2 or synatra."""
+    """A causal language model with its tokenizer; `family` is one of LANGUAGE_FAMILIES, llama2, llama3_deep or synatra."""
     return built(family, {**_LANGUAGES, **_MORE_LANGUAGES}[family])
 
 

@@ -22,6 +22,10 @@ BACKBONES = {
     "naver-hyperclovax/HyperCLOVAX-SEED-Text-Instruct-1.5B": lambda: tiny.language_folder("llama"),
     "meta-llama/Meta-Llama-3-8B": lambda: tiny.language_folder("llama3_deep"),
     "maywell/Synatra-7B-v0.3-dpo": lambda: tiny.language_folder("synatra"),
+    "EleutherAI/polyglot-ko-12.8b": lambda: tiny.language_folder("gpt_neox"),
+    "EleutherAI/polyglot-ko-5.8b": lambda: tiny.language_folder("gpt_neox"),
+    "upstage/SOLAR-10.7B-Instruct-v1.0": lambda: tiny.language_folder("llama2"),
+    "MLP-KTLim/llama-3-Korean-Bllossom-8B": lambda: tiny.language_folder("llama3"),
 }
 # What a config in a recipe says of its size.
 NARROW = {
@@ -38,6 +42,8 @@ VOCABULARY = 560  # of a tokenizer that is given more pieces; the tiny ones have
 ASKED = [{"role": "user", "content": "하나에 하나를 더하면?"}, {"role": "assistant", "content": "둘입니다."}]
 ROWS = {  # of sources that need no more than a file of rows
     "alpaca": {"instruction": "하나에 {n}을 더하면?", "input": "", "output": "{n}보다 하나 큰 수입니다."},
+    "kullm": {"instruction": "하나에 더하면?", "instances": [{"input": "{n}", "output": "{n}보다 하나 큰 수입니다."}]},
+    "koalpaca": {"instruction": "하나에 {n}을 더하면?", "output": "{n}보다 하나 큰 수입니다.", "url": "https://kin"},
     "parallel": {"ko": "이것은 {n}번 문장입니다.", "en": "This is sentence {n}."},
     "links": {"ko": "한강 {n}", "en": "Han River {n}", "ko_text": "한강 {n}은 강입니다.", "en_text": ""},
     "sharegpt": {

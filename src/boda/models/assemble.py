@@ -25,6 +25,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from boda.errors import BodaError
 from boda.models.connectors import CONNECTORS
 from boda.models.loading import config_from, load_model, open_part, seeded
+from boda.models.quantised import dequantised, ready_for_training
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration, feature_size, head_change
 from boda.models.vocabulary import IMAGE_TOKEN, PAD_TOKEN, add_token, give_pad_token, resize_embeddings
 
@@ -144,13 +145,24 @@ def _grid(module, config, size: int, layer: int) -> tuple[tuple[int, int], int]:
     return (side, side), shape[1] - side * side
 
 
-def load_language(language: str | dict, seed: int = 0, vocab_size: int | None = None, revision: str | None = None):
-    """A causal language model from the hub, a folder, or a config: (model, revision)."""
+def load_language(
+    language: str | dict,
+    seed: int = 0,
+    vocab_size: int | None = None,
+    revision: str | None = None,
+    quantised: dict | None = None,
+    whole: bool = False,
+):
+    """A causal language model from the hub, a folder, or a config: (model, revision).
+
+    `quantised`: as `loading_options` gives it; `whole`: with ordinary matrices, should they have been quantised.
+    """
     config = None
     if isinstance(language, dict):
         config = config_from(language | ({"vocab_size": vocab_size} if vocab_size else {}), "language")
     with seeded(seed + 1):
-        model = load_model(language, "language", AutoModelForCausalLM, config, revision=revision)
+        model = load_model(language, "language", AutoModelForCausalLM, config, revision=revision, **(quantised or {}))
+    model = dequantised(model) if whole else ready_for_training(model)
     return model, getattr(model.config, "_commit_hash", None)
 
 
@@ -196,16 +208,26 @@ def head_of(language_model) -> tuple[float, float | None]:
     raise BodaError(f"the head of '{config.model_type}' changes its logits in a way Boda does not know")
 
 
-def assemble(spec, tokenizer, seed: int = 0, revisions: dict[str, str | None] | None = None) -> Assembled:
+def assemble(
+    spec,
+    tokenizer,
+    seed: int = 0,
+    revisions: dict[str, str | None] | None = None,
+    quantised: dict | None = None,
+    whole: bool = False,
+) -> Assembled:
     """Parts named by a recipe's `model` block -> one model. Raises BodaError: one is missing, or two do not go together.
 
     The tokenizer gets an image token, and a pad token where it has none. What is new in the model comes from `seed`.
-    `revisions`: exact hub revisions to take, as a run recorded them.
+    `revisions`: exact hub revisions to take, as a run recorded them; `quantised`, `whole`: how the language model's matrices are
+    read.
     """
     revisions, tower = revisions or {}, None
+    if quantised and isinstance(spec.language, dict):
+        raise BodaError("model.language is made from nothing, so there is nothing to keep in 8 or 4 bits; say precision: auto")
     if spec.kind != "language":
         tower = load_tower(spec.vision, spec.vision_layer, spec.image_size, seed, revisions.get("vision"))
-    language, _ = load_language(spec.language, seed, len(tokenizer), revisions.get("language"))
+    language, _ = load_language(spec.language, seed, len(tokenizer), revisions.get("language"), quantised, whole)
     return put_together(tower, language, tokenizer, spec.connector, seed)
 
 

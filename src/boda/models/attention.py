@@ -256,9 +256,12 @@ def keeps_segments_apart(language_model) -> bool:
         before = states(words)
     except TypeError:  # a forward pass that knows no segments
         return False
-    # Experts take the tokens of all segments together, so in half precision words elsewhere may round a result anew.
+    # Experts take the tokens of all segments together, so in half precision words elsewhere may round a result anew; so may large
+    # features elsewhere where matrices are kept in 8 bits (bitsandbytes computes such columns in 16).
     has_experts = any(name.endswith("experts") for name, _ in language_model.named_modules())
-    rounding = 2e-2 if has_experts and before.dtype != torch.float32 else 1e-5
+    is_rounded = has_experts and before.dtype != torch.float32
+    is_rounded |= any(type(module).__name__ == "Linear8bitLt" for module in language_model.modules())
+    rounding = 2e-2 if is_rounded else 1e-5
     start, first, second, apart = change_by(0)
     seen = min(start, first, second) > 0 and apart <= rounding
     start, first, second, apart = change_by(1)

@@ -24,7 +24,7 @@ from transformers.utils import is_torchvision_available
 from boda.errors import BodaError
 from boda.files import read_json, whole_folder, write_json
 from boda.models.dual_encoder import BodaDualEncoderConfig, BodaDualEncoderModel
-from boda.models.loading import load_whole, loading, quiet_loading
+from boda.models.loading import load_whole, loading, place_of, quiet_loading
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration
 
 # Class -> the file of its code, which transformers' class loads it, and the files that travel with a folder.
@@ -47,7 +47,8 @@ def locate(name: str | Path) -> str:
 
 
 def best_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
-    """The type for weights that are not trained: bf16 where the hardware has it, else fp16 on GPUs and fp32 on CPUs.
+    """The type for weights that are not trained: bf16 where the hardware has it, else fp16 on GPUs and fp32 on CPUs; so too beside
+    matrices of 8 or 4 bits.
 
     fp16 on a CPU is slower than fp32 by an order of magnitude or more, so it is refused there.
     """
@@ -114,14 +115,15 @@ def save_folder(model, processor, folder: Path, info: dict) -> Path:
 
 def load_config(name: str, trust_remote_code: bool = False):
     """The config of a model folder or hub id. Raises BodaError saying what is missing."""
-    if Path(name).is_file():
-        raise BodaError(f"{name} is a file; a model is a folder or a hub id")
+    place, file = place_of(name)
+    if Path(place).is_file():
+        raise BodaError(f"{name} is a file; a model is a folder, a hub id or a .gguf file")
     with loading(name, f"no model at '{name}'"):
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(place, trust_remote_code=trust_remote_code, **file)
 
 
 def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = False):
-    """A model and its processor, from a folder, a hub id or a name that Boda ships (`mini`), by what its config says.
+    """A model and its processor, from a folder, a hub id, a .gguf file or a name that Boda ships (`mini`), by what its config says.
 
     A VLM or a pair model (KoCLIP, CLIP, SigLIP, ...) comes with its transformers processor, a language model with its tokenizer.
     `device`: None: the best there is. `dtype`: None: bf16 where the hardware has it. `trust_remote_code`: run Python code that
@@ -139,8 +141,10 @@ def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = Fa
             if is_torchvision_available():  # it scales pictures slightly differently from what the model was trained on
                 processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil")
         elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or trust_remote_code:
-            model = load_whole(name, AutoModelForCausalLM, dtype=dtype, trust_remote_code=trust_remote_code)
-            processor = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+            place, options = place_of(name)
+            options |= {"trust_remote_code": trust_remote_code}
+            model = load_whole(place, AutoModelForCausalLM, dtype=dtype, **options)
+            processor = AutoTokenizer.from_pretrained(place, **options)
         else:
             raise BodaError(
                 f"'{name}' is a {config.model_type} model; Boda answers with vision-language models "

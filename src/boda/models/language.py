@@ -20,7 +20,11 @@ ADAPTER = "default"
 
 def lora_targets(language_model: nn.Module, wanted: list[str] | None) -> list[str]:
     """Names of the layers to adapt: every linear layer of the language model (its head is not part of it), or those asked for."""
-    linear = [name for name, module in language_model.named_modules() if isinstance(module, nn.Linear)]
+    from peft.tuners.lora import LoraLayer
+
+    adapted = [f"{name}." for name, module in language_model.named_modules() if isinstance(module, LoraLayer)]  # by earlier stages
+    every = [name for name, module in language_model.named_modules() if isinstance(module, (nn.Linear, LoraLayer))]
+    linear = [name for name in every if not name.startswith(tuple(adapted))]
     if not linear:
         kind = language_model.config.model_type
         raise BodaError(f"language.lora: a '{kind}' model has no linear layer for an adapter to sit on; train language instead")
@@ -42,13 +46,23 @@ def add_lora(language_model: nn.Module, rank: int, alpha: float, dropout: float,
     )
     with seeded(seed), explaining(f"lora.targets: {WHY}", ValueError):  # PEFT knows layers that an adapter must not sit on
         inject_adapter_in_model(config, language_model, adapter_name=ADAPTER)
+    _switch_on(language_model)
+
+
+def _switch_on(language_model: nn.Module) -> None:
+    """All adapters of a layer: those of earlier stages, where they could not be merged, and the one that is trained."""
+    from peft.tuners.lora import LoraLayer
+
+    for layer in language_model.modules():
+        if isinstance(layer, LoraLayer):
+            layer._active_adapter = list(layer.lora_A)  # PEFT leaves only the last one on
 
 
 def lora_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Adapted layers by name."""
+    """Layers with an adapter that is being trained, by name."""
     from peft.tuners.lora import LoraLayer
 
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer) and ADAPTER in module.lora_A}
 
 
 @torch.no_grad()
@@ -91,14 +105,50 @@ def save_adapter(model: nn.Module, folder: Path, base: str) -> None:
 @torch.no_grad()
 def apply_adapter(model: nn.Module, folder: Path) -> None:
     """Merges a saved adapter into a model without one: fp32 sum, then the matrix's type. Raises BodaError on a misfit."""
+    config, layers = _read_adapter(model, folder)
+    scale = config["lora_alpha"] / config["r"]
+    for layer, down, up in layers.values():
+        weight = layer.weight
+        weight.data = (weight.float() + up.to(weight.device) @ down.to(weight.device) * scale).to(weight.dtype)
+
+
+@torch.no_grad()
+def stack_adapter(model: nn.Module, language_model: nn.Module, folder: Path, stage: str) -> None:
+    """Puts a saved adapter beside matrices that nothing can be merged into (8 or 4 bits), closed, under a stage's name.
+
+    `language_model`: the part of the model that adapters sit on. Raises BodaError on a misfit.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config, layers = _read_adapter(model, folder)
+    names = {id(module): name for name, module in language_model.named_modules()}
+    targets = [names[id(layer)] for layer, _, _ in layers.values()]
+    kind = LoraConfig(r=config["r"], lora_alpha=config["lora_alpha"], target_modules=targets, bias="none")
+    adapter = f"stage-{stage}"
+    inject_adapter_in_model(kind, language_model, adapter_name=adapter)
+    for target, (_, down, up) in zip(targets, layers.values()):
+        layer = language_model.get_submodule(target)
+        layer.lora_A[adapter].weight.copy_(down)
+        layer.lora_B[adapter].weight.copy_(up)
+        layer.cast_input_dtype_enabled = False
+    _switch_on(language_model)
+    language_model.requires_grad_(False)
+
+
+def _read_adapter(model: nn.Module, folder: Path) -> tuple[dict, dict[str, tuple[nn.Module, torch.Tensor, torch.Tensor]]]:
+    """(config, name -> layer, A (r, inputs), B (outputs, r)) of a saved adapter. Raises BodaError where a layer does not fit."""
     config = read_json(folder / "adapter_config.json")
     tensors = load_file(folder / "adapter_model.safetensors")
-    scale = config["lora_alpha"] / config["r"]
-    parameters = dict(model.named_parameters())
+    modules, found = dict(model.named_modules()), {}
     for name in config["target_modules"]:
-        weight = parameters.get(f"{name}.weight")
-        down = tensors[f"base_model.model.{name}.lora_A.weight"].to(weight.device if weight is not None else "cpu")
-        up = tensors[f"base_model.model.{name}.lora_B.weight"].to(down.device)
-        if weight is None or weight.shape != (up.shape[0], down.shape[1]):
-            raise BodaError(f"the adapter in {folder} does not fit the model at '{name}'; was it made for another one?")
-        weight.data = (weight.float() + up @ down * scale).to(weight.dtype)
+        down, up = (tensors[f"base_model.model.{name}.{side}.weight"] for side in ("lora_A", "lora_B"))
+        layer = modules.get(name)
+        shape = (getattr(layer, "out_features", 0), getattr(layer, "in_features", 0))
+        if shape != (up.shape[0], down.shape[1]):
+            has = f"that layer is {shape[0]} x {shape[1]}" if layer is not None else "there is no such layer"
+            raise BodaError(
+                f"the adapter in {folder} does not fit the model at '{name}': it was made for {up.shape[0]} x {down.shape[1]}, and "
+                f"{has}; take the base it was trained on ({config.get('base_model_name_or_path')})"
+            )
+        found[name] = (layer, down, up)
+    return config, found

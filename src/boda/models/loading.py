@@ -12,7 +12,7 @@ from transformers.utils import logging as hf_logging
 
 from boda.errors import WHY, BodaError, explaining
 
-LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
 @contextmanager
@@ -52,7 +52,14 @@ def loading(name: str, what: str):
 def open_part(part: str, load, name: str, **options):
     """`load(name)` for a part of a recipe's model. Raises BodaError where it is not there or not whole."""
     with loading(name, f"model.{part}: '{name}' cannot be loaded"):
-        return load(name, **options)
+        place, file = place_of(name)
+        return load(place, **file, **options)
+
+
+def place_of(name: str) -> tuple[str, dict]:
+    """A model's name as `from_pretrained` takes it: what a .gguf file holds is read from its folder by the file's name."""
+    path = Path(name)
+    return (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" and path.is_file() else (name, {})
 
 
 def is_path(name: str) -> bool:
@@ -108,5 +115,5 @@ def load_model(
     """A part with its weights in the type they have, or a new one of the config. Raises BodaError where weights are missing."""
     if isinstance(source, dict):
         return auto_class.from_config(config)
-    options |= {"config": config, "dtype": "auto", "revision": revision}
+    options = {"dtype": "auto"} | options | {"config": config, "revision": revision}
     return open_part(part, load_whole, source, auto_class=auto_class, unneeded=unneeded, **options)

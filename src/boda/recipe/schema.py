@@ -356,6 +356,9 @@ class Recipe(Knobs):
                 raise At("stages", f"two stages are called '{stage.name}'; names must differ")
             if foreign := [part for part in stage.train if part not in PARTS[kind]]:
                 raise At((*here, "train"), f"kind: {kind} has no part '{foreign[0]}'; its parts are {', '.join(PARTS[kind])}")
+            if self.precision in ("int8", "nf4") and (whole := {"language", "language.ends"} & set(stage.train)):
+                why = f"precision: {self.precision} keeps the language model's matrices in few bits, which cannot be trained"
+                raise At((*here, "train"), f"{min(whole)}: {why}; train language.lora, or say precision: auto")
             if (kind == "clip") != (stage.objective == "contrastive"):
                 need = "contrastive" if kind == "clip" else "language or preference"
                 raise At((*here, "objective"), f"kind: {kind} is trained with objective: {need}, not {stage.objective}")

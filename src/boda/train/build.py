@@ -18,11 +18,13 @@ from boda.errors import BodaError
 from boda.files import read_json, whole_folder, write_json
 from boda.models.assemble import Assembled, assemble, build_processor, load_tokenizer
 from boda.models.checkpoints import best_dtype, generation_config, save_folder
-from boda.models.language import ADAPTER, apply_adapter, lora_layers, merge_lora, save_adapter
+from boda.models.language import ADAPTER, apply_adapter, lora_layers, merge_lora, save_adapter, stack_adapter
 from boda.models.pairing import assemble_pair, image_vectors, text_positions, text_vectors, write_pair
-from boda.models.vocabulary import IMAGE_TOKEN, add_token, train_tokenizer
-from boda.recipe import Recipe, Stage, template_text
-from boda.train.freeze import adaptable, cast, is_pair, open_parts, picture_size
+from boda.models.quantised import is_quantised, loading_options
+from boda.models.vocabulary import IMAGE_TOKEN, add_token, give_rows, train_tokenizer
+from boda.recipe import Recipe, Stage, TokenizerSpec, template_text
+from boda.train.expansion import grow
+from boda.train.freeze import adaptable, cast, is_pair, language_of, open_parts, picture_size
 
 FALLBACK_TEMPLATE = "question-answer"
 TRAINED = ("vlm", "language", "clip")
@@ -84,27 +86,55 @@ def get_tokenizer(recipe: Recipe, out: Path | None, texts: Iterator[str]):
         raise BodaError("model.tokenizer: a language model built from a config needs one, e.g. {vocab_size: 4000}")
     if isinstance(spec, str):
         return load_tokenizer(spec)
-    folder = out / "tokenizer" if out else None
+    folder, done = out / "tokenizer" if out else None, None
     if folder is None or not (folder / "tokenizer.json").is_file():
-        tokenizer = train_tokenizer(texts, spec.vocab_size)
-        tokenizer.chat_template = template_text("chatml") if recipe.model.kind != "clip" else None
+        if spec.base is not None:
+            tokenizer, done = grow(base_tokenizer(recipe, out), texts, spec.vocab_size, spec.tokenizer, "model.tokenizer.vocab_size")
+        else:
+            assert spec.vocab_size is not None
+            tokenizer = train_tokenizer(texts, spec.vocab_size)
+            tokenizer.chat_template = template_text("chatml") if recipe.model.kind != "clip" else None
         if folder is None:
             return tokenizer
         with whole_folder(folder) as partial:
             tokenizer.save_pretrained(partial)
+            if done:
+                write_json(partial / "expansion.json", done)
     return load_tokenizer(str(folder))
 
 
-def build(recipe: Recipe, tokenizer, out: Path | None, before: list[Stage], device: torch.device) -> Built:
-    """The model as the stages in `before` left it, everything frozen."""
+def base_tokenizer(recipe: Recipe, out: Path | None):
+    """The tokenizer that a recipe gives more pieces to; None where it gives none. Raises BodaError where there is none to give to."""
+    spec = recipe.model.tokenizer
+    if not isinstance(spec, TokenizerSpec) or spec.base is None:
+        return None
+    if recipe.model.kind == "clip":
+        raise BodaError("model.tokenizer.base: more pieces are for models that write, and a clip does not")
+    name = part_source(recipe, "language", out) if spec.base == "language" else spec.base
+    if not isinstance(name, str):
+        raise BodaError("model.tokenizer.base: a language model built from a config has no tokenizer; name one")
+    return load_tokenizer(name, what="tokenizer.base")
+
+
+def build(
+    recipe: Recipe, tokenizer, out: Path | None, before: list[Stage], device: torch.device, merging: bool = False
+) -> Built:
+    """The model as the stages in `before` left it, everything frozen. `merging`: with a language model's ordinary matrices, which
+    adapters can be added to, where training keeps them in 8 or 4 bits."""
     revisions = _recorded_revisions(out)
     spec = recipe.model.model_copy(update={part: part_source(recipe, part, out) for part in ("vision", "language")})
-    assembled = (assemble_pair if spec.kind == "clip" else assemble)(spec, tokenizer, recipe.seed, revisions)
     frozen = best_dtype(device, recipe.precision)
+    if spec.kind == "clip":
+        assembled = assemble_pair(spec, tokenizer, recipe.seed, revisions)
+    else:
+        bits = {} if merging else loading_options(recipe.precision, device, frozen)
+        assembled = assemble(spec, tokenizer, recipe.seed, revisions, bits, whole=merging)
+    if (base := base_tokenizer(recipe, out)) is not None:
+        give_rows(assembled.model, base, tokenizer, recipe.model.tokenizer.initialise or "mean", recipe.seed)  # type: ignore[union-attr]
     assembled.model.requires_grad_(False)
     for stage in before:
         assert out is not None
-        apply_stage(assembled.model, out / "stages" / stage.name / "model", frozen)
+        apply_stage(assembled.model, out / "stages" / stage.name / "model", frozen, stage.name)
     return Built(assembled, frozen)
 
 
@@ -115,12 +145,17 @@ def _recorded_revisions(out: Path | None) -> dict[str, str | None]:
 
 
 @torch.no_grad()
-def apply_stage(model, folder: Path, frozen: torch.dtype) -> None:
-    """Puts what a stage trained into a model: an adapter merged in fp32 and cast, parts as they are."""
+def apply_stage(model, folder: Path, frozen: torch.dtype, name: str) -> None:
+    """Puts what a stage trained into a model: an adapter merged in fp32 and cast, parts as they are. An adapter on matrices of 8 or
+    4 bits stays beside them, under the stage's name."""
     if (folder / "adapter").is_dir():
         for parameter in (parameter for module in adaptable(model).values() for parameter in module.parameters()):
-            parameter.data = parameter.data.to(frozen)
-        apply_adapter(model, folder / "adapter")
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(frozen)
+        if is_quantised(language_of(model)):
+            stack_adapter(model, language_of(model), folder / "adapter", name)
+        else:
+            apply_adapter(model, folder / "adapter")
     apply_trained(model, folder / "trained.safetensors")
 
 

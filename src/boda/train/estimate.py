@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from boda.errors import BodaError
+from boda.models.quantised import BYTES, weights_in
 from boda.recipe import Stage
 from boda.train.freeze import count_by_part, is_pair, language_of, left_out, picture_size, vision_of
 from boda.train.objectives import MAX_LOGITS
@@ -87,7 +88,9 @@ def tower_of(model) -> tuple[dict[str, int], int]:
     return positions, layer.shape[2] * layer.shape[3] if layer.ndim == 4 else layer.shape[1]
 
 
-def memory(model, stage: Stage, load: Load, frozen: torch.dtype, devices: int = 1) -> dict[str, float]:
+def memory(
+    model, stage: Stage, load: Load, frozen: torch.dtype, devices: int = 1, precision: str = "auto"
+) -> dict[str, float]:
     """GiB on each device by what takes it; an estimate, good to a third."""
     every, trained = (sum(counts[key] for counts in count_by_part(model).values()) for key in ("parameters", "trained"))
     width = frozen.itemsize
@@ -101,7 +104,7 @@ def memory(model, stage: Stage, load: Load, frozen: torch.dtype, devices: int = 
     else:
         logits = min(load.row_labels * model.get_output_embeddings().weight.shape[0], MAX_LOGITS)
     parts = {
-        "frozen weights": (every - trained) * width,
+        "frozen weights": (every - trained) * width - _saved_by_bits(model, width, precision),
         "trained weights": trained * 4,
         "gradients": trained * 4 * (2 if devices > 1 else 1),  # summed over devices in one flat copy
         "optimizer": trained * 8,
@@ -110,6 +113,14 @@ def memory(model, stage: Stage, load: Load, frozen: torch.dtype, devices: int = 
     }
     found = {name: number / GIB for name, number in parts.items()}
     return {**found, "total": sum(found.values())}
+
+
+def _saved_by_bits(model, width: int, precision: str) -> float:
+    """Bytes that the language model's matrices need less in 8 or 4 bits."""
+    if precision not in BYTES:
+        return 0.0
+    language = language_of(model)
+    return (_matrices(language) - _matrices(language, trained=True)) * (width - BYTES[precision])
 
 
 def _kept(module: nn.Module, width: int, positions: dict[str, int] | None = None) -> float:
@@ -129,7 +140,8 @@ def _kept(module: nn.Module, width: int, positions: dict[str, int] | None = None
             drops = any(isinstance(dropout, nn.Dropout) and dropout.p for dropout in part.lora_dropout.values())
             total += part.in_features * width * ((2.1 if width == 2 else 2) if drops else 1)
         elif isinstance(part, (nn.Linear, nn.Conv2d)) and ".lora_" not in name:
-            outputs, inputs = part.weight.shape[0], part.weight.shape[1]
+            shape = (part.out_features, part.in_features) if isinstance(part, nn.Linear) else part.weight.shape
+            outputs, inputs = shape[0], shape[1]
             total += here * outputs * width
             if part.weight.requires_grad:
                 total += here * inputs * (5.7 if width == 2 else 4)
@@ -191,7 +203,7 @@ def _matrices(module: nn.Module, trained: bool = False) -> int:
     """Weights that are multiplied with every token: matrices, not tables or vectors."""
     tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)} | left_out(module)
     return sum(
-        parameter.numel()
+        weights_in(parameter)
         for parameter in module.parameters()
         if parameter.ndim >= 2 and id(parameter) not in tables and (parameter.requires_grad or not trained)
     )

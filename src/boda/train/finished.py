@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from transformers import AutoModelForCausalLM
 
 import boda
 from boda.data.drawn.samples import LICENCE as DRAWN_LICENCE
@@ -17,15 +20,37 @@ from boda.data.prepared import PreparedData
 from boda.errors import BodaError
 from boda.files import read_lines
 from boda.models.checkpoints import read_info
+from boda.models.loading import config_from
+from boda.models.quantised import BYTES
 from boda.recipe import Recipe, Stage, load_recipe
 from boda.train.build import attach_stage, build, finish, get_tokenizer, part_source
 
 
 def write_model(recipe: Recipe, stages: list[Stage], run: Path, folder: Path, device) -> Path:
     """Writes the model of a run's stages, the last one's adapter put on unmerged, so that merging is seen to change nothing."""
-    built = build(recipe, get_tokenizer(recipe, run, iter(())), run, stages[:-1], device)
+    if recipe.precision in BYTES:
+        check_room_for_merging(recipe, run, stages[-1])
+    built = build(recipe, get_tokenizer(recipe, run, iter(())), run, stages[:-1], device, merging=True)
     attach_stage(built, stages[-1], run / "stages" / stages[-1].name / "model")
     return finish(built, recipe, folder, run_info(recipe, run))
+
+
+def check_room_for_merging(recipe: Recipe, run: Path, last: Stage) -> None:
+    """Raises BodaError where a language model trained beside matrices of few bits has no room here with all of them.
+
+    Merging on a device that is too small would end in the operating system's killing the process.
+    """
+    config = config_from(part_source(recipe, "language", run), "language")
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
+    needed = 2.2 * size  # bf16, and a layer's sums in fp32
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
+    if needed > free:
+        adapter, out = run / "stages" / last.name / "model", run / "model"
+        raise BodaError(
+            f"training is done, its adapter is in {adapter}; writing the merged model takes {needed / 2**30:.0f} GiB of memory and "
+            f"{free / 2**30:.0f} are free. Copy {run} to a larger machine and run: boda merge {run} --out {out}"
+        )
 
 
 def last_records(run: Path) -> dict[str, dict]:

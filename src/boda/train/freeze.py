@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from boda.errors import BodaError
-from boda.models.language import add_lora, lora_layers
+from boda.models.language import ADAPTER, add_lora, lora_layers
 from boda.models.pairing import image_vectors, text_vectors
+from boda.models.quantised import weights_in
 
 # Where each part's parameters live in the model, by name; the language model has all others.
 PARTS = {
@@ -132,6 +133,11 @@ def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str,
         opened = {part, "language"} if part == "language.embeddings" else {part}
         opened |= {"language.ends"} if id(parameter) in ends else set()
         if opened & set(train) and name not in unused and not _is_fixed(model, name):
+            if not parameter.is_floating_point():
+                raise BodaError(
+                    f"train: '{name}' is kept in 8 or 4 bits and cannot be trained; train language.lora, or take the language model "
+                    "unquantised (precision: auto)"
+                )
             trained[name] = parameter.requires_grad_(True)
             missing -= opened
     if missing:
@@ -141,7 +147,10 @@ def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str,
 
 
 def _is_fixed(model: nn.Module, name: str) -> bool:
-    """Whether a parameter only fills a place in the stock class: the identity behind a `linear` connector."""
+    """Whether a parameter only fills a place in the stock class (the identity behind a `linear` connector), or is of an adapter that
+    an earlier stage trained."""
+    if ".lora_" in name:
+        return f".{ADAPTER}." not in name
     if not name.startswith("model.multi_modal_projector.linear_2."):
         return False
     return model.config.projector_hidden_act == "linear" and hasattr(model.model.multi_modal_projector, "act")
@@ -222,6 +231,6 @@ def count_by_part(model: nn.Module) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for name, parameter in model.named_parameters():
         count = counts.setdefault(part_of(name, embeddings), {"parameters": 0, "trained": 0})
-        count["parameters"] += parameter.numel()
+        count["parameters"] += weights_in(parameter)
         count["trained"] += parameter.numel() * parameter.requires_grad
     return dict(sorted(counts.items()))

@@ -55,7 +55,9 @@ def inspect(
     chosen = recipe.stage(stage) if stage else recipe.stages[0]
     with tempfile.TemporaryDirectory(prefix="boda-inspect-") as temporary:
         folder = Path(temporary)
+        given = recipe
         recipe, spoken, note = _with_parts(recipe)
+        recipe = _with_base(recipe, given, folder / "base", data_dir)
         tokenizer = get_tokenizer(recipe, folder, texts_of(spoken, data_dir))
         frozen = _frozen_dtype(recipe, device)
         plain = recipe.model_copy(update={"precision": "fp32"})  # the wanted type may be one that this machine does not have
@@ -106,7 +108,7 @@ def _values(recipe: Recipe, stage: Stage, built, data: PreparedData, load, froze
     """What both forms show."""
     return {
         "parts": count_by_part(built.model),
-        "memory": {"devices": count, "gpu": gpu, **estimate.memory(built.model, stage, load, frozen, count)},
+        "memory": {"devices": count, "gpu": gpu, **estimate.memory(built.model, stage, load, frozen, count, recipe.precision)},
         "template": _template(recipe, stage, built),
         "stop_tokens": [] if is_pair(built.model) else stop_tokens(data, built.assembled.tokenizer),
     }
@@ -135,12 +137,23 @@ def _with_parts(recipe: Recipe) -> tuple[Recipe, Recipe, str | None]:
     return recipe.model_copy(update={"model": model.model_copy(update=changed)}), spoken, said
 
 
+def _with_base(recipe: Recipe, given: Recipe, folder: Path, data_dir) -> Recipe:
+    """The recipe with the tokenizer that more pieces are given to, where the recipe of the language model would make it first."""
+    spec = given.model.tokenizer
+    if "language" not in given.model.recipes or not isinstance(spec, TokenizerSpec) or spec.base != "language":
+        return recipe
+    maker, heard, _ = _with_parts(part_recipes(given)["language"][1])
+    get_tokenizer(maker, folder, texts_of(heard, data_dir)).save_pretrained(folder / "tokenizer")
+    spec = spec.model_copy(update={"base": str(folder / "tokenizer")})
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"tokenizer": spec})})
+
+
 def _frozen_dtype(recipe: Recipe, gpu: estimate.Gpu | None) -> torch.dtype:
     if gpu is None:
         return best_dtype(best_device(), recipe.precision)
     if recipe.precision == "bf16" and gpu.dtype != torch.bfloat16:
         raise BodaError("precision: bf16 and this GPU has none; use fp16 or auto")
-    return gpu.dtype if recipe.precision == "auto" else best_dtype(torch.device("cuda"), recipe.precision)
+    return best_dtype(torch.device("cuda"), recipe.precision) if recipe.precision in ("fp32", "bf16", "fp16") else gpu.dtype
 
 
 def _prepare(recipe: Recipe, stage: Stage, renderer, folder: Path, data_dir) -> tuple[PreparedData, list[dict]]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 import boda
-from boda.data.render import Renderer, tokenizer_template, with_beginning
+from boda.data.render import Renderer, expand_images, tokenizer_template, with_beginning
 from boda.data.sample import Message, Part, Sample
 from boda.models.assemble import assemble, load_tokenizer
 from boda.models.generate import encode
@@ -26,6 +26,7 @@ from boda.train.inspect import inspect
 from tests import tiny
 from tests.equivalence.test_render import NEEDED, SHIPPED, SPOKEN
 from tests.support import (
+    Pixels,
     ask,
     assert_same_step,
     batches_of,
@@ -103,7 +104,7 @@ def written_out(assembled, data, pixels, trained) -> dict[str, torch.Tensor]:
     losses, total = torch.zeros(()), 0
     for index in range(len(data)):
         row = data.row(index)
-        ids = torch.from_numpy(np.repeat(row.input_ids, np.where(row.input_ids == data.image_id, data.num_image_tokens, 1))).long()
+        ids = torch.from_numpy(expand_images(row.input_ids, data.image_id, data.num_image_tokens)).long()
         labels = torch.where(ids == data.image_id, -100, ids)
         more = {"pixel_values": torch.from_numpy(np.stack([pixels(image) for image in row.images]))} if row.images else {}
         logits = assembled.model(input_ids=ids[None], **more, use_cache=False).logits[0]
@@ -116,12 +117,12 @@ def written_out(assembled, data, pixels, trained) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("sees", [False, True], ids=["text", "pictures"])
 def test_all_tokens_is_labels_equal_to_input_ids(sees, tmp_path):
-    from tests.support import Pixels
-
     folder = str(tiny.language_folder("gpt_neox"))
-    assembled = tiny_model("gpt_neox") if sees else assemble(ModelSpec(kind="language", language=folder), load_tokenizer(folder))
+    alone = ModelSpec(kind="language", language=folder)
+    assembled = tiny_model("gpt_neox") if sees else assemble(alone, load_tokenizer(folder))
     renderer = Renderer(assembled.tokenizer, template_text("kullm"), assembled.num_image_tokens, 512, train_inputs=True)
-    samples = mixed_samples() if sees else [ask("수도는?", "서울."), ask("색은?", "빨강", "왜?", "사과라서요."), ask("가" * 30, "나")]
+    words = [ask("수도는?", "서울."), ask("색은?", "빨강", "왜?", "사과라서요."), ask("가" * 30, "나")]
+    samples = mixed_samples() if sees else words
     data = prepared(samples, renderer, tmp_path)
     pixels = Pixels(assembled) if sees else None
     assert not data.prefix[:].any()  # every text is trained, so none is shared
@@ -182,12 +183,10 @@ def test_an_instruction_and_its_input_all_the_way(family, tmp_path, monkeypatch)
     monkeypatch.setattr(chat.contextlib, "closing", chat.contextlib.nullcontext)
     chat.Conversation(str(model), [], context="사과 3").ask("옮겨 주세요.", echo=False)
     assert encode(_Nowhere(), tokenizer, seen)["input_ids"].tolist() == [wanted]
-    text = chat.Conversation(str(model), [])
-    text.ask("수도는?", echo=False)
-    plain = tokenizer.apply_chat_template([{"role": "user", "content": "수도는?"}], add_generation_prompt=True, return_dict=True)
-    assert encode(_Nowhere(), tokenizer, seen[-1:])["input_ids"].tolist() == [plain["input_ids"]] and "입력" not in tokenizer.decode(
-        plain["input_ids"]
-    )
+    chat.Conversation(str(model), []).ask("수도는?", echo=False)
+    asked = [{"role": "user", "content": "수도는?"}]
+    plain = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert encode(_Nowhere(), tokenizer, seen[-1:])["input_ids"].tolist() == [plain] and "입력" not in tokenizer.decode(plain)
 
 
 def test_a_run_on_all_tokens(tmp_path):

@@ -105,8 +105,8 @@ def test_only_two_texts_side_by_side_are_an_instruction_and_its_input():
 def test_kullms_templates_are_its_file():
     """templates/kullm.json of the branch kullm_v2, byte for byte."""
     published = json.loads(shared_data("kullm_v2/templates/kullm.json").read_text(encoding="utf-8"))
-    assert WITH_INPUT == published["prompt_input"].format(instruction="옮겨 주세요.", input="사과")
-    assert WITHOUT_INPUT == published["prompt_no_input"].format(instruction="수도는?")
+    assert published["prompt_input"].format(instruction="옮겨 주세요.", input="사과") == WITH_INPUT
+    assert published["prompt_no_input"].format(instruction="수도는?") == WITHOUT_INPUT
     assert EXPECTED["kullm"][0].split(published["response_split"])[1] == "\n"
 
 

@@ -142,7 +142,10 @@ class Renderer:
     def _jinja(self, messages: list[dict], add_generation_prompt: bool, marks: bool) -> tuple[str, list[tuple[int, int]]]:
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        with explaining(f"the chat template refuses the conversation: {WHY}", Exception):  # it may raise anything of its own
+        why = f"the chat template refuses the conversation: {WHY}"
+        if self.tokenizer.eos_token is None and "eos_token" in self.template:
+            why += "; the tokenizer has no eos_token: take another tokenizer or chat_template"
+        with explaining(why, Exception):  # it may raise anything of its own
             texts, spans = render_jinja_template(
                 conversations=[messages],
                 chat_template=self.template,

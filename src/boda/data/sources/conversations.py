@@ -60,7 +60,8 @@ def alpaca(row: Row) -> Iterable[Sample]:
 def kullm(row: Row) -> Iterable[Sample]:
     """KULLM's rows: flat ones, as `alpaca`; with several `instances` of one instruction, each of them a sample; or GPT4All's of
     `prompt` and `response`."""
-    if (instances := row.get("instances")) is None:
+    instances = row.get("instances") if "output" in row.cells or "instances" not in row.cells else row.need("instances")
+    if instances is None:
         names = {"instruction": "prompt", "output": "response"}
         named = {ours: row.cells[name] for ours, name in names.items() if ours not in row.cells and name in row.cells}
         yield from alpaca(replace(row, cells=row.cells | named))

@@ -35,7 +35,7 @@ def survey_data(
         raise typer.BadParameter("--fast is for boda data check, --tokenizer for boda data stats")
     from boda.data import survey
 
-    said = {"format": format, "images": images, "columns": _pairs(columns), "where": _pairs(where)}
+    said = {"format": format, "images": images, "columns": pairs_of(columns), "where": pairs_of(where)}
     given = {name: value for name, value in {**said, "question": question, "answer": answer}.items() if value}
     sets, count_tokens = _data_sets(path, data, given), None
     if tokenizer:
@@ -57,7 +57,7 @@ def survey_data(
         raise typer.Exit(1)
 
 
-def _pairs(words: list[str] | None) -> dict[str, str]:
+def pairs_of(words: list[str] | None) -> dict[str, str]:
     """KEY=VALUE words."""
     if wrong := [word for word in words or [] if "=" not in word]:
         raise typer.BadParameter(f"'{wrong[0]}' is no KEY=VALUE, such as answer=정답")

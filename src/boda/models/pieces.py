@@ -70,6 +70,11 @@ class Known:
         """The text of a piece; None for bytes that are only a part of a character."""
         return read_piece(piece, self.is_bytes)
 
+    def size(self, piece: str) -> int:
+        """Bytes of text that a piece stands for."""
+        text = self.read(piece)
+        return len(piece if self.is_bytes else text.encode() if text is not None else " ")
+
     def parts(self, piece: str) -> list[str]:
         """The pieces that this tokenizer writes another one with."""
         return [token.value for token in self.backend.model.tokenize(piece)]

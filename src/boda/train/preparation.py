@@ -18,7 +18,7 @@ from boda.data.prepared import PreparedData, fingerprint, prepare
 from boda.data.sample import Sample
 from boda.data.sources import BadRows, parallel, read, resolve_data
 from boda.errors import BodaError
-from boda.recipe import Data, Recipe, Stage
+from boda.recipe import Data, Recipe, Stage, TokenizerSpec
 from boda.terminal import Progress, clear_line
 from boda.train import distributed
 from boda.train.build import Built, renderer_for
@@ -65,11 +65,18 @@ def _draw(block: Data, bad_rows: BadRows) -> Iterator[Sample]:
 
 
 def texts_of(recipe: Recipe, data_dir) -> Iterator[str]:
-    """All words of the recipe's data, for training a tokenizer, and the roles that a chat template writes before them."""
-    blocks = {block.model_dump_json(exclude={"weight"}): block for stage in recipe.stages for block in stage.data}
-    for block in blocks.values():
-        for sample in open_source(block, recipe, data_dir, BadRows(), probe=False).start():
-            yield from (f"{message.role}\n{message.text}" for message in sample.messages)
+    """The words that a tokenizer is made from: those of its own data, or all of the recipe's. A new one also reads the roles that a
+    chat template writes before them."""
+    spec = recipe.model.tokenizer
+    own = spec.data if isinstance(spec, TokenizerSpec) else None
+    is_new = not isinstance(spec, TokenizerSpec) or spec.base is None
+    listed = own or [block for stage in recipe.stages for block in stage.data]
+    for block in {block.model_dump_json(exclude={"weight"}): block for block in listed}.values():
+        bad = BadRows()
+        for sample in open_source(block, recipe, data_dir, bad, probe=False).start():
+            yield from (f"{message.role}\n{message.text}" if is_new else message.text for message in sample.messages)
+        if own:  # the stages' are reported where they are prepared
+            bad.check(recipe.max_bad_rows, "no file; boda data check lists them")
 
 
 def prepare_stage(

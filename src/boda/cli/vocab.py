@@ -1,0 +1,85 @@
+"""`boda vocab`: more pieces for a tokenizer and its model, and what they are worth."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boda.cli.console import DataDir, Pairs, result, settings
+from boda.cli.data import pairs_of
+
+vocab_app = typer.Typer(help="Vocabulary: give a tokenizer more pieces, measure what they save.", no_args_is_help=True)
+
+Text = typer.Option(help="a data set to read, as boda data stats does; several may be given")
+Format = Annotated[str | None, typer.Option(help="format of the texts' rows; told from them unless given")]
+INITIALISE = ("mean", "eeve", "random")
+
+
+@vocab_app.command()
+def extend(
+    model: Annotated[str, typer.Argument(help="a model folder or hub id, or a tokenizer alone")],
+    out: Annotated[Path, typer.Option(help="folder to write")],
+    text: Annotated[list[str] | None, Text] = None,
+    taken: Annotated[str | None, typer.Option("--from", help="take the pieces of this tokenizer that are missing")] = None,
+    size: Annotated[int | None, typer.Option(help="ids in all when it is done")] = None,
+    add: Annotated[int | None, typer.Option(min=1, help="how many pieces to learn")] = None,
+    init: Annotated[str, typer.Option(help="what new rows begin as: mean, eeve or random")] = "mean",
+    seed: Annotated[int, typer.Option(help="of random rows")] = 0,
+    format: Format = None,
+    columns: Pairs = None,
+    held_out: Annotated[
+        list[str] | None, typer.Option(help="other text to compare before and after on, in a format that can be told")
+    ] = None,
+    data: DataDir = None,
+) -> None:
+    """Learn pieces from text, or take another tokenizer's, and write the tokenizer, with its model if it has one."""
+    if (text is None) == (taken is None):
+        raise typer.BadParameter("pieces are either learnt (--text PATH) or taken (--from TOKENIZER); give one of them")
+    if ((size is None) == (add is None)) if text else (size is not None or add is not None):
+        raise typer.BadParameter(
+            "say how many: --size N in all or --add N more" if text else "--from takes all that are missing"
+        )
+    if init not in INITIALISE:
+        raise typer.BadParameter(f"--init is mean, eeve or random, not {init}")
+    from boda.train import expansion
+
+    rows = {name: value for name, value in {"format": format, "columns": pairs_of(columns)}.items() if value}
+    read = partial(expansion.texts_in, data=data)
+    texts = partial(read, text, quiet=settings["quiet"], **rows) if text else None
+    compared = partial(read, held_out) if held_out else None
+    done = expansion.extend(model, out, texts, taken, size, add, init, seed, compared)
+    words = f"{done['pieces']:,} new pieces, {done['size']:,} ids in all"
+    words += (
+        f"; {done['helpers']:,} of them are parts of others, {done['existing']:,} were there, {done['left_out']:,} left out"
+    )
+    if "megabytes" in done:
+        words += f"\n{done['megabytes']:,} MB of text in {done['seconds']} s"
+    if "parameters_added" in done:
+        words += f"\n{done['parameters_added']:,} parameters more, {done['rows_added']:,} rows; begun as {done['initialise']}"
+        words += " of the table that is also the head" if done["tied"] else ""
+    if "share_of_new" in done:
+        words += f"\nthe new pieces take {done['share_of_new']:.1%} of the probability on text in old ones"
+    if "held_out" in done:
+        words += "\n" + expansion.table(done["held_out"])
+    result({"out": str(out), **done}, f"{words}\n{out}")
+
+
+@vocab_app.command()
+def report(
+    tokenizer: Annotated[str, typer.Argument(help="a model or tokenizer: a folder or hub id")],
+    text: Annotated[list[str], Text],
+    other: Annotated[str | None, typer.Argument(help="a later one to compare it with")] = None,
+    format: Format = None,
+    columns: Pairs = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="only so many texts of each data set")] = None,
+    data: DataDir = None,
+) -> None:
+    """Measure on text how many tokens a tokenizer needs, and what another one saves."""
+    from boda.train import expansion
+
+    rows = {name: value for name, value in {"format": format, "columns": pairs_of(columns), "limit": limit}.items() if value}
+    found = expansion.report(tokenizer, other, list(expansion.texts_in(text, data, settings["quiet"], **rows)))
+    result(found, expansion.table(found))

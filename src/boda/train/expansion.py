@@ -1,0 +1,217 @@
+"""More pieces for a tokenizer and its model: for a recipe, for `boda vocab`, and what they are worth on other text."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from boda.data.sources import BadRows, read, resolve_data
+from boda.errors import BodaError
+from boda.files import whole_folder, write_json
+from boda.models.assemble import load_tokenizer
+from boda.models.checkpoints import is_pair, load, load_config, locate, read_info, save_folder
+from boda.models.pieces import Growth, Known, extended
+from boda.models.pieces_learnt import count_words, learn_pieces
+from boda.models.pieces_taken import take_pieces
+from boda.models.vocabulary import give_rows, share_of_new
+from boda.terminal import Progress, clear_line
+
+MAX_BAD_ROWS = 0.01
+EXAMPLES, SHORT = 3, 60  # sentences that a report shows, of so many characters at most
+
+
+def grow(base: Any, texts: Iterable[str], size: int | None, other: str | None, knob: str = "vocab_size") -> tuple[Any, dict]:
+    """A tokenizer with more pieces, of `size` ids in all learnt from `texts` or those of the tokenizer `other`, and what was done.
+
+    Raises BodaError: it has that many already, or nothing is left to add.
+    """
+    known, began = Known(base), time.monotonic()
+    seen = Seen(texts)
+    if other is not None:
+        growth = take_pieces(base, load_tokenizer(other))
+    else:
+        if size is None or size <= known.first:
+            raise BodaError(f"{knob}: {size} is no more than the {known.first:,} ids that the tokenizer has already")
+        growth = learn_pieces(base, count_words(seen), size - known.first)
+        if not growth.pieces:
+            raise BodaError(
+                f"nothing to learn: the text ({seen.count:,} texts) has no pieces that come twice and are not there yet"
+            )
+    new = extended(base, growth)
+    return new, _told(known, growth, seen, time.monotonic() - began)
+
+
+class Seen:
+    """Texts as they pass, counted."""
+
+    def __init__(self, texts: Iterable[str]):
+        self.texts, self.count, self.bytes = texts, 0, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self.texts:
+            self.count += 1
+            self.bytes += len(text.encode())
+            yield text
+
+
+def _told(known: Known, growth: Growth, seen: Seen, seconds: float) -> dict:
+    found = {"size": known.first + len(growth.pieces), "pieces": len(growth.pieces), "helpers": growth.helpers}
+    found |= {"existing": growth.existing, "left_out": growth.left_out, "seconds": round(seconds, 1)}
+    return found | ({"texts": seen.count, "megabytes": round(seen.bytes / 1e6, 2)} if seen.count else {})
+
+
+def texts_in(paths: Iterable[str], data: str | Path | None = None, quiet: bool = True, **given: Any) -> Iterator[str]:
+    """The words of data sets, a message at a time. Raises BodaError, the first rows named, where more than 1 % cannot be used."""
+    for path in paths:
+        bad, place = BadRows(), resolve_data(path, data)
+        progress = Progress(lambda seen, path=path: f"{path}: {seen.done:,} texts, {seen.rate:,.0f} a second", quiet=quiet)  # type: ignore[misc]
+        for number, sample in enumerate(read(place, bad_rows=bad, probe=False, trainable=False, **given)):
+            progress.update(number)
+            yield from (message.text for message in sample.messages)
+        clear_line()
+        bad.check(MAX_BAD_ROWS, "no file; boda data check lists them")
+
+
+def extend(
+    name: str,
+    out: str | Path,
+    texts: Callable[[], Iterator[str]] | None = None,
+    other: str | None = None,
+    size: int | None = None,
+    add: int | None = None,
+    initialise: str = "mean",
+    seed: int = 0,
+    held_out: Callable[[], Iterator[str]] | None = None,
+) -> dict:
+    """Gives a model, or a tokenizer alone, more pieces and writes the folder `out`; returns what `boda vocab extend` reports.
+
+    Args:
+        name: a model folder or hub id, or the folder or id of a tokenizer without a model.
+        texts: begins to read the text to learn from; `other`: or the tokenizer whose pieces are taken.
+        size: ids in all, or `add`: how many more.
+        held_out: begins to read text that the old and the new tokenizer are compared on.
+
+    Raises BodaError: nothing to add, or a part cannot be read; nothing is written then.
+    """
+    name, out = locate(name), Path(out)
+    try:
+        is_model = bool(load_config(name).model_type)
+    except BodaError:
+        is_model = False  # no config: a tokenizer alone, or nothing, which is said next
+    if is_model and is_pair(load_config(name)):
+        raise BodaError(f"{name} compares pictures with texts; pieces are for models that write")
+    model, processor = load(name, "cpu", _dtype_of(name)) if is_model else (None, load_tokenizer(name))
+    base = getattr(processor, "tokenizer", processor)
+    size = Known(base).first + add if add is not None else size
+    new, done = grow(base, texts() if texts else (), size, other, "--size")
+    done = {"base": name, "from": other or "text", **done}
+    if held_out is not None:
+        done["held_out"] = compare(base, new, list(held_out()))
+    if model is None:
+        with whole_folder(out, f"the tokenizer to {out}") as partial:
+            new.save_pretrained(partial)
+            write_json(partial / "expansion.json", done)
+        return done
+    before = sum(parameter.numel() for parameter in model.parameters())
+    done |= give_rows(model, base, new, initialise, seed)
+    done["parameters_added"] = sum(parameter.numel() for parameter in model.parameters()) - before
+    shown = [example["text"] for example in done.get("held_out", {}).get("examples", [])]
+    if not shown and texts:
+        shown = list(itertools.islice((text for text in texts() if text.strip()), EXAMPLES))
+    if shown:
+        done["share_of_new"] = share_of_new(model, base, new, shown)
+    if processor is base:
+        processor = new
+    else:
+        processor.tokenizer = new
+    save_folder(model, processor, out, read_info(name) | {"vocabulary": done})
+    return done
+
+
+def _dtype_of(name: str) -> torch.dtype:
+    """The type that a model's weights are stored in."""
+    config = load_config(name)
+    return getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or torch.float32
+
+
+def measure(tokenizer: Any, texts: list[str], new_from: int | None = None) -> dict:
+    """How a tokenizer writes texts: tokens a word, a character and of how many bytes; from id `new_from` on, the share of the text.
+
+    Words are what white space separates (Korean eojeol).
+    """
+    tokens = covered = spelt = 0
+    sizes: dict[int, int] = {}
+    known = Known(tokenizer)
+    for start in range(0, len(texts), 1000):
+        for encoded in known.backend.encode_batch_fast(texts[start : start + 1000], add_special_tokens=False):
+            tokens += len(encoded.ids)
+            for id in encoded.ids if new_from is not None else ():
+                if id not in sizes:
+                    sizes[id] = known.size(known.backend.id_to_token(id))
+                spelt += sizes[id]
+                covered += sizes[id] * (id >= new_from)
+    characters, words = sum(map(len, texts)), sum(len(text.split()) for text in texts)
+    if not tokens:
+        raise BodaError("the held-out text is empty")
+    found = {"texts": len(texts), "characters": characters, "words": words, "tokens": tokens}
+    found |= {"tokens_per_word": tokens / max(1, words), "tokens_per_character": tokens / characters}
+    found["bytes_per_token"] = sum(len(text.encode()) for text in texts) / tokens
+    return found | ({"covered_by_new": covered / max(1, spelt)} if new_from is not None else {})
+
+
+def compare(before: Any, after: Any, texts: list[str]) -> dict:
+    """Two tokenizers on the same texts: what each needs, how many fewer tokens the second does, and how much more text fits."""
+    one, two = measure(before, texts), measure(after, texts, Known(before).first)
+    found: dict[str, Any] = {"before": one, "after": two, "fewer_tokens": 1 - two["tokens"] / one["tokens"]}
+    found["context_gained"] = one["tokens"] / two["tokens"] - 1
+    short = list(dict.fromkeys(line for text in texts[:1000] for line in text.split("\n") if 10 <= len(line) <= SHORT))
+    chosen = short[:: max(1, len(short) // EXAMPLES)][:EXAMPLES]
+    found["examples"] = [{"text": text, "before": shown(before, text), "after": shown(after, text)} for text in chosen]
+    return found
+
+
+def shown(tokenizer: Any, text: str) -> list[str]:
+    """The pieces of a text as people read them; `·` for a part of a character."""
+    known = Known(tokenizer)
+    names = map(known.backend.id_to_token, known.backend.encode(text, add_special_tokens=False).ids)
+    return ["·" if (read := known.read(name)) is None else read.replace(" ", "_") for name in names]
+
+
+def report(name: str, other: str | None, texts: list[str]) -> dict:
+    """What `boda vocab report` says of a tokenizer, or of two, the second the later one."""
+    before = load_tokenizer(locate(name))
+    if other is None:
+        return {"before": measure(before, texts)}
+    after = load_tokenizer(locate(other))
+    found = compare(before, after, texts)
+    found["new_pieces"] = len(set(after.get_vocab()) - set(before.get_vocab()))
+    try:
+        config = load_config(locate(other)).get_text_config()
+    except BodaError:
+        return found
+    rows = found["new_pieces"] * config.hidden_size
+    return found | {"new_parameters": rows * (1 if config.tie_word_embeddings else 2)}
+
+
+def table(found: dict) -> str:
+    """What `compare` or `report` found, for people."""
+    sides = [side for side in ("before", "after") if side in found]
+    names = ("tokens_per_word", "tokens_per_character", "bytes_per_token")
+    lines = [f"{'':<22}" + "".join(f"{side:>10}" for side in sides)]
+    lines += [f"{'tokens':<22}" + "".join(f"{found[side]['tokens']:>10,}" for side in sides)]
+    lines += [f"{name.replace('_', ' '):<22}" + "".join(f"{found[side][name]:>10.3f}" for side in sides) for name in names]
+    if "after" in found:
+        lines.append(
+            f"{found['fewer_tokens']:.1%} fewer tokens: {found['context_gained']:.0%} more text fits in the same context"
+        )
+        lines.append(f"{found['after']['covered_by_new']:.1%} of the text is written in new pieces")
+        for example in found["examples"]:
+            lines += [f"  {len(example[side]):>3}  {'|'.join(example[side])}" for side in sides]
+    if "new_parameters" in found:
+        lines.append(f"{found['new_pieces']:,} new pieces, {found['new_parameters']:,} new parameters")
+    return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ from boda.files import as_lines, write_lines, writing
 
 SAMPLES_OF_A_LARGE_FILE, PIECE = 64, 1 << 12
 ADVICE = "delete the folder or choose another --out"
-Ask = Callable[[list[list[dict]], dict], Sequence[str]]
+Ask = Callable[[list[list[dict]], dict], Sequence[str | BodaError]]
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,40 @@ def answerer(model: Any, trust_remote_code: bool = False) -> Answerer:
 
 def _asker(model, processor) -> Ask:
     from boda.data.images import load_image
-    from boda.models.generate import generate
+    from boda.models.generate import encode, generate, with_system
 
     def seen(message: dict) -> dict:
         read = [{**part, "image": load_image(part["image"])} if part["type"] == "image" else part for part in _parts(message)]
         return {**message, "content": read}
 
-    def ask(conversations: list[list[dict]], decoding: dict) -> list[str]:
-        return generate(model, processor, [[seen(message) for message in messages] for messages in conversations], **decoding)
+    saved = getattr(model, "boda_info", {}).get("generation", {})
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
+    def ask(conversations: list[list[dict]], decoding: dict) -> Sequence[str | BodaError]:
+        """Answers. Decoding may say `within_context`: so many turns, this one the first, share the positions that are left."""
+        asked = [[seen(message) for message in messages] for messages in conversations]
+        decoding = dict(decoding)
+        if "stop" in decoding:  # a task's stop strings come to the model's own
+            decoding["stop"] = [*(saved.get("stop") or ()), *decoding["stop"]]
+        turns = decoding.pop("within_context", 0)
+        if not turns or context is None:
+            return generate(model, processor, asked, **decoding)
+        # Rounded down, so that conversations of about the same length are answered together and none depends on the others.
+        step, rooms = max(1, context // 16), defaultdict(list)
+        for number, messages in enumerate(asked):
+            length = encode(model, processor, [with_system(messages, saved.get("system"))])["input_ids"].shape[1]
+            rooms[min(decoding["max_new_tokens"], (context - length) // turns // step * step)].append(number)
+        answers: dict[int, str | BodaError] = {}
+        for room, numbers in rooms.items():
+            if room <= 0:
+                too_long = BodaError(f"the conversation is too long for a model of {context:,} positions")
+                answers |= dict.fromkeys(numbers, too_long)
+                continue
+            told = generate(model, processor, [asked[number] for number in numbers], **{**decoding, "max_new_tokens": room})
+            answers |= dict(zip(numbers, told))
+        return [answers[number] for number in range(len(asked))]
+
+    ask.loaded = model, processor  # type: ignore[attr-defined]  # for what is measured of the model itself
     return ask
 
 
@@ -114,24 +140,53 @@ def _parts(message: dict) -> list[dict]:
 
 
 def answered(ask: Ask, task: Task, rows: Sequence[Row], blind: bool) -> list[dict]:
-    """Records of one batch. A row that cannot be asked (a broken picture, a text too long) fails alone, not its batch."""
+    """Records of one batch. A row that cannot be asked (a broken picture, a text too long) fails alone, not its batch.
+
+    Of a conversation, all of the batch's first questions are asked, then the next ones of those that go on.
+    """
     asked = [task.messages(row) for row in rows]
-    seen = [_without_pictures(messages) if blind else messages for messages in asked]
+    answers: list[list[str]] = [[] for _ in rows]
+    replies: list[str | BodaError] = [""] * len(rows)
+    going = list(range(len(rows)))
     try:
-        replies: Sequence[str | BodaError] = ask(seen, task.decoding)
+        for turn in range(task.turns):
+            for number in going if turn and task.follow else ():
+                asked[number] = task.follow(rows[number], answers[number])  # type: ignore[misc]
+            questions = [_without_pictures(asked[number]) if blind else asked[number] for number in going]
+            told = _asked(ask, task, [rows[number] for number in going], questions, task.turns - turn)
+            for number, reply in zip(going, told):
+                replies[number] = reply
+                answers[number] += [reply] if isinstance(reply, str) else []
+            going = [number for number in going if isinstance(replies[number], str)]
     except BodaError as error:
         if len(rows) > 1:
             return [record for row in rows for record in answered(ask, task, [row], blind)]
         replies = [error]
-    if len(replies) != len(rows) or not all(isinstance(reply, str | BodaError) for reply in replies):
-        raise TypeError(f"the model was asked {len(rows)} questions and gave {len(replies)} answers or no texts")
     records = []
-    for row, messages, shown, reply in zip(rows, asked, seen, replies):
-        record: dict = {"task": task.name, "row": row.id, "prompt": _as_text(shown), "images": _pictures_of(messages)}
+    for row, messages, reply, given in zip(rows, asked, replies, answers):
+        shown = _as_text(_without_pictures(messages) if blind else messages)
+        record: dict = {"task": task.name, "row": row.id, "prompt": shown, "images": _pictures_of(messages)}
         failure = {"score": None, "extracted": None, "error": str(reply)} if isinstance(reply, BodaError) else {}
-        record |= {"raw": None if failure else reply, **task.score(row, "" if failure else str(reply)), "failed": bool(failure)}
+        record |= {"raw": None if failure else reply, **({"answers": given} if task.follow else {})}
+        record |= {**task.score(row, "" if failure else str(reply)), "failed": bool(failure)}
         records.append(record | failure)
     return records
+
+
+def _asked(ask: Ask, task: Task, rows: Sequence[Row], questions: list[list[dict]], turns: int) -> list[str | BodaError]:
+    """What the model says in the first of so many turns that are left, rows of the same decoding together."""
+    alike: dict[str, list[int]] = defaultdict(list)
+    decodings = [task.decoding | (task.decoding_of(row) if task.decoding_of else {}) for row in rows]
+    for number, decoding in enumerate(decodings):
+        decoding |= {"within_context": turns} if decoding.get("within_context") else {}
+        alike[json.dumps(decoding)].append(number)
+    found: dict[int, str | BodaError] = {}
+    for numbers in alike.values():
+        replies = ask([questions[number] for number in numbers], decodings[numbers[0]])
+        if len(replies) != len(numbers) or not all(isinstance(reply, str | BodaError) for reply in replies):
+            raise TypeError(f"the model was asked {len(numbers)} questions and gave {len(replies)} answers or no texts")
+        found |= dict(zip(numbers, replies))
+    return [found[number] for number in range(len(rows))]
 
 
 def _without_pictures(messages: list[dict]) -> list[dict]:
@@ -158,31 +213,34 @@ def _pictures_of(messages: list[dict]) -> list[dict | None]:
 
 
 class AnswersFile:
-    """`answers.jsonl`: a line an answer, on disk before the next batch is asked.
+    """`answers.jsonl`: a line an answer, on disk before the next batch is asked; with other names for a record, other results.
 
-    The line that a killed run was writing goes, and so do failures: they are asked again.
+    The line that a killed run was writing goes, and so do failures, which are asked again, unless they are kept.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.records: dict[tuple[str, str], dict] = {}
+    def __init__(self, path: Path, names: tuple[str, ...] = ("task", "row"), keeps_failures: bool = False):
+        self.path, self.names = path, names
+        self.records: dict[tuple[str, ...], dict] = {}
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 record = json.loads(line)
-                key = (record["task"], record["row"])
+                key = self._key(record)
             except (ValueError, KeyError, TypeError) as error:
                 if number == len(lines):  # no line break after it: torn
                     break
                 raise BodaError(
                     f"{path}, line {number} is no answer; mend or delete the line, or choose another --out"
                 ) from error
-            if not record["failed"]:
+            if keeps_failures or not record["failed"]:
                 self.records[key] = record
         if lines:
             write_lines(path, self.records.values())
+
+    def _key(self, record: dict) -> tuple[str, ...]:
+        return tuple(record[name] for name in self.names)
 
     def add(self, records: Sequence[dict]) -> None:
         """Appends whole lines and waits for the disk. Raises BodaError if it is full."""
@@ -193,7 +251,7 @@ class AnswersFile:
             stream.write(as_lines(records))
             stream.flush()
             os.fsync(stream.fileno())
-        self.records |= {(record["task"], record["row"]): record for record in records}
+        self.records |= {self._key(record): record for record in records}
 
 
 def read_answers(path: str | Path) -> list[dict]:

@@ -22,8 +22,22 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """How a judge model scores the answers of a task, in a second pass over what is saved."""
+
+    names: tuple[str, ...]  # the judgements of one answer
+    requests: Callable[[Row, dict], dict[str, list[dict]]]  # chat messages of each, from the row and the record of its answer
+    read: Callable[[str], dict | None]  # the verdict of a reply: `score` and more of the task's own; None where it gives none
+    settings: dict = field(default_factory=lambda: {"temperature": 0.0})  # sent along with the messages
+    tries: int = 3  # so many replies are asked for until one gives a verdict
+
+
+@dataclass(frozen=True)
 class Task:
-    """An evaluation that asks."""
+    """An evaluation that asks.
+
+    What a judge says comes to `summarise` in the records: `judgements` {name: record of `judgements.jsonl`}, what is there so far.
+    """
 
     name: str
     version: str  # another one whenever the questions, the prompts or the scoring change; answers of two versions never mix
@@ -33,6 +47,10 @@ class Task:
     summarise: Callable[[list[dict]], dict]  # records of all rows -> `score n failed low high` and more of the task's own
     decoding: dict = field(default_factory=lambda: {"temperature": 0.0, "max_new_tokens": 64})
     note: str = ""  # one line on what the score means, kept with the results
+    turns: int = 1  # questions of a conversation; `follow` gives the next one's messages after so many answers
+    follow: Callable[[Row, list[str]], list[dict]] | None = None  # all answers are in a record's `answers`
+    decoding_of: Callable[[Row], dict] | None = None  # what differs from `decoding` for a row
+    judging: Judging | None = None
 
 
 Watch = Callable[[Sequence[Any], str], Iterable[Any]]

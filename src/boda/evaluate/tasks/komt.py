@@ -45,9 +45,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     def messages(row: Row) -> list[dict]:
         return [{"role": "user", "content": row.value["turns"][0]}]
 
-    def follow(row: Row, answers: list[str]) -> list[dict] | None:
-        if len(answers) == 2:
-            return None
+    def follow(row: Row, answers: list[str]) -> list[dict]:
         then = [{"role": "assistant", "content": answers[0]}, {"role": "user", "content": row.value["turns"][1]}]
         return [*messages(row), *then]
 
@@ -64,6 +62,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         version=version_of(VERSION, [*asked, judged.prompts("komt"), TEMPERATURES]),
         load=lambda limit: limited(rows, limit, lambda row: row.value["category"]),
         messages=messages,
+        turns=2,
         follow=follow,
         decoding_of=decoding,
         score=lambda row, answer: {"score": None, "category": row.value["category"]},

@@ -40,9 +40,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     def messages(row: Row) -> list[dict]:
         return [*words["strategies"][row.value["strategy"]], {"role": "user", "content": row.value["questions"][0]}]
 
-    def follow(row: Row, answers: list[str]) -> list[dict] | None:
-        if len(answers) == 2:
-            return None
+    def follow(row: Row, answers: list[str]) -> list[dict]:
         then = [{"role": "assistant", "content": answers[0]}, {"role": "user", "content": row.value["questions"][1]}]
         return [*messages(row), *then]
 
@@ -51,6 +49,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         version=version_of(VERSION, [*asked, words]),
         load=lambda limit: limited(rows, limit, lambda row: f"{row.value['strategy']} {row.value['category']}"),
         messages=messages,
+        turns=2,
         follow=follow,
         score=lambda row, answer: {"score": None, **{key: row.value[key] for key in ("strategy", "category")}},
         summarise=summarise,

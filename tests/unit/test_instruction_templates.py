@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -55,9 +56,7 @@ def rendered(template: str, messages: list[dict], **rest) -> tuple[str, list[str
     """The text and its trained spans, as transformers renders a chat template."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    texts, spans = render_jinja_template(
-        [messages], chat_template=template, return_assistant_tokens_mask=True, **TOKENS, **rest
-    )
+    texts, spans = render_jinja_template([messages], chat_template=template, return_assistant_tokens_mask=True, **TOKENS | rest)
     return texts[0], [texts[0][start:end] for start, end in spans[0]]
 
 
@@ -145,3 +144,13 @@ def test_a_prompt_is_the_beginning_of_the_conversation(name, turns, system):
     stored = tokenizer_template(template_text(name))
     flat = stored if name in READING else FLATTEN + stored
     assert rendered(flat, messages)[0] == whole
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_documentation_shows_what_is_written(name):
+    ends = {"kullm-sft": "</s>", "llama-3": "<|end_of_text|>"}
+    tokens = {"bos_token": "<|begin_of_text|>" if name == "llama-3" else "", "eos_token": ends.get(name, "<|endoftext|>")}
+    messages = [says("user", "영어로 옮겨 주세요.", "\n\n사과"), says("assistant", "apple")]
+    whole, (answer,) = rendered(FLATTEN + template_text(name), messages, **tokens)
+    page = (Path(__file__).parents[2] / "docs/language.md").read_text(encoding="utf-8")
+    assert f"```\n{whole.removesuffix(answer)}⟦{answer}⟧\n```" in page

@@ -50,6 +50,7 @@ ROWS = {  # of sources that need no more than a file of rows
         "conversations": [{"from": "human", "value": "{n} 다음은?"}, {"from": "gpt", "value": "{n}보다 하나 큰 수입니다."}]
     },
     "messages": {"messages": ASKED, "id": "{n}"},
+    "preference": {"prompt": "하나에 {n}을 더하면?", "chosen": "{n}보다 하나 큰 수입니다.", "rejected": "모릅니다."},
 }
 
 

@@ -168,3 +168,18 @@ def test_a_model_trained_on_drawn_data_is_scored_by_set_seeing_and_blind(tmp_pat
 
 def test_a_list_shows_the_task():
     assert "drawn[:seed=N]" in boda("eval", "--list").stdout
+
+
+def test_preferences_in_words_alone(tmp_path: Path):
+    """A scene told, a question on it, two answers; the right one can be told from what was said of the scene."""
+    assert boda("data", "draw", tmp_path / "d", "--what", "text-preferences", "--count", 60).exit_code == 0
+    made = list(drawn("text-preferences", 60))
+    assert len(made) > 50 and made[:9] == list(drawn("text-preferences", 9))
+    again = list(read(tmp_path / "d"))
+    assert [(s.messages, s.rejected, s.tags) for s in again] == [(s.messages, s.rejected, s.tags) for s in made]
+    for sample in made:
+        told, _, question = sample.messages[0].text.partition("\n")
+        assert told.endswith(".") and question and sample.rejected != sample.messages[1].text and not sample.images
+        if dict(sample.tags)["type"] == "object":
+            colour = sample.messages[1].text.split()[0]
+            assert colour in told

@@ -69,7 +69,7 @@ NO_MODELS = {
     "vit": (lambda folder: tiny.vision_folder("vit"), "is a vit model; Boda answers with vision-language models"),
     "roberta": (lambda folder: tiny.text_folder("roberta"), "has no chat template, so it continues texts and answers no questions"),
     "hub id": (lambda folder: "nobody/nothing", "no model at 'nobody/nothing': it is no folder here, and the hub cannot be reached"),
-    "file": (lambda folder: Path(__file__), "is a file; a model is a folder or a hub id"),
+    "file": (lambda folder: Path(__file__), "is a file; a model is a folder, a hub id or a .gguf file"),
 }  # fmt: skip
 
 

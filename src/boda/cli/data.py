@@ -89,7 +89,9 @@ def _data_sets(path: str, data: Path | None, given: dict) -> list[tuple]:
 @data_app.command()
 def draw(
     out: Annotated[Path, typer.Argument(help="folder to write: images/, data.jsonl, sheet.png")],
-    what: Annotated[str, typer.Option(help="questions, descriptions, conversations, preferences, words or text")] = "questions",
+    what: Annotated[
+        str, typer.Option(help="questions, descriptions, conversations, words, text, preferences, text-preferences")
+    ] = "questions",
     count: Annotated[int, typer.Option(help="how many pictures (texts)")] = 100,
     seed: Annotated[int, typer.Option(help="another seed, other pictures")] = 0,
     layout: Annotated[str | None, typer.Option(help="one, few or many objects; several with commas between")] = None,

@@ -233,6 +233,17 @@ def _text(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
     yield conversation(("user", f"{written}\n{dice.pick(READ_WORD['short'])}"), ("assistant", word), source=source)
 
 
+def _text_preferences(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
+    """Text alone: a scene told in words, a question on it, a right answer and one in which something is wrong."""
+    dice = Dice("text preference", seed, number)
+    facts = scene_facts(dice.pick(choice.layout), "seen", seed, number)
+    told = description(facts, dice, dice.pick(STYLES[:3])).answer
+    asked = (question(facts, kind, dice) for kind in dice.some(list(KINDS), len(KINDS)))
+    for said in [said for said in asked if said is not None and said.rejected][:1]:
+        turns = (("user", f"{told}\n{said.question}"), ("assistant", said.answer))
+        yield conversation(*turns, rejected=said.rejected, source=Source("drawn", number, LICENCE), tags=(("type", said.kind),))
+
+
 COLLECTIONS: dict[str, Callable[[Choice, int, int], Iterator[Sample]]] = {
     "descriptions": _descriptions,
     "inventories": partial(_listings, inventory),
@@ -242,6 +253,7 @@ COLLECTIONS: dict[str, Callable[[Choice, int, int], Iterator[Sample]]] = {
     "conversations": _conversations,
     "preferences": _preferences,
     "text": _text,
+    "text-preferences": _text_preferences,
 }
 assert set(KINDS) < set(WORDINGS)
 # What narrows a collection.
@@ -249,6 +261,7 @@ SCENES = ("layout", "pair", "style", "kind")
 NARROWED = {
     "words": ("font", "words", "style", "kind"),
     "text": ("layout", "words"),
+    "text-preferences": ("layout",),
     "descriptions": SCENES[:3],
     "inventories": SCENES[:3],
     "profiles": SCENES[:3],

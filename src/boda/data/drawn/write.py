@@ -60,7 +60,7 @@ def write(
             name = "text.jsonl" if sample.is_document else "data.jsonl"
             if name not in files:
                 files[name] = stack.enter_context((folder / name).open("w", encoding="utf-8"))
-            row = _row(sample, [names[ref.drawn] for ref in sample.images], collection == "preferences")
+            row = _row(sample, [names[ref.drawn] for ref in sample.images], collection.endswith("preferences"))
             files[name].write(as_lines([row]))
             rows += 1
             progress.update(int(sample.source.row) + 1)

@@ -21,7 +21,7 @@ TABLE_NOTE = (
     "Score with 95 % bootstrap interval over pictures. *majority*: always the most frequent answer of these questions. "
     "*by words alone*: for each question its most frequent answer in training."
 )
-BASELINES = {"majority": "majority", "train_majority_by_question": "by words alone"}
+BASELINES = {"majority": "majority", "train_majority_by_question": "by words alone", "chance": "chance"}
 RIGHT, WRONG, FAILED = "#1a7f37", "#c62828", "#8a6d00"
 
 
@@ -80,7 +80,8 @@ def _in_turn(piles: list[list[dict]]) -> list[dict]:
 def _cell(record: dict):
     from boda.data.sheet import FAINT, INK, Cell
 
-    colour = FAILED if record["failed"] else RIGHT if record["score"] == 1 else WRONG
+    answered = {None: INK, 1: RIGHT}.get(record["score"], WRONG)  # None: a judge scores it
+    colour = FAILED if record["failed"] else answered
     question = record["prompt"][-1]["content"].replace(IMAGE_MARK, "").strip() if record["prompt"] else ""
     answer = record["error"] if record["failed"] else record["raw"].strip() or "(empty)"
     texts = [(question, INK, 3), (f"답: {answer}", colour, 3)]
@@ -97,7 +98,7 @@ def show(results: dict[str, dict], title: str = "") -> None:
     for column in ("n", "score", "95 %", *baselines.values(), "failed"):
         table.add_column(column, justify="right", no_wrap=True)
     for (name, *group), result in _lines(results):
-        scores = ("-", "-") if result["score"] is None else (_percent(result["score"]), _interval(result))
+        scores = ("-", "-") if result["score"] is None else (_percent(result["score"], result), _interval(result))
         shares = [_percent(result.get(key)) for key in baselines]
         failed = f"[red]{result['failed']}[/red]" if result["failed"] else "0"
         label, style = (f"  {'='.join(group)}", "") if group else (name, "bold")
@@ -154,15 +155,16 @@ def _score(result: dict | None) -> str:
     if result is None or result["score"] is None:
         return "-" if result is None else f"- ({result['failed']} failed)"
     failed = f", {result['failed']} failed" if result["failed"] else ""
-    return f"{_percent(result['score'])} ({_interval(result)}{failed})"
+    return f"{_percent(result['score'], result)} ({_interval(result)}{failed})"
 
 
 def _interval(result: dict) -> str:
-    return f"{result['low']:.1%} - {result['high']:.1%}"
+    return f"{_percent(result['low'], result)} - {_percent(result['high'], result)}"
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
+def _percent(share: float | None, result: dict | None = None) -> str:
+    """A share, or a mark of a result that has a `scale` of its own."""
+    return "" if share is None else f"{share:.2f}" if result and "scale" in result else f"{share:.1%}"
 
 
 def write_report(runs: Sequence[str | Path], out: str | Path | None = None) -> list[Path]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from boda.errors import BodaError
 from boda.evaluate.answers import ADVICE, Answerer, AnswersFile, answered, answerer, encoding
+from boda.evaluate.harness import HarnessTask
+from boda.evaluate.judge import NAMES, Judge, judge_answers, usage, wanted, with_judgements
 from boda.evaluate.report import show
 from boda.evaluate.task import PairTask, Row, Task
 from boda.evaluate.tasks import make_task
@@ -20,7 +22,7 @@ from boda.terminal import Progress
 
 def run(
     model: Any,
-    tasks: Sequence[str | Task | PairTask],
+    tasks: Sequence[str | Task | PairTask | HarnessTask],
     out: str | Path,
     limit: int | None = None,
     blind: bool = False,
@@ -28,6 +30,7 @@ def run(
     batch_size: int = 16,
     quiet: bool = False,
     trust_remote_code: bool = False,
+    judge: Judge | dict | None = None,
 ) -> dict[str, dict]:
     """Evaluates a model: {task: {score, n, failed, low, high, ...}}. The same call again continues after the last answer.
 
@@ -38,9 +41,13 @@ def run(
         out: folder for `answers.jsonl` (every answer as it comes), `run.json` (what was run) and `results.json`.
         limit: at most so many rows of each task; blind: without the pictures, to see what the words alone give.
         data_dir: where relative data paths are looked up first; batch_size: conversations asked at a time.
+        judge: who scores the answers of judged tasks: `{"url": "https://host/v1", "model": NAME, "concurrency": 8}` or a Judge.
+            Without one they are answered and saved, and the same call with a judge only judges.
 
-    Raises BodaError: unknown task, no model, or `out` holds answers of another model, task version or way of asking.
+    Raises BodaError: unknown task, no model, or `out` holds answers of another model, task version or way of asking; or the
+    judge is not to be had, what has been answered and judged being kept.
     """
+    judge = Judge.of(judge)
     if not tasks:
         raise BodaError("no task: name at least one, e.g. --tasks questions:PATH")
     if batch_size < 1 or (limit is not None and limit < 1):
@@ -49,6 +56,8 @@ def run(
     names = [task.name for task in made]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise BodaError(f"task '{doubled[0]}' is named twice")
+    if judge and not any(isinstance(task, Task) and task.judging for task in made):
+        raise BodaError(f"a judge is named, and none of these tasks is judged: {', '.join(names)}")
     measured = [task.name for task in made if isinstance(task, PairTask)]
     if measured and (blind or len(measured) < len(made)):
         why = "nothing is left of it without pictures" if blind else "other tasks ask models that answer; run it by itself"
@@ -58,12 +67,14 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     description = _claim(out, who, made, blind)
     answers = AnswersFile(out / "answers.jsonl")
+    judgements = AnswersFile(out / "judgements.jsonl", NAMES, keeps_failures=True)
+    loaded = [(task, list(task.load(limit))) for task in made]
+    if empty := [task.name for task, rows in loaded if not rows]:
+        raise BodaError(f"{empty[0]} has no rows")
+    if judge and any(_unjudged(task, rows, answers, judgements) for task, rows in loaded):
+        judge.probe()  # before the model answers for hours
 
-    results = {}
-    for task in made:
-        rows = list(task.load(limit))
-        if not rows:
-            raise BodaError(f"{task.name} has no rows")
+    for task, rows in loaded:
         missing = [row for row in rows if (task.name, row.id) not in answers.records]
         done = len(rows) - len(missing)
         if done and not quiet:
@@ -73,8 +84,17 @@ def run(
             found = _watched(found, task.name, len(rows), done, quiet)
             while batch := list(islice(found, batch_size)):
                 answers.add(batch)
+    results = {}
+    for task, rows in loaded:  # every answer is on disk before the first is judged
         records = [answers.records[task.name, row.id] for row in rows]
-        results[task.name] = {**task.summarise(records), "version": task.version, "note": task.note}
+        if isinstance(task, Task) and task.judging:
+            if judge:
+                judge_answers(judge, task, rows, answers.records, judgements, quiet)
+            records = with_judgements(task, rows, answers.records, judgements)
+        result = task.summarise(records)
+        if isinstance(task, Task) and task.judging:
+            result |= usage(task, records, result)
+        results[task.name] = {**result, "version": task.version, "note": task.note}
     # Tasks of earlier runs into the same folder stay in the file; the caller gets what was asked for.
     earlier = read_json(out / "results.json", ADVICE).get("tasks", {})
     write_json(out / "results.json", {**description, "limit": limit, "tasks": {**earlier, **results}})
@@ -83,7 +103,15 @@ def run(
     return results
 
 
-def _claim(out: Path, who: Answerer, tasks: Iterable[Task | PairTask], blind: bool) -> dict:
+def _unjudged(task: Any, rows: Sequence[Row], answers: AnswersFile, judgements: AnswersFile) -> bool:
+    """Whether a judge will be asked: something is to be answered or judged yet."""
+    if not isinstance(task, Task) or not task.judging:
+        return False
+    unanswered = any((task.name, row.id) not in answers.records for row in rows)
+    return unanswered or bool(wanted(task, rows, answers.records, judgements))
+
+
+def _claim(out: Path, who: Answerer, tasks: Iterable[Task | PairTask | HarnessTask], blind: bool) -> dict:
     """Writes `run.json`, or checks that what is there is a run of the same model, tasks and way of asking."""
     path = out / "run.json"
     new: dict = {"model": who.name, "fingerprint": who.fingerprint, "blind": blind, "settings": who.settings}
@@ -114,7 +142,9 @@ def _told(run: dict) -> dict:
     return kept | {f"{task}'s decoding": decoding for task, decoding in run["decoding"].items()}
 
 
-def _records(model: Any, task: Task | PairTask, rows: Sequence[Row], blind: bool, size: int, quiet: bool) -> Iterator[dict]:
+def _records(
+    model: Any, task: Task | PairTask | HarnessTask, rows: Sequence[Row], blind: bool, size: int, quiet: bool
+) -> Iterator[dict]:
     """Records of the rows: of questions, asked so many at a time, or of what is measured of a pair model."""
     if isinstance(task, PairTask):
 
@@ -122,6 +152,9 @@ def _records(model: Any, task: Task | PairTask, rows: Sequence[Row], blind: bool
             return _watched(things, f"{task.name}, {what}", len(things), 0, quiet)
 
         yield from ({"task": task.name, **record} for record in task.measure(model, rows, watch))
+        return
+    if isinstance(task, HarnessTask):
+        yield from ({"task": task.name, **record} for record in task.measure(model, rows, size))
         return
     for start in range(0, len(rows), size):
         yield from answered(model, task, rows[start : start + size], blind)

@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 
 from boda.errors import BodaError
+from boda.evaluate.harness import FAMILIES, HarnessTask, family_of, harness_task
 from boda.evaluate.task import PairTask, Task
 from boda.recipe.words import nearest
 
@@ -20,6 +21,15 @@ TASKS: dict[str, tuple[str, str]] = {
     "drawn-pairs": ("drawn_pairs.from_option", "drawn-pairs: fresh drawn scenes: tiles, descriptions, words (pair models)"),
     "emoji-ko": ("retrieval.emoji", "emoji-ko[:PATH][:text={caption}]: emoji and their Korean names (pair models)"),
     "imagenet-ko": ("zero_shot.imagenet", "imagenet-ko:DIR[:names=FILE]: a folder of photos each class (pair models)"),
+    "komt": ("komt.from_option", "komt[:PATH]: KoMT-Bench, 80 two-turn questions (judged)"),
+    "kullm-geval": (
+        "kullm_geval.from_option",
+        "kullm-geval[:PATH][:version=v2|v3]: KULLM's G-Eval, 252 instructions, marks on several criteria (judged)",
+    ),
+    "logickor": (
+        "logickor.from_option",
+        "logickor[:PATH][:strategy=default|1-shot|cot-1-shot]: LogicKor, 42 two-turn questions (judged)",
+    ),
     "questions": (
         "questions.from_option",
         "questions:PATH[:train=PATH]: short answers, exact match, on any file Boda's sources read, grouped by its tags",
@@ -30,14 +40,16 @@ TASKS: dict[str, tuple[str, str]] = {
 
 def list_tasks() -> dict[str, str]:
     """name -> one line about each task."""
-    return {name: about for name, (_, about) in sorted(TASKS.items())}
+    return dict(sorted([*((name, about) for name, (_, about) in TASKS.items()), *FAMILIES.items()]))
 
 
-def make_task(text: str, data_dir: str | Path | None = None) -> Task | PairTask:
+def make_task(text: str, data_dir: str | Path | None = None) -> Task | PairTask | HarnessTask:
     """The task a `--tasks` entry names. Raises BodaError naming the tasks there are."""
     name, _, option = text.partition(":")
+    if family_of(name):
+        return harness_task(name, option, data_dir)
     if name not in TASKS:
-        raise BodaError(f"no task '{name}'; {nearest(name, sorted(TASKS))}")
+        raise BodaError(f"no task '{name}'; {nearest(name, sorted([*TASKS, *FAMILIES]))}")
     module, function = TASKS[name][0].split(".")  # imported now: it may need Pillow
     return getattr(importlib.import_module(f"{__name__}.{module}"), function)(option, data_dir)
 

@@ -201,8 +201,15 @@ def test_a_run_on_all_tokens(tmp_path):
     assert more > 3 * fewer
     headers = [json.loads((tmp_path / name / "stages/tune/data/header.json").read_text())["key"] for name in ("one", "two")]
     assert headers[0] != headers[1]
-    (coloured,), (other,) = (inspect(each, samples=1).values["samples"] for each in (all_tokens, answers_only))
+    shown = [inspect(each, samples=1).values for each in (all_tokens, answers_only)]
+    (coloured,), (other,) = (values["samples"] for values in shown)
+    assert [[(end["token"], end["share"]) for end in values["stop_tokens"]] for values in shown] == [
+        [("<|endoftext|>", 1.0)]
+    ] * 2
     assert coloured["trained_tokens"] == coloured["tokens"] - 1 and "⟦apple 0<|endoftext|>⟧" in other["text"]
     assert coloured["text"].count("⟦") == 1 and "### 명령어:" in coloured["text"].split("⟦")[1]
+    line_break_last = inspect(recipe(tmp_path, "llama", "chatml", "all_tokens"), samples=1).values
+    assert [end["token"] for end in line_break_last["stop_tokens"]] == ["<|im_end|>"]
+    assert line_break_last["samples"][0]["text"].endswith("<|im_end|>\n⟧")
     seeing = tiny_recipe(tmp_path / "seeing", [{"name": "align", "train": ["connector"], "objective": "all_tokens"}], {"n": 8})
     boda.train(seeing, tmp_path / "three", quiet=True)

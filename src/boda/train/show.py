@@ -147,6 +147,9 @@ def stop_tokens(data: PreparedData, tokenizer) -> list[dict]:
     for index in range(0, len(data), max(1, len(data) // MAX_SPANS)):
         rendered = data.row(index)
         last = rendered.trained & ~np.append(rendered.trained[1:], False)
+        start, end = rendered.answer
+        if rendered.trained[1] and start < end:  # all tokens are trained: the last answer's end is told by its place
+            last = np.arange(len(last)) == end - 1
         found = rendered.input_ids[last].tolist()
         if not rendered.trained[1] or special.issuperset(found):  # a piece of a longer text ends anywhere
             ends.update(found)

@@ -100,18 +100,16 @@ class _Handler(BaseHTTPRequestHandler):
             server.most_at_once = max(server.most_at_once, server.at_once)
             act = server.behave(number, attempt)
             server.did[str(act[0] if isinstance(act, tuple) else act)] += 1
-        try:
-            self._act(act, body)
-        finally:
-            with server.lock:
-                server.at_once -= 1
+        if act == "slow":
+            time.sleep(server.delay)
+        with server.lock:  # before the answer goes out, after which the next may be asked
+            server.at_once -= 1
+        self._act(act, body)
 
     def _act(self, act, body: dict) -> None:
         if act == "close":
             self.close_connection = True
             return
-        if act == "slow":
-            time.sleep(self.server.delay)
         if act in ("good", "slow", "prose"):
             text = PROSE if act == "prose" else verdict(body["messages"])
             usage = {

@@ -365,7 +365,9 @@ def usage(task: Task, records: Sequence[dict], result: dict) -> dict:
         tokens = f"{counts['prompt_tokens']:,} + {counts['completion_tokens']:,} tokens"
         remarks.append(f"judged by {found[0]['judge']}: {len(found)} judgements, {counts['requests']} requests, {tokens}")
     if failures:
-        remarks.append(f"{len(failures)} judgements failed, the first: {failures[0]}; the same command asks again")
+        remarks.append(
+            f"{len(failures)} of {len(found)} judgements failed, the first: {failures[0]}; the same command asks again"
+        )
     upstream = result.get("upstream") or {}
     if upstream.get("score") not in (None, result["score"]):
         remarks.append(f"by the published rule {upstream['score']:.2f} over {upstream['n']}")

@@ -139,9 +139,12 @@ def tables(result: dict) -> str:
                 ("Category", "Score"), [(name, judged.shown(value)) for name, value in [*figures, ("Overall", some["overall"])]]
             )
         )
-        if some["failed"]:
+        zeros = some["n"] - found["boda"]["n"]
+        if zeros:
             figure = f"{judged.shown(found['boda']['overall'])} over {found['boda']['n']}"
-            told.append(f"{some['failed']} of {some['n']} judgements failed and count 0.00 above; left out, overall {figure}.")
+            told.append(f"{zeros} of {some['n']} judgements failed and count 0.00 above; left out, overall {figure}.")
+        if some["failed"] > zeros:
+            told.append(f"{some['failed'] - zeros} further judgements could not be made: the model gave no answer.")
     return "\n\n".join(told)
 
 

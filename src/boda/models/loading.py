@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from transformers.utils import logging as hf_logging
 
 from boda.errors import WHY, BodaError, explaining
 
+# PEFT imports it wherever it is installed; that it goes without a faster kernel, or casts its inputs, is no news.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 

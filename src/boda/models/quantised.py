@@ -6,8 +6,6 @@ NF4 with doubly quantised scales is QLoRA's (https://arxiv.org/abs/2305.14314), 
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from torch import nn
 
@@ -39,7 +37,6 @@ def loading_options(precision: str, device: torch.device, dtype: torch.dtype) ->
         ) from None
     if device.type not in ("cuda", "cpu", "xpu"):
         raise BodaError(f"precision: {precision}: bitsandbytes knows no {device.type} devices; say precision: auto")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # that inputs are cast is no news
     if precision == "int8":
         config = BitsAndBytesConfig(load_in_8bit=True)
     else:

@@ -39,7 +39,7 @@ SHAPE = {
     "initializer_range": 0.06,
     "tie_word_embeddings": True,
 }
-MAX_LENGTH, TOKENS_A_STEP, POINTS = 256, 2048, 4
+MAX_LENGTH, TOKENS_A_STEP, POINTS = 256, 1024, 4
 MIXED = ("Korean only", "mixed", "linked")
 LANGUAGES = {"ko": "Korean", "en": "English"}
 
@@ -179,7 +179,7 @@ def recipe(language, tokenizer, stages: list[dict], mix: tuple[list[dict], float
     first = {
         "data": data,
         "batch_size": max(1, round(TOKENS_A_STEP / mean)),
-        "learning_rate": 2e-3,
+        "learning_rate": 4e-3,
         "optimizer": "muon",
         "schedule": "cosine",
         "warmup_ratio": 0.05,
@@ -332,11 +332,11 @@ def run_all(data: Path, work: Path, steps: int) -> tuple[dict, dict[str, list]]:
     whole = [{"name": "read", "train": ["language"], "max_steps": steps}]
     found: dict = {"English, the start": way("English", "english", whole, SHAPE)}
     base = work / "english" / "model"
-    whole = [whole[0] | {"learning_rate": 1e-3}]
+    whole = [whole[0] | {"learning_rate": 2e-3}]
     for name in MIXED:
         found[name] = way(name, name, whole)
     found["all layers"] = way("all layers", "1 to 9", whole)
-    ends = {"name": "ends", "train": ["language.ends"], "max_steps": steps * 3 // 4, "learning_rate": 1e-3}
+    ends = {"name": "ends", "train": ["language.ends"], "max_steps": steps * 3 // 4, "learning_rate": 2e-3}
     found["ELO"] = way("ELO", "1 to 9", [ends, {"name": "align", "train": ["language"], "max_steps": steps // 4}])
     found["all layers, as long as ELO"] = way("all layers shorter", "1 to 9", [whole[0] | {"max_steps": steps // 2}])
     found["align alone"] = way("align alone", "1 to 9", [whole[0] | {"max_steps": steps // 4}])
@@ -467,7 +467,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Korean-only, mixed and linked continued pretraining, and ELO")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data", help="folder of the real data")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/language-linking")
-    parser.add_argument("--steps", type=int, default=200, help="steps of each way")
+    parser.add_argument("--steps", type=int, default=360, help="steps of each way")
     chosen = parser.parse_args()
     found, held = run_all(chosen.data, chosen.work, chosen.steps)
     print(report(found, held, f"python benchmarks/language_linking.py --steps {chosen.steps}", ROOT / "benchmarks"))

@@ -83,6 +83,8 @@ def test_columns_and_wordings_of_ones_own(tmp_path):
     path = write(tmp_path / "a.json", [{"translation": PAIR, "id": 7}])
     columns = {side: f"{{translation[{side}]}}" for side in PAIR}
     assert len(texts(path, "parallel", columns=columns)) == 2
+    packed = write_parquet(tmp_path / "a.parquet", [{"translation": PAIR}])  # as hub data sets of translations are
+    assert all(side in text for side in PAIR.values() for text in texts(packed, "parallel", columns=columns))
     path = write(tmp_path / "b.json", [PAIR])
     assert texts(path, "parallel", question="우리말: {ko}", answer="영어: {en}") == [
         "우리말: 물은 0도에서 언다.\n영어: Water freezes at 0 degrees.",

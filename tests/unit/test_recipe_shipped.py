@@ -208,3 +208,19 @@ def test_templates_are_found_by_name_or_beside_the_recipe(tmp_path, monkeypatch)
     with pytest.raises(BodaError, match="did you mean 'plain'"):
         template_text("plian")
     assert load_recipe("small-korean-vlm", ["model.chat_template=own.jinja"]).model.chat_template == "own.jinja"
+
+
+def test_bllossom_is_what_its_card_and_papers_say():
+    """More than 30,000 pieces on Llama 3's 128,256, parallel text, all weights; ELO without new pieces, 1 to 9, ends then all."""
+    grown, elo, seeing = (load_recipe(f"bllossom-{name}") for name in ("8b-pretrain", "elo", "v"))
+    assert {recipe.model.language for recipe in (grown, elo)} == {"meta-llama/Meta-Llama-3-8B"}
+    assert (grown.model.tokenizer.base, grown.model.tokenizer.vocab_size) == ("language", 128_256 + 30_000)
+    assert {"text", "parallel", "links"} == {data.source for data in grown.stage("link").data}
+    assert (grown.stage("tables").train, grown.stage("link").train) == (["language.embeddings"], ["language"])
+    assert elo.model.tokenizer is None
+    assert [(stage.name, stage.train) for stage in elo.stages] == [("ends", ["language.ends"]), ("align", ["language"])]
+    assert seeing.model.recipes == {"language": "bllossom-8b-pretrain"} and seeing.model.connector == "mlp2x_gelu"
+    kinds = [data.path.removeprefix("mvif/").removesuffix(".json") for data in seeing.stage("instruct").data]
+    assert kinds == ["object", "location", "atmosphere", "conversation"]
+    card = (seeing.generation.temperature, seeing.generation.top_p, seeing.generation.max_new_tokens)
+    assert card == (0.6, 0.9, 2048) and seeing.generation.system.startswith("You are a helpful AI assistant. Please answer")

@@ -27,7 +27,7 @@ UNIGRAMS = {"xlm_roberta": XLMRobertaTokenizer, "t5": T5Tokenizer}
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-KINDS = (*FAMILIES, *UNIGRAMS, "whole words", "english")
+KINDS = (*FAMILIES, *UNIGRAMS, "whole words", "english", "older llama")
 ENGLISH = "The quick brown fox jumps over the lazy dog. Films, 2010 of them! They were made for nobody at all; who knows?"
 CORPUS = [
     *tiny.korean_lines(),
@@ -66,8 +66,18 @@ def whole_words():
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|reserved_0|>")
 
 
+def older_llama():
+    """Llama 2 as it was first converted: a space is put before every text by a normalizer, and the text is one word."""
+    made = json.loads(tiny.llama2_tokenizer().backend_tokenizer.to_str())
+    steps = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+    made |= {"pre_tokenizer": None, "normalizer": {"type": "Sequence", "normalizers": steps}}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(made)), unk_token="<unk>", eos_token="</s>")
+
+
 @cache
 def base_of(kind: str):
+    if kind == "older llama":
+        return older_llama()
     if kind in UNIGRAMS:
         return unigram(kind)
     if kind == "whole words":
@@ -169,7 +179,7 @@ def expanded(known: Known, growth: Growth, ids: list[int]) -> list[str]:
     return [old for id in ids for old in (apart(new[id]) if id in new else [known.backend.id_to_token(id)])]
 
 
-@pytest.mark.parametrize("kind", ["gpt_neox", "llama2", "qwen3", "xlm_roberta", "whole words", "english"])
+@pytest.mark.parametrize("kind", ["gpt_neox", "llama2", "qwen3", "xlm_roberta", "whole words", "english", "older llama"])
 @given(text=TEXTS)
 def test_any_text_reads_back_and_old_text_is_as_before(kind, text):
     base, growth, new = learnt(kind)
@@ -212,13 +222,15 @@ def test_counting_is_bounded(monkeypatch):
     monkeypatch.setattr(pieces_learnt, "MOST_WORDS", 100)
     counts = count_words(["같은 말 " + " ".join(f"말{n * 7 + k}" for k in range(7)) for n in range(2000)])
     assert len(counts) <= 7101 and counts["같은"] == counts[" 말"] == 2000
-    assert count_words(["가 나\n다  라", ""]) == Counter({"가": 1, " 나\n다": 1, " 라": 1})
+    assert count_words(["가 나\n다  라", ""]) == Counter({"가": 1, " 나": 1, "다": 1, " 라": 1})
 
 
 # --- taken
 
 
-@pytest.mark.parametrize("kind", ["gpt_neox", "llama2", "qwen3", "exaone4", "whole words", "english", "xlm_roberta", "t5"])
+@pytest.mark.parametrize(
+    "kind", ["gpt_neox", "llama2", "qwen3", "exaone4", "whole words", "english", "older llama", "xlm_roberta", "t5"]
+)
 @pytest.mark.parametrize("other", ["word pieces", "bytes", "unigram"])
 def test_pieces_of_another_tokenizer(kind, other):
     base = base_of(kind)

@@ -70,6 +70,12 @@ class Known:
         """The text of a piece; None for bytes that are only a part of a character."""
         return read_piece(piece, self.is_bytes)
 
+    def name(self, id: int) -> str:
+        """The piece or added token of an id."""
+        piece = self.backend.id_to_token(id)
+        assert piece is not None
+        return piece
+
     def size(self, piece: str) -> int:
         """Bytes of text that a piece stands for."""
         text = self.read(piece)

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from boda.models.pieces import Growth, Known, kind_of, score_of
 
 MOST_WORDS = 3_000_000  # different words kept while counting; the rarest go when there are more
-LEARNT_WORDS = 400_000  # of them, the most frequent are learnt from: more change little and take long
-LEARNT_TOTAL = 6_000_000  # occurrences of words that the trainer is given; more frequent ones are scaled down
+LEARNT_WORDS = 250_000  # of them, the most frequent are learnt from: more change nothing and take long
+LEARNT_TOTAL = 3_000_000  # occurrences of words that the trainer is given; more frequent ones are scaled down
 COVERAGE = 0.9995  # share of the text's characters that get a piece of their own where bytes stood for them (as SentencePiece)
 _SPACE, _UNKNOWN, _BYTES = "\ue000", "\ue001", 0xE100  # codes of a lone space, of what has no piece, of 256 bytes
 _LETTERS, _SIGNS = 0x20000, 0x90000  # where the codes of other pieces begin: none of these is white space
@@ -37,17 +37,13 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
     """How often each word is in the texts, with the space before it, in bounded memory."""
     counts: Counter[str] = Counter()
     for some in _groups(texts, 1000):
-        words: list[str] = []
-        for text in some:
-            first, *others = text.split(" ")
-            words.append(first)
-            words += [" " + word for word in others if word]
-        counts.update(words)
+        counts.update("\n".join(some).replace(" ", "\n ").split("\n"))
         least = 1
         while len(counts) > MOST_WORDS:
             counts = Counter({word: count for word, count in counts.items() if count > least})
             least += 1
-    del counts[""]
+    for nothing in ("", " "):
+        del counts[nothing]
     return counts
 
 
@@ -77,7 +73,7 @@ class _Codes:
 
     def of(self, id: int) -> str:
         if (code := self.by_id.get(id)) is None:
-            piece = self.known.backend.id_to_token(id)
+            piece = self.known.name(id)
             code = self.by_id[id] = self.new(piece, self.known.read(piece))
         return code
 
@@ -215,8 +211,8 @@ def _scored(known: Known, growth: Growth, learnt: Tokenizer, segments: Counter[s
     counts: Counter[str] = Counter()
     characters = set(growth.pieces)
     for some in _groups(segments.items(), 10000):
-        for (_, count), encoded in zip(some, learnt.encode_batch_fast([segment for segment, _ in some])):
-            for token in map(learnt.id_to_token, encoded.ids):
+        for (_, count), encoded in zip(some, learnt.encode_batch([segment for segment, _ in some])):
+            for token in encoded.tokens:
                 counts[token] += count
     seen: Counter[str] = Counter()
     saved: Counter[str] = Counter()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,7 @@ def texts_in(paths: Iterable[str], data: str | Path | None = None, quiet: bool =
     for path in paths:
         bad, place = BadRows(), resolve_data(path, data)
         progress = Progress(lambda seen, path=path: f"{path}: {seen.done:,} texts, {seen.rate:,.0f} a second", quiet=quiet)  # type: ignore[misc]
-        for number, sample in enumerate(read(place, bad_rows=bad, probe=False, trainable=False, **given)):
+        for number, sample in enumerate(read(place, bad_rows=bad, probe=False, trainable=False, **given), 1):
             progress.update(number)
             yield from (message.text for message in sample.messages)
         clear_line()
@@ -144,24 +146,21 @@ def measure(tokenizer: Any, texts: list[str], new_from: int | None = None) -> di
 
     Words are what white space separates (Korean eojeol).
     """
-    tokens = covered = spelt = 0
-    sizes: dict[int, int] = {}
-    known = Known(tokenizer)
+    tokens, known, seen = 0, Known(tokenizer), Counter[int]()
     for start in range(0, len(texts), 1000):
         for encoded in known.backend.encode_batch_fast(texts[start : start + 1000], add_special_tokens=False):
             tokens += len(encoded.ids)
-            for id in encoded.ids if new_from is not None else ():
-                if id not in sizes:
-                    sizes[id] = known.size(known.backend.id_to_token(id))
-                spelt += sizes[id]
-                covered += sizes[id] * (id >= new_from)
+            seen.update(encoded.ids)
     characters, words = sum(map(len, texts)), sum(len(text.split()) for text in texts)
     if not tokens:
         raise BodaError("the held-out text is empty")
-    found = {"texts": len(texts), "characters": characters, "words": words, "tokens": tokens}
+    found: dict[str, float] = {"texts": len(texts), "characters": characters, "words": words, "tokens": tokens}
     found |= {"tokens_per_word": tokens / max(1, words), "tokens_per_character": tokens / characters}
     found["bytes_per_token"] = sum(len(text.encode()) for text in texts) / tokens
-    return found | ({"covered_by_new": covered / max(1, spelt)} if new_from is not None else {})
+    if new_from is not None:
+        sizes = {id: known.size(known.name(id)) * count for id, count in seen.items()}
+        found["covered_by_new"] = sum(size for id, size in sizes.items() if id >= new_from) / sum(sizes.values())
+    return found
 
 
 def compare(before: Any, after: Any, texts: list[str]) -> dict:
@@ -170,6 +169,8 @@ def compare(before: Any, after: Any, texts: list[str]) -> dict:
     found: dict[str, Any] = {"before": one, "after": two, "fewer_tokens": 1 - two["tokens"] / one["tokens"]}
     found["context_gained"] = one["tokens"] / two["tokens"] - 1
     short = list(dict.fromkeys(line for text in texts[:1000] for line in text.split("\n") if 10 <= len(line) <= SHORT))
+    korean = [line for line in short if 2 * len(re.findall("[가-힣]", line)) > len(line)]
+    short = korean if len(korean) >= EXAMPLES else short
     chosen = short[:: max(1, len(short) // EXAMPLES)][:EXAMPLES]
     found["examples"] = [{"text": text, "before": shown(before, text), "after": shown(after, text)} for text in chosen]
     return found
@@ -178,7 +179,7 @@ def compare(before: Any, after: Any, texts: list[str]) -> dict:
 def shown(tokenizer: Any, text: str) -> list[str]:
     """The pieces of a text as people read them; `·` for a part of a character."""
     known = Known(tokenizer)
-    names = map(known.backend.id_to_token, known.backend.encode(text, add_special_tokens=False).ids)
+    names = map(known.name, known.backend.encode(text, add_special_tokens=False).ids)
     return ["·" if (read := known.read(name)) is None else read.replace(" ", "_") for name in names]
 
 

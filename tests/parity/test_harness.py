@@ -10,7 +10,7 @@ import torch
 
 import boda.evaluate
 from boda.evaluate.answers import read_answers
-from boda.evaluate.likelihood import harness_model, packing
+from boda.evaluate.likelihood import fp32_head, harness_model, packing
 from boda.models.checkpoints import load
 from tests import tiny
 from tests.harness_files import WORDS, write_kmmlu, write_kobest
@@ -83,6 +83,28 @@ def test_a_model_that_cannot_be_packed_goes_the_stock_way():
         whole = tokenizer(context + choice)["input_ids"]
         logprobs = model(torch.tensor([whole])).logits[0].log_softmax(-1)
         assert value == pytest.approx(sum(float(logprobs[n - 1, whole[n]]) for n in range(len(ids), len(whole))), abs=1e-3)
+
+
+@torch.no_grad()
+def test_choices_do_not_tie_because_weights_are_bf16(language_family):
+    """The head is fp32 while likelihoods are computed, and its own again afterwards."""
+    model, tokenizer = load(tiny.language_folder(language_family), dtype=torch.bfloat16)
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    weight, is_tied = head.weight, head.weight is embeddings.weight
+    ids = torch.arange(5, 29)[None]
+    before = model(ids).logits
+    with fp32_head(model):
+        precise = model(ids).logits
+        assert head.weight.dtype == torch.float32 and precise.dtype == torch.float32
+    assert head.weight is weight and (head.weight is embeddings.weight) == is_tied
+    assert torch.equal(model(ids).logits, before) and before.dtype == torch.bfloat16
+    assert not torch.equal(precise.bfloat16().float(), precise)  # finer than bf16
+    torch.testing.assert_close(precise, before.float(), rtol=0.02, atol=0.02 * float(before.abs().max()))
+    with packing(model) as packs:
+        found = harness_model(model, tokenizer, 4, packs).loglikelihood(requests(), disable_tqdm=True)
+    for start in range(1, len(found), 6):  # the choices of a context
+        assert len({value for value, _ in found[start : start + 6]}) == 6
+    assert model.dtype == torch.bfloat16 and head.weight is weight
 
 
 def stock_run(model_folder: Path, task: str, files: dict[str, Path], cache: Path, shots: int, limit: int | None):

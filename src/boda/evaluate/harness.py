@@ -243,9 +243,11 @@ def _record(lm, task, leaf: str, group: str, metric: str, number: int, asked: li
         picked = choices[int(np.argmax(np.array(scores) / lengths))]
         record |= {"raw": picked, "extracted": picked, "gold": choices[gold] if isinstance(gold, int) else gold}
         record |= {"choices": choices, "logprobs": scores}
+        longest, room = prompt + max((request.args[1] for request in asked), key=len), lm.max_length + 1
     else:
         record |= {"raw": asked[0].resps[0], "extracted": str(results[0]), "gold": str(gold)}
-    cut = max(len(lm.tok_encode("".join(request.args[:1]))) for request in asked[:1]) - lm.max_length
+        longest, room = prompt, lm.max_length - asked[0].args[1].get("max_gen_toks", lm.max_gen_toks)
+    cut = len(lm.tok_encode(longest)) - room
     score = metrics["acc"] if isinstance(metrics[metric], list) else metrics[metric]
     tags = {"group": group, "subset": leaf} if group else {"subset": leaf}
     return record | {"metrics": metrics, "score": score, "tags": tags, "cut": max(0, cut), "failed": False}

@@ -35,6 +35,26 @@ def packing(model) -> Iterator[bool]:
         language.set_attn_implementation(before)
 
 
+@contextmanager
+def fp32_head(model) -> Iterator[None]:
+    """The head computes in fp32 while the block runs: logits in bf16 have steps of an eighth where they are 16 to 32, so that
+    choices tie and the first wins."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear) or head.weight.dtype not in (torch.bfloat16, torch.float16):
+        yield
+        return
+    own = dict(head.named_parameters(recurse=False))
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    try:
+        for name, parameter in own.items():
+            setattr(head, name, torch.nn.Parameter(parameter.detach().float(), requires_grad=False))
+        yield
+    finally:
+        hook.remove()
+        for name, parameter in own.items():
+            setattr(head, name, parameter)
+
+
 @dataclass
 class PackedRow:
     """Contexts, each followed by what continues it, as one row: a context is a segment and prefix of its continuations."""
@@ -75,7 +95,7 @@ class PackedRow:
 def harness_model(model, processor, batch_size: int, packs: bool):
     """An lm-eval model (its HFLM) around a loaded one; a VLM reads text through its own forward pass, without pictures.
 
-    Log-probabilities are computed in fp32 from the logits (HFLM's `softmax_dtype=float32`): in bf16 choices would tie.
+    Logits and log-probabilities are fp32, whatever the weights are.
     """
     from lm_eval.models.huggingface import HFLM
 
@@ -83,8 +103,12 @@ def harness_model(model, processor, batch_size: int, packs: bool):
         @torch.inference_mode()
         def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
             """[(texts, context ids, continuation ids)] -> [(log-likelihood, whether it is what greedy decoding says)]."""
-            if not packs:
+            with fp32_head(self.model):
+                if packs:
+                    return self._packed(requests)
                 return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+
+        def _packed(self, requests) -> list[tuple[float, bool]]:
             contexts: dict = defaultdict(lambda: defaultdict(list))
             for number, (_, context, continuation) in enumerate(requests):
                 ids = (context + continuation)[-(self.max_length + 1) :]  # too long: cut on the left

@@ -219,6 +219,35 @@ def test_an_adapter_for_another_base(tmp_path):
         building.apply_adapter(other, adapter)
 
 
+def test_an_adapter_is_a_model(tmp_path):
+    """Its folder names the base: as Boda writes it, and as PEFT does."""
+    from peft import LoraConfig, get_peft_model
+
+    run = tmp_path / "run"
+    folder = boda.train(qlora(tmp_path, "fp32"), run, stage="read", quiet=True)
+    model, _ = boda.load(folder / "adapter", device="cpu", dtype=torch.float32)
+    expected = whole_after(run, 1)
+    assert all(torch.allclose(value, expected[name][: len(value)], atol=1e-5) for name, value in model.named_parameters())
+    source = wide_folder("llama3")
+    peer = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(source), LoraConfig(r=2, target_modules=["q_proj"], use_rslora=True)
+    )
+    torch.nn.init.normal_(peer.base_model.model.model.layers[0].self_attn.q_proj.lora_B["default"].weight)
+    peer.save_pretrained(tmp_path / "peft")
+    model, tokenizer = boda.load(tmp_path / "peft", device="cpu", dtype=torch.float32)
+    ids = torch.arange(5, 30)[None]
+    with torch.no_grad():
+        assert torch.allclose(model(ids).logits, peer.eval()(ids).logits, atol=1e-4) and tokenizer.eos_token
+    settings = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    for change, why in (
+        ({"rank_pattern": {"q_proj": 4}}, "no plain LoRA"),
+        ({"base_model_name_or_path": None}, "boda merge writes"),
+    ):
+        (tmp_path / "peft" / "adapter_config.json").write_text(json.dumps(settings | change))
+        with pytest.raises(BodaError, match=why):
+            boda.load(tmp_path / "peft")
+
+
 # ---------------------------------------------------------------- models that come quantised
 
 

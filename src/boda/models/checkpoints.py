@@ -24,6 +24,7 @@ from transformers.utils import is_torchvision_available
 from boda.errors import BodaError
 from boda.files import read_json, whole_folder, write_json
 from boda.models.dual_encoder import BodaDualEncoderConfig, BodaDualEncoderModel
+from boda.models.language import MADE_BY_THE_RECIPE, apply_adapter
 from boda.models.loading import load_whole, loading, place_of, quiet_loading
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration
 
@@ -123,17 +124,20 @@ def load_config(name: str, trust_remote_code: bool = False):
 
 
 def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = False):
-    """A model and its processor, from a folder, a hub id, a .gguf file or a name that Boda ships (`mini`), by what its config says.
+    """A model and its processor, from a folder, a hub id, a .gguf file or a name that Boda ships (`mini`), by what its config says;
+    from the folder of a LoRA adapter its base with the adapter added.
 
     A VLM or a pair model (KoCLIP, CLIP, SigLIP, ...) comes with its transformers processor, a language model with its tokenizer.
     `device`: None: the best there is. `dtype`: None: bf16 where the hardware has it. `trust_remote_code`: run Python code that
     comes with a hub model. Raises BodaError: no model there, or one of a kind that Boda does not run.
     """
     name = locate(name)
-    config = load_config(name, trust_remote_code)
-    pair = is_pair(config)
     device = torch.device(best_device() if device is None else device)
     dtype = dtype or best_dtype(device)
+    if (Path(name) / "adapter_config.json").is_file() and not (Path(name) / "config.json").is_file():
+        return _load_adapted(Path(name), device, dtype, trust_remote_code)
+    config = load_config(name, trust_remote_code)
+    pair = is_pair(config)
     with loading(name, f"'{name}' has a config but cannot be loaded"):
         if config.model_type in VLM_TYPES or pair:
             model = load_whole(name, AutoModel if pair else AutoModelForImageTextToText, dtype=dtype)
@@ -155,6 +159,18 @@ def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = Fa
     if pair and offset is not None:
         move_text_positions(model, offset)
     return model.to(device).eval(), processor
+
+
+def _load_adapted(folder: Path, device: torch.device, dtype: torch.dtype, trust_remote_code: bool):
+    """The model that an adapter's folder names as its base, with the adapter added."""
+    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not base or base == MADE_BY_THE_RECIPE:
+        raise BodaError(
+            f"{folder} holds an adapter, and its base is in no folder of its own; boda merge writes the whole model"
+        )
+    model, processor = load(base, "cpu", torch.float32, trust_remote_code)
+    apply_adapter(model, folder)
+    return model.to(device=device, dtype=dtype), processor
 
 
 def is_pair(config) -> bool:

@@ -16,13 +16,16 @@ from boda.files import read_json, write_json
 from boda.models.loading import seeded
 
 ADAPTER = "default"
+MADE_BY_THE_RECIPE = "made by the recipe"  # said of an adapter's base that lies in no folder of its own
 
 
 def lora_targets(language_model: nn.Module, wanted: list[str] | None) -> list[str]:
     """Names of the layers to adapt: every linear layer of the language model (its head is not part of it), or those asked for."""
     from peft.tuners.lora import LoraLayer
 
-    adapted = [f"{name}." for name, module in language_model.named_modules() if isinstance(module, LoraLayer)]  # by earlier stages
+    adapted = [
+        f"{name}." for name, module in language_model.named_modules() if isinstance(module, LoraLayer)
+    ]  # by earlier stages
     every = [name for name, module in language_model.named_modules() if isinstance(module, (nn.Linear, LoraLayer))]
     linear = [name for name in every if not name.startswith(tuple(adapted))]
     if not linear:
@@ -62,7 +65,9 @@ def lora_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Layers with an adapter that is being trained, by name."""
     from peft.tuners.lora import LoraLayer
 
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer) and ADAPTER in module.lora_A}
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, LoraLayer) and ADAPTER in module.lora_A
+    }
 
 
 @torch.no_grad()
@@ -106,7 +111,7 @@ def save_adapter(model: nn.Module, folder: Path, base: str) -> None:
 def apply_adapter(model: nn.Module, folder: Path) -> None:
     """Merges a saved adapter into a model without one: fp32 sum, then the matrix's type. Raises BodaError on a misfit."""
     config, layers = _read_adapter(model, folder)
-    scale = config["lora_alpha"] / config["r"]
+    scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
     for layer, down, up in layers.values():
         weight = layer.weight
         weight.data = (weight.float() + up.to(weight.device) @ down.to(weight.device) * scale).to(weight.dtype)
@@ -136,11 +141,18 @@ def stack_adapter(model: nn.Module, language_model: nn.Module, folder: Path, sta
 
 
 def _read_adapter(model: nn.Module, folder: Path) -> tuple[dict, dict[str, tuple[nn.Module, torch.Tensor, torch.Tensor]]]:
-    """(config, name -> layer, A (r, inputs), B (outputs, r)) of a saved adapter. Raises BodaError where a layer does not fit."""
-    config = read_json(folder / "adapter_config.json")
-    tensors = load_file(folder / "adapter_model.safetensors")
+    """(config, name -> layer, A (r, inputs), B (outputs, r)) of a saved adapter, Boda's or PEFT's. Raises BodaError where a layer does
+    not fit, or it holds what is no plain LoRA."""
+    config, path = read_json(folder / "adapter_config.json"), folder / "adapter_model.safetensors"
+    if not path.is_file():
+        raise BodaError(f"{folder} has no adapter_model.safetensors; older adapters (.bin) can be saved anew with PEFT")
+    tensors, suffix = load_file(path), ".lora_A.weight"
+    names = sorted(key.removeprefix("base_model.model.").removesuffix(suffix) for key in tensors if key.endswith(suffix))
+    if not names or len(tensors) != 2 * len(names) or config.get("alpha_pattern") or config.get("rank_pattern"):
+        other = next((key for key in tensors if ".lora_A." not in key and ".lora_B." not in key), "ranks that differ by layer")
+        raise BodaError(f"the adapter in {folder} is no plain LoRA ({other}); merge it with PEFT first")
     modules, found = dict(model.named_modules()), {}
-    for name in config["target_modules"]:
+    for name in names:
         down, up = (tensors[f"base_model.model.{name}.{side}.weight"] for side in ("lora_A", "lora_B"))
         layer = modules.get(name)
         shape = (getattr(layer, "out_features", 0), getattr(layer, "in_features", 0))

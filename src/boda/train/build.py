@@ -18,7 +18,15 @@ from boda.errors import BodaError
 from boda.files import read_json, whole_folder, write_json
 from boda.models.assemble import Assembled, assemble, build_processor, load_tokenizer
 from boda.models.checkpoints import best_dtype, generation_config, save_folder
-from boda.models.language import ADAPTER, apply_adapter, lora_layers, merge_lora, save_adapter, stack_adapter
+from boda.models.language import (
+    ADAPTER,
+    MADE_BY_THE_RECIPE,
+    apply_adapter,
+    lora_layers,
+    merge_lora,
+    save_adapter,
+    stack_adapter,
+)
 from boda.models.pairing import assemble_pair, image_vectors, text_positions, text_vectors, write_pair
 from boda.models.quantised import is_quantised, loading_options
 from boda.models.vocabulary import IMAGE_TOKEN, add_token, give_rows, train_tokenizer
@@ -89,7 +97,9 @@ def get_tokenizer(recipe: Recipe, out: Path | None, texts: Iterator[str]):
     folder, done = out / "tokenizer" if out else None, None
     if folder is None or not (folder / "tokenizer.json").is_file():
         if spec.base is not None:
-            tokenizer, done = grow(base_tokenizer(recipe, out), texts, spec.vocab_size, spec.tokenizer, "model.tokenizer.vocab_size")
+            tokenizer, done = grow(
+                base_tokenizer(recipe, out), texts, spec.vocab_size, spec.tokenizer, "model.tokenizer.vocab_size"
+            )
         else:
             assert spec.vocab_size is not None
             tokenizer = train_tokenizer(texts, spec.vocab_size)
@@ -189,7 +199,7 @@ def save_stage(built: Built, recipe: Recipe, stage: Stage, trained: dict[str, to
         if whole:
             save_file(whole, partial / "trained.safetensors", metadata={"format": "pt"})
         if lora_layers(built.model):
-            base = recipe.model.language if isinstance(recipe.model.language, str) else "made by the recipe"
+            base = recipe.model.language if isinstance(recipe.model.language, str) else MADE_BY_THE_RECIPE
             save_adapter(built.model, partial / "adapter", base)
         facts = {
             "stage": stage.name,

@@ -108,7 +108,7 @@ class Case:
         language_of(self.model).set_attn_implementation(ATTENTION_NAME)
         rows = rows_of(self.data, row_length, packing=packing, share=share)
         found = [self.objective.measure(self.model, batch) for batch in batches_of(self.data, rows, self.pixels)]
-        pairs = sum(each.count for each in found)
+        pairs = sum(each.number for each in found)
         return self.result(sum(each.loss for each in found) / pairs), sum(torch.stack(each.others) for each in found) / pairs
 
 

@@ -40,7 +40,9 @@ def check_room_for_merging(recipe: Recipe, run: Path, last: Stage) -> None:
 
     Merging on a device that is too small would end in the operating system's killing the process.
     """
-    config = config_from(part_source(recipe, "language", run), "language")
+    language = part_source(recipe, "language", run)
+    assert language is not None
+    config = config_from(language, "language")
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
     needed = 2.2 * size  # bf16, and a layer's sums in fp32

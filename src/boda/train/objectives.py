@@ -51,7 +51,7 @@ class Measured(NamedTuple):
     """What an objective says of a row: the sum of its losses, of how many, and sums of whatever else it is watched by."""
 
     loss: torch.Tensor
-    count: int
+    number: int
     others: tuple[torch.Tensor, ...] = ()
 
 
@@ -80,7 +80,7 @@ def row_step(step: Pass, rows: Iterable[dict], objective: Objective) -> tuple[fl
 def sums_of(found: Measured) -> torch.Tensor:
     """(2 + others,) float64."""
     loss = found.loss.detach().double()
-    return torch.stack([loss, loss.new_tensor(found.count), *(other.double() for other in found.others)])
+    return torch.stack([loss, loss.new_tensor(found.number), *(other.double() for other in found.others)])
 
 
 def language_loss(model: torch.nn.Module, batch: dict) -> torch.Tensor:

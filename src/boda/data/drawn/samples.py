@@ -240,8 +240,13 @@ def _text_preferences(choice: Choice, seed: int, number: int) -> Iterator[Sample
     told = description(facts, dice, dice.pick(STYLES[:3])).answer
     asked = (question(facts, kind, dice) for kind in dice.some(list(KINDS), len(KINDS)))
     for said in [said for said in asked if said is not None and said.rejected][:1]:
-        turns = (("user", f"{told}\n{said.question}"), ("assistant", said.answer))
-        yield conversation(*turns, rejected=said.rejected, source=Source("drawn", number, LICENCE), tags=(("type", said.kind),))
+        yield conversation(
+            ("user", f"{told}\n{said.question}"),
+            ("assistant", said.answer),
+            rejected=said.rejected,
+            tags=(("type", said.kind),),
+            source=Source("drawn", number, LICENCE),
+        )
 
 
 COLLECTIONS: dict[str, Callable[[Choice, int, int], Iterator[Sample]]] = {

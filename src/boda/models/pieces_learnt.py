@@ -144,20 +144,25 @@ def learn_pieces(tokenizer: Any, words: Counter[str], number: int) -> Growth:
     letters = _covering(frequent, number)
     growth.pieces += [codes.pieces[code] for code in letters]
     if dropped := codes.characters.difference(letters):
-        table, kept = dict.fromkeys(map(ord, dropped), " "), Counter[str]()
+        borders, kept = dict.fromkeys(map(ord, dropped), " "), Counter[str]()
         for segment, count in segments.items():
-            for part in segment.translate(table).split():
+            for part in segment.translate(borders).split():
                 kept[part] += count
         segments = kept
     wanted = number - len(letters)
-    alphabet = {code for segment in segments for code in segment}
+    # The trainer's time goes with the bytes it is given: the first, which are the frequent ones, become the shortest.
+    alphabet = list(dict.fromkeys(code for segment in segments for code in segment))
+    short = [chr(place + (0x100 if place < 0x1500 else _LETTERS)) for place in range(len(alphabet))]  # white space lies between
+    table = str.maketrans(dict(zip(alphabet, short)))
+    segments = Counter({segment.translate(table): count for segment, count in segments.items()})
+    named = {code: codes.pieces[long] for code, long in zip(short, alphabet)}
     learnt = Tokenizer(models.BPE())
     learnt.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
         vocab_size=len(alphabet) + wanted + wanted // (2 if known.is_unigram else 8) + 64, min_frequency=2, show_progress=False
     )
     learnt.train_from_iterator(_repeated(segments), trainer)
-    spell = lambda coded: "".join(codes.pieces[code] for code in coded)  # noqa: E731
+    spell = lambda coded: "".join(named[code] for code in coded)  # noqa: E731
     if known.is_unigram:
         return _scored(known, growth, learnt, segments, spell, number)
     blocked: set[str] = set()

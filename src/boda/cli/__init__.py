@@ -232,7 +232,9 @@ def evaluate(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="folders that `boda eval` or `boda train` wrote; with --task also files")],
     out: Annotated[Path | None, typer.Option(help="where to write; beside the first run unless given")] = None,
-    task: Annotated[str | None, typer.Option(help="print a judged benchmark's own tables, also of files it wrote itself")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="print a judged benchmark's own tables, also of files it wrote itself")
+    ] = None,
 ) -> None:
     """Tables, a contact sheet of answers, and curves of what runs have written."""
     if task is not None:

@@ -20,6 +20,7 @@ from boda.models.pieces_learnt import count_words, learn_pieces
 from boda.models.pieces_taken import take_pieces
 from boda.models.vocabulary import add_token, give_pad_token, give_rows, resize_embeddings, share_of_new, train_tokenizer
 from tests import tiny
+from tests.shared_data import shared_data
 from tests.tiny_build import byte_level
 
 FAMILIES = (*tiny.LANGUAGE_FAMILIES, "llama2", "synatra")
@@ -347,3 +348,19 @@ def test_a_padded_table_is_used(tmp_path):
     assert give_rows(model, base, new)["rows_added"] == 0
     resize_embeddings(model, new)
     assert model.get_input_embeddings().weight.shape[0] == rows == model.config.vocab_size
+
+
+def test_film_reviews_shorten_technical_prose():
+    """Pieces of one kind of Korean help with another: at least 45 % fewer tokens a Hangul character."""
+    from boda.train.expansion import compare, texts_in
+
+    reviews = texts_in(
+        [str(shared_data("nsmc_raw/reviews_all_dedup.tsv.gz"))], format="text", columns={"text": "review"}, limit=20_000
+    )
+    base = base_of("english")
+    new = extended(base, learn_pieces(base, count_words(reviews), 3000))
+    documents = list(texts_in([str(shared_data("ko_react_docs/docs.txt"))], limit=40))
+    found = compare(base, new, [" ".join(re.findall("[가-힣]+", text)) for text in documents])
+    assert found["fewer_tokens"] > 0.45 and found["after"]["covered_by_new"] > 0.8
+    for text in documents:
+        assert new.decode(ids_of(new, text)) == base.decode(ids_of(base, text))

@@ -355,11 +355,11 @@ def test_film_reviews_shorten_technical_prose():
     from boda.train.expansion import compare, texts_in
 
     reviews = texts_in(
-        [str(shared_data("nsmc_raw/reviews_all_dedup.tsv.gz"))], format="text", columns={"text": "review"}, limit=20_000
+        [str(shared_data("nsmc_raw/reviews_all_dedup.tsv.gz"))], format="text", columns={"text": "review"}, limit=8000
     )
     base = base_of("english")
-    new = extended(base, learn_pieces(base, count_words(reviews), 3000))
-    documents = list(texts_in([str(shared_data("ko_react_docs/docs.txt"))], limit=40))
+    new = extended(base, learn_pieces(base, count_words(reviews), 2000))
+    documents = list(texts_in([str(shared_data("ko_react_docs/docs.txt"))], limit=12))
     found = compare(base, new, [" ".join(re.findall("[가-힣]+", text)) for text in documents])
     assert found["fewer_tokens"] > 0.45 and found["after"]["covered_by_new"] > 0.8
     for text in documents:

@@ -236,21 +236,35 @@ def train(run: Path, made: dict, points: int = POINTS) -> dict:
 # ---- measuring --------------------------------------------------------------------------------------------------------------
 
 
-def losses(model, tokenizer, texts: list[str], before: list[str] | None = None) -> float:
-    """Bits per character of texts, each by itself; `before`: what stands before each, in its document, and is not counted."""
+def bits_of(model, tokenizer, texts: list[str], before: list[str] | None = None) -> list[tuple[float, int]]:
+    """(bits, characters) of each text by itself; `before`: what stands before each, in its document, and is not counted."""
     import torch
 
-    bits = characters = 0.0
+    found = []
     with torch.no_grad():
         for number, text in enumerate(texts):
             head = tokenizer(before[number] + "\n", add_special_tokens=False).input_ids if before else []
             ids = [tokenizer.eos_token_id, *head, *tokenizer(text, add_special_tokens=False).input_ids][:MAX_LENGTH]
-            counted = len(tokenizer.decode(ids[1 + len(head) :]))
+            characters = len(tokenizer.decode(ids[1 + len(head) :]))
             logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
             loss = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
-            bits += float(loss[len(head) :].sum()) / math.log(2)
-            characters += counted
+            found.append((float(loss[len(head) :].sum()) / math.log(2), characters))
+    return found
+
+
+def per_character(found: list[tuple[float, int]]) -> float:
+    bits, characters = map(sum, zip(*found))
     return bits / characters
+
+
+def gain(own: list[tuple[float, int]], other: list[tuple[float, int]]) -> tuple[float, float, float]:
+    """What a text's own translation saves against another's, in bits per character: (value, low, high), 95 % over 2,000 bootstraps."""
+    chance, values = random.Random(0), []
+    for _ in range(2000):
+        drawn = chance.choices(range(len(own)), k=len(own))
+        values.append(per_character([other[n] for n in drawn]) - per_character([own[n] for n in drawn]))
+    values.sort()
+    return per_character(other) - per_character(own), values[50], values[1949]
 
 
 def measure(base: Path, run: Path, held: dict[str, list]) -> list[dict]:
@@ -282,13 +296,13 @@ def measure(base: Path, run: Path, held: dict[str, list]) -> list[dict]:
     return known
 
 
-def measured(model, tokenizer, held: dict[str, list], linked: bool) -> dict[str, float]:
+def measured(model, tokenizer, held: dict[str, list], linked: bool) -> dict:
     """Bits per character of held-out text; `linked`: of Korean news, too, behind its own English and behind another's."""
-    found = {side: losses(model, tokenizer, held[f"held_{side}"]) for side in LANGUAGES}
+    found: dict = {side: per_character(bits_of(model, tokenizer, held[f"held_{side}"])) for side in LANGUAGES}
     if linked:
         korean, english = ([pair[side] for pair in held["held_pairs"]] for side in (0, 1))
-        found["own"] = losses(model, tokenizer, korean, english)
-        found["other"] = losses(model, tokenizer, korean, english[1:] + english[:1])
+        own, other = (bits_of(model, tokenizer, korean, given) for given in (english, english[1:] + english[:1]))
+        found |= {"own": per_character(own), "other": per_character(other), "gain": gain(own, other)}
     return found
 
 
@@ -307,6 +321,19 @@ def tokenizer_of(work: Path, held: dict[str, list]) -> Path:
         made.chat_template = template_text("chatml")
         made.save_pretrained(folder)
     return folder
+
+
+def speed(work: Path, made) -> dict[str, list[float]]:
+    """{stage: seconds a step}: median of ten steps of `ends` and of all layers, in turn, three times. Other work slows both alike."""
+    path, parts = work / "speed.json", {"ends": "language.ends", "read": "language"}
+    if not path.is_file():
+        found: dict[str, list[float]] = {name: [] for name in parts}
+        for turn in range(3):
+            for name, part in parts.items():
+                facts = train(work / f"speed-{name}-{turn}", made({"name": name, "train": [part], "max_steps": 10}), 1)
+                found[name].append(median_step(facts[name]))
+        path.write_text(json.dumps(found), encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def run_all(data: Path, work: Path, steps: int) -> tuple[dict, dict[str, list]]:
@@ -341,19 +368,24 @@ def run_all(data: Path, work: Path, steps: int) -> tuple[dict, dict[str, list]]:
     found["all layers, as long as ELO"] = way("all layers shorter", "1 to 9", [whole[0] | {"max_steps": steps // 2}])
     found["align alone"] = way("align alone", "1 to 9", [whole[0] | {"max_steps": steps // 4}])
     found["English, the start"]["folder"] = str(base)
+    found["seconds"] = speed(work, lambda stage: recipe(str(base), str(folder), [whole[0] | stage], mix["1 to 9"]))
     return found, held
 
 
 # ---- report -----------------------------------------------------------------------------------------------------------------
 
 
-def seconds_of(way: dict) -> float:
-    """Time of the steps alone: not of starting, saving and measuring."""
-    return sum(sum(stage["seconds"]) for stage in way["stages"].values())
+def seconds_of(way: dict, each: dict[str, list[float]]) -> float:
+    """Time of a way's steps, at the speed measured side by side."""
+    return sum(stage["steps"] * middle(each["ends" if name == "ends" else "read"]) for name, stage in way["stages"].items())
+
+
+def middle(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
 
 
 def median_step(stage: dict) -> float:
-    return sorted(stage["seconds"])[len(stage["seconds"]) // 2]
+    return middle(stage["seconds"])
 
 
 def curve(found: dict, out: Path) -> None:
@@ -375,12 +407,11 @@ def curve(found: dict, out: Path) -> None:
     for name, colour in zip(("all layers", "ELO", "all layers, as long as ELO", "align alone"), colours):
         points, passed = [(0.0, start["ko"])], 0.0
         for stage, facts in found[name]["stages"].items():
+            each = middle(found["seconds"]["ends" if stage == "ends" else "read"])
             points += [
-                (passed + sum(facts["seconds"][: point["step"]]), point["ko"])
-                for point in found[name]["points"]
-                if point["stage"] == stage
+                (passed + point["step"] * each, point["ko"]) for point in found[name]["points"] if point["stage"] == stage
             ]
-            passed += sum(facts["seconds"])
+            passed += facts["steps"] * each
         axes.plot(*zip(*points), marker="o", markersize=4, color=colour, label=name)
     axes.set(title="held-out Korean, English to Korean 1 to 9", xlabel="seconds of steps", ylabel="bits per character")
     axes.legend()
@@ -421,11 +452,12 @@ def report(found: dict, held: dict[str, list], command: str, out: Path) -> Path:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name in ("English, the start", *MIXED):
-        lines.append(_row(name, found[name], True))
+        lines.append(_row(name, found[name], True, found["seconds"]))
     lines += [
         "",
         "Lower is better. The last three columns: bits of the Korean side of a held-out pair after the English side, after the "
-        "English of another pair, and the difference, which is what a model knows of the one language through the other.",
+        "English of another pair, and the difference (95 % bootstrap interval over pairs), which is what a model knows of the one "
+        "language through the other.",
         "",
         "![bits per character by tokens, and by time](language_linking.png)",
         "",
@@ -435,14 +467,15 @@ def report(found: dict, held: dict[str, list], command: str, out: Path) -> Path:
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name in ("all layers", "ELO", "all layers, as long as ELO", "align alone"):
-        lines.append(_row(name, found[name], False))
+        lines.append(_row(name, found[name], False, found["seconds"]))
     ends, align = found["ELO"]["stages"]["ends"], found["ELO"]["stages"]["align"]
     between = next(point for point in reversed(found["ELO"]["points"]) if point["stage"] == "ends")
-    ratio = median_step(found["all layers"]["stages"]["read"]) / median_step(ends)
+    seconds = found["seconds"]
+    ratios = [whole / short for whole, short in zip(seconds["read"], seconds["ends"])]
     lines += [
         "",
-        f"A step of `ends` takes {median_step(ends):.2f} s (median), one of all layers "
-        f"{median_step(found['all layers']['stages']['read']):.2f} s: **{ratio:.1f} times as many steps a second**, with 2 of "
+        f"Side by side, a step of `ends` takes {middle(seconds['ends']):.2f} s and one of all layers {middle(seconds['read']):.2f} s: "
+        f"**{middle(ratios):.1f} times as many steps a second** ({min(ratios):.1f} to {max(ratios):.1f} in three turns), with 2 of "
         f"{config['num_hidden_layers']} layers computed and trained. ELO is {ends['steps']} steps of `ends` and {align['steps']} of "
         f"`align`; between the two the whole model has {between['ko']:.2f} bits per Korean character.",
         "",
@@ -453,14 +486,15 @@ def report(found: dict, held: dict[str, list], command: str, out: Path) -> Path:
     return path
 
 
-def _row(name: str, way: dict, linked: bool) -> str:
+def _row(name: str, way: dict, linked: bool, each: dict[str, list[float]]) -> str:
     point = way["points"][-1]
     steps, tokens = (sum(stage[key] for stage in way["stages"].values()) for key in ("steps", "tokens"))
     cells = [name, f"{steps:,}", f"{tokens:,}"]
     if linked:
-        numbers = [point["ko"], point["en"], point["own"], point["other"], point["other"] - point["own"]]
-        return f"| {' | '.join([*cells, *(f'{number:.3f}' for number in numbers)])} |"
-    return f"| {' | '.join([*cells, f'{seconds_of(way):.0f}', *(f'{point[side]:.3f}' for side in LANGUAGES)])} |"
+        value, low, high = point["gain"]
+        numbers = [f"{point[name]:.3f}" for name in ("ko", "en", "own", "other")]
+        return f"| {' | '.join([*cells, *numbers, f'{value:.3f} ({low:.3f} to {high:.3f})'])} |"
+    return f"| {' | '.join([*cells, f'{seconds_of(way, each):.0f}', *(f'{point[side]:.3f}' for side in LANGUAGES)])} |"
 
 
 def main() -> int:

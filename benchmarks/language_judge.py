@@ -32,7 +32,7 @@ from boda.evaluate.judged import judged_report  # noqa: E402
 RECIPE = ROOT / "benchmarks/recipes/language-judge.yaml"
 TASKS = {"logickor": None, "kullm-geval": 100, "kullm-geval:version=v2": 100, "komt": None}  # and so many rows
 DELAY = 0.5
-HARDWARE = "2 vCPU AMD EPYC (Zen 4)"
+HARDWARE = "2 vCPU AMD EPYC (family 26, model 2)"
 
 
 def script(number: int, attempt: int) -> object:

@@ -19,6 +19,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -46,10 +47,10 @@ def english(data: Path) -> Iterator[str]:
 
 
 def reviews(data: Path) -> Iterator[str]:
-    from boda.train.expansion import texts_in
+    from boda.data.texts import read_ahead, texts_in
 
     path = data / "nsmc_raw" / "reviews_all_dedup.tsv.gz"
-    return texts_in([str(path)], format="text", columns={"text": "review"})
+    return read_ahead(partial(texts_in, [str(path)], format="text", columns={"text": "review"}))
 
 
 def learn(data: Path, work: Path, number: int) -> dict:
@@ -81,7 +82,7 @@ def learning(data: Path, work: Path, number: int) -> dict:
     growth = learn_pieces(base, words, number)
     seconds = time.perf_counter() - began
     extended(base, growth).save_pretrained(work / "tokenizer")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
     return {
         "pieces": len(growth.pieces), "helpers": growth.helpers, "megabytes": size / 1e6, "seconds": seconds, "reading": read,
         "cpu_seconds": time.process_time() - cpu, "mb_per_second": size / 1e6 / seconds, "peak_mib": peak,
@@ -92,7 +93,8 @@ def fertility(data: Path, work: Path) -> dict:
     """Tokens of text that nothing was learnt from: whole documents, and their Hangul alone."""
     from transformers import AutoTokenizer
 
-    from boda.train.expansion import compare, texts_in
+    from boda.data.texts import texts_in
+    from boda.train.expansion import compare
 
     base, new = (AutoTokenizer.from_pretrained(work / name) for name in ("base-tokenizer", "tokenizer"))
     documents = list(texts_in([str(data / "ko_react_docs" / "docs.txt")]))

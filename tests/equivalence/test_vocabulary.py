@@ -352,7 +352,8 @@ def test_a_padded_table_is_used(tmp_path):
 
 def test_film_reviews_shorten_technical_prose():
     """Pieces of one kind of Korean help with another: at least 45 % fewer tokens a Hangul character."""
-    from boda.train.expansion import compare, texts_in
+    from boda.data.texts import texts_in
+    from boda.train.expansion import compare
 
     reviews = texts_in(
         [str(shared_data("nsmc_raw/reviews_all_dedup.tsv.gz"))], format="text", columns={"text": "review"}, limit=8000

@@ -44,12 +44,12 @@ def extend(
         )
     if init not in INITIALISE:
         raise typer.BadParameter(f"--init is mean, eeve or random, not {init}")
+    from boda.data.texts import read_ahead, texts_in
     from boda.train import expansion
 
     rows = {name: value for name, value in {"format": format, "columns": pairs_of(columns)}.items() if value}
-    read = partial(expansion.texts_in, data=data)
-    texts = partial(read, text, quiet=settings["quiet"], **rows) if text else None
-    compared = partial(read, held_out) if held_out else None
+    texts = partial(read_ahead, partial(texts_in, text, data, settings["quiet"], **rows)) if text else None
+    compared = partial(texts_in, held_out, data) if held_out else None
     done = expansion.extend(model, out, texts, taken, size, add, init, seed, compared)
     words = f"{done['pieces']:,} new pieces, {done['size']:,} ids in all"
     words += (
@@ -78,8 +78,9 @@ def report(
     data: DataDir = None,
 ) -> None:
     """Measure on text how many tokens a tokenizer needs, and what another one saves."""
+    from boda.data.texts import texts_in
     from boda.train import expansion
 
     rows = {name: value for name, value in {"format": format, "columns": pairs_of(columns), "limit": limit}.items() if value}
-    found = expansion.report(tokenizer, other, list(expansion.texts_in(text, data, settings["quiet"], **rows)))
+    found = expansion.report(tokenizer, other, list(texts_in(text, data, settings["quiet"], **rows)))
     result(found, expansion.table(found))

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from boda.data.sources import BadRows, read, resolve_data
 from boda.errors import BodaError
 from boda.files import whole_folder, write_json
 from boda.models.assemble import load_tokenizer
@@ -21,9 +20,7 @@ from boda.models.pieces import Growth, Known, extended
 from boda.models.pieces_learnt import count_words, learn_pieces
 from boda.models.pieces_taken import take_pieces
 from boda.models.vocabulary import give_rows, share_of_new
-from boda.terminal import Progress, clear_line
 
-MAX_BAD_ROWS = 0.01
 EXAMPLES, SHORT = 3, 60  # sentences that a report shows, of so many characters at most
 
 
@@ -65,18 +62,6 @@ def _told(known: Known, growth: Growth, seen: Seen, seconds: float) -> dict:
     found = {"size": known.first + len(growth.pieces), "pieces": len(growth.pieces), "helpers": growth.helpers}
     found |= {"existing": growth.existing, "left_out": growth.left_out, "seconds": round(seconds, 1)}
     return found | ({"texts": seen.count, "megabytes": round(seen.bytes / 1e6, 2)} if seen.count else {})
-
-
-def texts_in(paths: Iterable[str], data: str | Path | None = None, quiet: bool = True, **given: Any) -> Iterator[str]:
-    """The words of data sets, a message at a time. Raises BodaError, the first rows named, where more than 1 % cannot be used."""
-    for path in paths:
-        bad, place = BadRows(), resolve_data(path, data)
-        progress = Progress(lambda seen, path=path: f"{path}: {seen.done:,} texts, {seen.rate:,.0f} a second", quiet=quiet)  # type: ignore[misc]
-        for number, sample in enumerate(read(place, bad_rows=bad, probe=False, trainable=False, **given), 1):
-            progress.update(number)
-            yield from (message.text for message in sample.messages)
-        clear_line()
-        bad.check(MAX_BAD_ROWS, "no file; boda data check lists them")
 
 
 def extend(

@@ -345,7 +345,8 @@ class BadRows:
             first = "".join(f"\n  {row}" for row in self.rows[:3])
             raise BodaError(
                 f"{bad} of {seen} rows cannot be used ({bad / seen:.1%}; max_bad_rows allows {max_fraction:.1%}); the first:"
-                f"{first}\nAll are listed in {listed_in}. Mend or remove them, or raise max_bad_rows."
+                f"{first}\n{f'All are listed in {listed_in}' if listed_in else 'boda data check lists all'}. Mend or remove them, or raise "
+                "max_bad_rows."
             )
 
 

@@ -81,6 +81,7 @@ def test_packing_changes_no_gradient(alone, train, monkeypatch):
         assert len(rows) == number if number else 1 < len(rows) < len(data)
         assert_same_step(step(assembled.model, batches_of(data, rows, None), trained), expected)
     monkeypatch.setattr(objectives, "MAX_LOGITS", 7 * assembled.model.config.vocab_size)
+    monkeypatch.setattr(objectives, "HELD_LOGITS", 5 * assembled.model.config.vocab_size)
     assert_same_step(step(assembled.model, batches_of(data, rows_of(data, 10_000), None), trained), expected)
 
 

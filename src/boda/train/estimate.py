@@ -13,7 +13,7 @@ from boda.errors import BodaError
 from boda.models.quantised import BYTES, weights_in
 from boda.recipe import Stage
 from boda.train.freeze import count_by_part, is_pair, language_of, left_out, picture_size, vision_of
-from boda.train.objectives import MAX_LOGITS
+from boda.train.objectives import HELD_LOGITS, MAX_LOGITS
 
 UTILISATION = 0.4  # share of a device's matrix peak that training is taken to reach
 RUNTIME = 1.0  # GiB that CUDA's context and kernels take
@@ -102,7 +102,8 @@ def memory(
     if is_pair(model):  # every picture of the step with every text
         logits = min(load.labels**2, MAX_LOGITS)
     else:
-        logits = min(load.row_labels * model.get_output_embeddings().weight.shape[0], MAX_LOGITS)
+        head = model.get_output_embeddings().weight
+        logits = min(load.row_labels * head.shape[0], MAX_LOGITS if head.requires_grad else HELD_LOGITS)
     parts = {
         "frozen weights": (every - trained) * width - _saved_by_bits(model, width, precision),
         "trained weights": trained * 4,

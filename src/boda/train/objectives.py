@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from boda.models.vlm import head_change
+from boda.models.vlm import LanguageHead, head_change
 
 # Logits of this many numbers at most are held at a time, so that a long row with a large vocabulary fits in memory.
 MAX_LOGITS = 2**27
+HELD_LOGITS = 2**25  # where the head is not trained and nothing has to be computed twice for it
 
 
 @dataclass
@@ -94,6 +95,9 @@ def label_losses(model: torch.nn.Module, batch: dict) -> torch.Tensor:
     inputs = {name: batch[name] for name in names if name in batch}
     hidden = model.base_model(**inputs, use_cache=False).last_hidden_state[0]  # (L, D)
     hidden = hidden[batch["label_positions"]]  # (K, D)
+    head = model.get_output_embeddings()
+    if _is_plain(model, head) and not head.weight.requires_grad:
+        return _FrozenHead.apply(hidden, head.weight, batch["labels"])
     rows = max(1, MAX_LOGITS // model.get_output_embeddings().weight.shape[0])
     if hidden.shape[0] <= rows:
         return _head_loss(model, hidden, batch["labels"])
@@ -101,10 +105,50 @@ def label_losses(model: torch.nn.Module, batch: dict) -> torch.Tensor:
     return torch.cat([checkpoint(_head_loss, model, *part, use_reentrant=False) for part in parts])
 
 
+class _FrozenHead(torch.autograd.Function):
+    """Cross-entropy (K,) behind a head that is not trained, a few logits at a time, each of them computed once.
+
+    What goes back to a label's features is the same whatever its loss is weighted with, so it is computed beside the loss and kept in
+    place of the logits: (K, D), not (K, V).
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, labels):
+        losses, back = [], []
+        rows = max(1, HELD_LOGITS // weight.shape[0])
+        for states, wanted in zip(hidden.split(rows), labels.split(rows)):
+            raw = F.linear(states, weight)  # (k, V)
+            logits = raw.float()
+            whole = logits.logsumexp(-1)
+            losses.append(whole - logits.gather(1, wanted[:, None])[:, 0])
+            if ctx.needs_input_grad[0]:
+                chances = logits.sub_(whole[:, None]).exp_()
+                chances[torch.arange(len(wanted), device=wanted.device), wanted] -= 1
+                back.append(torch.mm(chances.to(raw.dtype), weight.to(raw.dtype)).to(hidden.dtype))
+        if back:
+            ctx.save_for_backward(torch.cat(back))
+        return torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (back,) = ctx.saved_tensors
+        return (back.float() * gradient[:, None]).to(back.dtype), None, None
+
+
+def _change_of(model: torch.nn.Module) -> tuple[float, float | None]:
+    """What a language model's own forward pass does to its logits; a VLM does it in its head."""
+    return getattr(model, "head_change", (1.0, None))
+
+
+def _is_plain(model: torch.nn.Module, head: torch.nn.Module) -> bool:
+    """Whether logits are features times a matrix and nothing else."""
+    own = (head.scale, head.softcap) if isinstance(head, LanguageHead) else _change_of(model)
+    return type(head) in (torch.nn.Linear, LanguageHead) and head.bias is None and own == (1.0, None)
+
+
 def _head_loss(model: torch.nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     logits = model.get_output_embeddings()(hidden)
-    # A language model scales and caps its logits in its own forward pass, a VLM in its head.
-    logits = head_change(logits, *getattr(model, "head_change", (1.0, None)))
+    logits = head_change(logits, *_change_of(model))
     return F.cross_entropy(logits.float(), labels, reduction="none")
 
 

@@ -202,7 +202,7 @@ def print_data(console, values: dict) -> None:
         shown = {key: f"{source[key]:,.5g}" if isinstance(source[key], float) else f"{source[key]:,}" for key in SHOWN}
         shown["share"] = f"{source['share']:.1%}"  # of an epoch's tokens
         cells = [Text(words, styles.get(key, "")) for key, words in shown.items()]
-        table.add_row(_short(source["path"], 40), *cells)
+        table.add_row(_short(source["path"], 32), *cells)
         for row in source["bad"]:
             more = f" (and {row['alike']:,} more like it)" if row["alike"] else ""
             bad.add_row(

@@ -102,5 +102,6 @@ def check_same(name: str, ours: list[dict], theirs: list[dict]) -> None:
         raise BenchmarkError(f"the sides train different numbers of parameters: {counts}")
     if name == "dpo":
         for number, pair in enumerate(zip(ours[0]["losses"], theirs[0]["losses"])):
-            if abs(pair[0] - pair[1]) > 5e-3:  # what bf16 rounds; in fp32 a test holds them to 1e-4
+            # Adapters begin with other random numbers on each side; on the same ones a test holds the losses to 1e-4, in fp32.
+            if abs(pair[0] - pair[1]) > (1e-4 if number == 0 else 0.02):
                 raise BenchmarkError(f"the sides do not compute the same: the losses of step {number + 1} are {pair}")

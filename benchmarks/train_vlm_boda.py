@@ -108,7 +108,9 @@ def main() -> None:
     model.model.language_model.set_attn_implementation(attention.ATTENTION_NAME)
     objective = objectives.OBJECTIVES["language"]
     if chosen.without == "labels":
-        objective = objectives.Objective(lambda *given: objectives.Measured(full_logits_loss(*given), given[1]["labels"].numel()))
+        objective = objectives.Objective(
+            lambda *given: objectives.Measured(full_logits_loss(*given), given[1]["labels"].numel())
+        )
     if chosen.without == "segments":
         attention.Layout.blocks_for = dense_layout
 

@@ -88,9 +88,7 @@ def tower_of(model) -> tuple[dict[str, int], int]:
     return positions, layer.shape[2] * layer.shape[3] if layer.ndim == 4 else layer.shape[1]
 
 
-def memory(
-    model, stage: Stage, load: Load, frozen: torch.dtype, devices: int = 1, precision: str = "auto"
-) -> dict[str, float]:
+def memory(model, stage: Stage, load: Load, frozen: torch.dtype, devices: int = 1, precision: str = "auto") -> dict[str, float]:
     """GiB on each device by what takes it; an estimate, good to a third."""
     every, trained = (sum(counts[key] for counts in count_by_part(model).values()) for key in ("parameters", "trained"))
     width = frozen.itemsize

@@ -32,7 +32,7 @@ def test_commands_and_recipes_shown_exist(path: Path):
     commands = set(typer.main.get_command(app).commands)
     shown = set(re.findall(r"^boda ([a-z]+)", text, re.MULTILINE))
     assert shown and shown <= commands
-    named = set(re.findall(r"boda (?:train|inspect)\s+([a-z-]+)", text))
+    named = set(re.findall(r"boda (?:train|inspect)\s+([a-z0-9.-]*[a-z0-9])", text))
     assert named and named <= set(recipe_names())
 
 

@@ -361,10 +361,10 @@ def test_what_cannot_be_written(tmp_path):
 class Lengths:
     """A renderer for preparing: one token a character of the answer."""
 
-    num_image_tokens, image_id = 1, 0
+    num_image_tokens, image_id, width = 1, 0, 1
 
     def render_all(self, sample: Sample) -> list[Rendered]:
-        ids = np.ones(len(sample.messages[-1].text), dtype=np.int32)
+        ids = np.arange(len(sample.messages[-1].text), dtype=np.int32)  # the picture's token first
         return [Rendered(ids, np.ones(len(ids), dtype=bool), sample.images, 1)]
 
     def length(self, rendered: Rendered) -> int:

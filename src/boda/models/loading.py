@@ -20,14 +20,18 @@ LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, Safe
 
 @contextmanager
 def quiet_loading():
-    """transformers' report on weights that a smaller tower has no use for is no news; errors still raise."""
-    before, had_bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    """transformers' report on weights that a smaller tower has no use for is no news, nor are the hub client's tries; errors still
+    raise."""
+    hub = logging.getLogger("huggingface_hub")
+    before, had_bar, hub_before = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled(), hub.level
+    hub.setLevel(logging.ERROR)
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     try:
         yield
     finally:
         hf_logging.set_verbosity(before)
+        hub.setLevel(hub_before)
         if had_bar:
             hf_logging.enable_progress_bar()
 

@@ -1,6 +1,6 @@
 """What more pieces for Korean are worth: tokens saved on other text, the time to learn them, and how a model begins with them.
 
-    python benchmarks/language_vocabulary.py --data ../shared/data --work /tmp/vocabulary
+    python benchmarks/language_vocabulary.py --data ../shared/data --work WORK
 
 A byte-level tokenizer of English gets pieces learnt from film reviews. A small model that knows the old ones is then trained on
 reviews with the new ones, begun at random, as the mean of what they were written with, or as EEVE does. Losses are in bits per

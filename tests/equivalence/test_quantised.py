@@ -152,6 +152,16 @@ def test_a_picture_model_on_four_bits(tmp_path):
     assert type(model).__name__ == "LlavaForConditionalGeneration" and not quantised.is_quantised(model)
 
 
+@pytest.mark.parametrize("precision", ["nf4", "bf16"])
+def test_more_pieces_and_tables_trained_beside_an_adapter(precision, tmp_path):
+    """Tables stay ordinary numbers, so they take new rows and can be trained beside the adapter on few bits, too."""
+    recipe = qlora(tmp_path, precision)
+    recipe["model"]["tokenizer"] = {"base": "language", "vocab_size": 560}
+    recipe["stages"] = [recipe["stages"][0] | {"train": ["language.lora", "language.embeddings"]}]
+    model, tokenizer = boda.load(boda.train(recipe, tmp_path / "run", quiet=True))
+    assert len(tokenizer) >= 560 and model.get_input_embeddings().num_embeddings >= 560 and not quantised.is_quantised(model)
+
+
 def test_a_run_goes_on_bit_for_bit(tmp_path):
     whole = qlora(tmp_path, "nf4")
     boda.train(whole, tmp_path / "one", quiet=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from boda.models.vocabulary import IMAGE_TOKEN, add_token, give_rows, train_toke
 from boda.recipe import Recipe, Stage, TokenizerSpec, template_text
 from boda.train.expansion import grow
 from boda.train.freeze import adaptable, cast, is_pair, language_of, open_parts, picture_size
+from boda.train.objectives import casting
 
 FALLBACK_TEMPLATE = "question-answer"
 TRAINED = ("vlm", "language", "clip")
@@ -242,9 +244,13 @@ def finish(built: Built, recipe: Recipe, folder: Path, info: dict) -> Path:
     """
     model, tokenizer = built.model.cpu(), built.assembled.tokenizer
     if lora_layers(model):
-        before = probe_logits(model)
+        # Tables that are trained beside an adapter are fp32, and the rest may not be; the merge itself is in fp32.
+        looking = partial(casting, torch.device("cpu"), built.frozen_dtype if built.frozen_dtype != torch.float32 else None)
+        with looking():
+            before = probe_logits(model)
         merge_lora(model)
-        difference = float((probe_logits(model) - before).abs().max() / before.abs().max().clamp(min=1e-6))
+        with looking():
+            difference = float((probe_logits(model) - before).abs().max() / before.abs().max().clamp(min=1e-6))
         info = info | {"merge": {"largest_relative_difference": difference}}
         limit = 1e-3 if built.frozen_dtype == torch.float32 else 0.1
         if not difference <= limit:

@@ -294,6 +294,15 @@ def test_pairs_that_are_none(tmp_path):
     asked = pair("수도는?", "서울에는 사람이 많이 삽니다.", rejected="서울에는 사람이 많이 없습니다.")
     prompt, (chosen, rejected) = renderer.prompt_ids(asked), renderer.render_all(asked)
     assert chosen.prefix == rejected.prefix == len(prompt) - 1 and chosen.trained.argmax() == len(prompt)
+    renderer.max_length = len(prompt)
+    with pytest.raises(BadRow, match=f"max_length is {renderer.max_length}, so no word of the answer fits"):
+        renderer.render_all(asked)
+    longer = pair(
+        "안녕?", "네.", "수도는?", "서울입니다.", rejected="부산입니다."
+    )  # an earlier answer fits, the last one does not
+    renderer.max_length = len(renderer.prompt_ids(longer))
+    with pytest.raises(BadRow, match=f"no word of the answer fits into max_length {renderer.max_length}"):
+        renderer.render_all(longer)
     renderer.max_length = len(prompt) + 2
     with pytest.raises(BadRow, match=f"the same tokens within max_length {renderer.max_length}.*or raise it"):
         renderer.render_all(asked)

@@ -331,12 +331,11 @@ class PreferenceRenderer(Renderer):
 
     def _last_answer(self, sample: Sample) -> Rendered:
         rendered = self.render(sample)
-        if rendered.images != sample.images:
+        start, end = rendered.answer
+        if start == end or rendered.images != sample.images:
             raise sample.bad(
                 "messages", f"no word of the answer fits into max_length {self.max_length}; raise it or shorten the row"
             )
-        end = len(rendered.trained) - int(rendered.trained[::-1].argmax())
-        start = end - int(rendered.trained[:end][::-1].argmin())
         mask = rendered.trained & (np.arange(len(rendered.trained)) >= start)
         return replace(rendered, trained=mask, prefix=start - 1)
 

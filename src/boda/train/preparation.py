@@ -76,7 +76,7 @@ def texts_of(recipe: Recipe, data_dir) -> Iterator[str]:
         for sample in open_source(block, recipe, data_dir, bad, probe=False).start():
             yield from (f"{message.role}\n{message.text}" if is_new else message.text for message in sample.messages)
         if own:  # the stages' are reported where they are prepared
-            bad.check(recipe.max_bad_rows, "no file; boda data check lists them")
+            bad.check(recipe.max_bad_rows, "")
 
 
 def prepare_stage(

@@ -308,6 +308,16 @@ def test_pairs_that_are_none(tmp_path):
         renderer.render_all(asked)
 
 
+def test_a_prompt_that_depends_on_its_answer():
+    """As in templates that take reasoning out of an answer and put it in front."""
+    tokenizer = load_tokenizer(str(tiny.language_folder("llama")))
+    template = "{%- for m in messages -%}{{ m.role + ('!' if '싫' in messages[-1].content else '') + '\n' }}"
+    template += "{%- if m.role == 'assistant' -%}{% generation %}{{ m.content + eos_token }}{% endgeneration %}"
+    template += "{%- else -%}{{ m.content + '\n' }}{%- endif -%}{%- endfor -%}"
+    with pytest.raises(BadRow, match="writes the prompt in another way for each of the two answers"):
+        PreferenceRenderer(tokenizer, template, 0).render_all(pair("안녕?", "안녕하세요.", rejected="싫어요."))
+
+
 def test_rows_without_a_rejected_answer_stop_the_stage(tmp_path):
     recipe = preferring(tmp_path)
     recipe["stages"][1]["data"] = recipe["stages"][0]["data"][1:]

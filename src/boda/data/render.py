@@ -325,8 +325,8 @@ class PreferenceRenderer(Renderer):
             raise sample.bad(
                 "rejected", f"{why}{cut}, so there is nothing to prefer; drop the row{' or raise it' if cut else ''}"
             )
-        shared = chosen.prefix
-        assert shared == rejected.prefix and np.array_equal(chosen.input_ids[:shared], rejected.input_ids[:shared])
+        if not np.array_equal(chosen.input_ids[: chosen.prefix + 1], rejected.input_ids[: rejected.prefix + 1]):
+            raise sample.bad("rejected", "the chat template writes the prompt in another way for each of the two answers")
         return [chosen, rejected]
 
     def _last_answer(self, sample: Sample) -> Rendered:

@@ -5,6 +5,7 @@ LoRA (https://arxiv.org/abs/2106.09685) through PEFT, injected in place, so the 
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -42,20 +43,23 @@ def lora_targets(language_model: nn.Module, wanted: list[str] | None) -> list[st
 
 def add_lora(language_model: nn.Module, rank: int, alpha: float, dropout: float, targets: list[str] | None, seed: int) -> None:
     """Puts a fresh adapter on a language model; it changes nothing until it is trained (B is zero)."""
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig
 
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=lora_targets(language_model, targets), bias="none"
     )
     with seeded(seed), explaining(f"lora.targets: {WHY}", ValueError):  # PEFT knows layers that an adapter must not sit on
-        inject_adapter_in_model(config, language_model, adapter_name=ADAPTER)
-    _switch_on(language_model)
+        _inject(config, language_model, ADAPTER)
 
 
-def _switch_on(language_model: nn.Module) -> None:
-    """All adapters of a layer: those of earlier stages, where they could not be merged, and the one that is trained."""
+def _inject(config, language_model: nn.Module, adapter: str) -> None:
+    """Puts an adapter in and switches on all that a layer has: those of earlier stages, too, where they could not be merged."""
+    from peft import inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # which is meant
+        inject_adapter_in_model(config, language_model, adapter_name=adapter)
     for layer in language_model.modules():
         if isinstance(layer, LoraLayer):
             layer._active_adapter = list(layer.lora_A)  # PEFT leaves only the last one on
@@ -123,20 +127,19 @@ def stack_adapter(model: nn.Module, language_model: nn.Module, folder: Path, sta
 
     `language_model`: the part of the model that adapters sit on. Raises BodaError on a misfit.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig
 
     config, layers = _read_adapter(model, folder)
     names = {id(module): name for name, module in language_model.named_modules()}
     targets = [names[id(layer)] for layer, _, _ in layers.values()]
     kind = LoraConfig(r=config["r"], lora_alpha=config["lora_alpha"], target_modules=targets, bias="none")
     adapter = f"stage-{stage}"
-    inject_adapter_in_model(kind, language_model, adapter_name=adapter)
+    _inject(kind, language_model, adapter)
     for target, (_, down, up) in zip(targets, layers.values()):
         layer = language_model.get_submodule(target)
         layer.lora_A[adapter].weight.copy_(down)
         layer.lora_B[adapter].weight.copy_(up)
         layer.cast_input_dtype_enabled = False
-    _switch_on(language_model)
     language_model.requires_grad_(False)
 
 

@@ -17,11 +17,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -32,6 +34,7 @@ from boda.terminal import Progress
 
 KEYS = ("BODA_JUDGE_KEY", "OPENAI_API_KEY")
 NAMES = ("task", "row", "judgement")  # what tells one judgement from another
+COSTS = ("prompt_tokens", "completion_tokens", "requests")  # of a judgement, those of attempts in vain included
 MOST_WAIT, MOST_ASKED_WAIT = 60.0, 600.0  # seconds between two tries: our own, and what a server may ask for
 LAST_REPLIES = 15.0  # seconds for what is under way when the judge has to be given up
 Wanted = tuple[tuple[str, str, str], list[dict]]
@@ -42,9 +45,7 @@ class JudgeGone(BodaError):
 
 
 class _NoJudgement(BodaError):
-    """This one judgement cannot be had, for all the `requests`."""
-
-    requests = 0
+    """This one judgement cannot be had."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -52,14 +53,6 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_args, **_more):
         return None
-
-
-@dataclass(frozen=True)
-class Reply:
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
-    requests: int
 
 
 @dataclass
@@ -119,11 +112,12 @@ class Judge:
         except (OSError, http.client.HTTPException):
             pass  # somebody is there
 
-    def ask(self, messages: list[dict], settings: dict, stop: threading.Event) -> Reply:
-        """One reply. Raises JudgeGone, or _NoJudgement where only this one cannot be had."""
+    def ask(self, messages: list[dict], settings: dict, stop: threading.Event, costs: Counter) -> str:
+        """One reply, what it has cost added to `costs`. Raises JudgeGone, or _NoJudgement where only this one cannot be had."""
         body = {"model": self.model, "messages": messages, **settings}
-        why, attempt = "", 0
+        why = gone = ""
         for attempt in range(self.retries + 1):
+            costs["requests"] += 1
             # Half of it by chance, so that many that were turned away together do not come back together.
             pause = min(MOST_WAIT, self.wait * 2**attempt) * random.uniform(0.5, 1)
             gone = ""
@@ -131,16 +125,15 @@ class Judge:
                 found = json.loads(self._send("chat/completions", body, self.timeout))
                 text = found["choices"][0]["message"].get("content") or ""
                 usage = found.get("usage") or {}
-                asked, told = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
-                return Reply(self._clean(str(text)), asked, told, attempt + 1)
+                costs.update({name: int(usage.get(name) or 0) for name in COSTS if name != "requests"})
+                return self._clean(str(text))
             except urllib.error.HTTPError as error:
                 with error:
                     code, said = error.code, self._said(error)
                     if code in (401, 403, 404) or "insufficient_quota" in said:
                         raise JudgeGone(self._refusal(code, said)) from None
                     if code not in (408, 409, 425, 429) and code < 500:
-                        why = f"the judge refused the request ({code}: {said})"
-                        break
+                        raise _NoJudgement(f"the judge refused the request ({code}: {said})") from None
                     why, pause = f"{code}: {said}", max(pause, _asked_wait(error.headers.get("Retry-After")))
             except (OSError, http.client.HTTPException) as error:
                 gone, why = self._gone(error), str(_reason(error)) or type(_reason(error)).__name__
@@ -152,47 +145,34 @@ class Judge:
                 break
         if gone:
             raise JudgeGone(gone)
-        failure = _NoJudgement(
-            why if why.startswith("the judge") else f"the judge did not answer in {attempt + 1} tries ({why})"
-        )
-        failure.requests = attempt + 1
-        raise failure
+        raise _NoJudgement(f"the judge did not answer in {attempt + 1} tries ({why})")
 
     def judgement(self, messages: list[dict], judging: Judging, stop: threading.Event) -> dict:
         """Asks until a reply has a verdict, at most `judging.tries` times: what `judgements.jsonl` keeps of it, but for whose it is."""
-        replies: list[Reply] = []
-        in_vain = 0
+        replies: list[str] = []
+        costs: Counter = Counter()
         began, verdict, error = time.monotonic(), None, f"no verdict in {judging.tries} replies"
-        while verdict is None and len(replies) < judging.tries:
-            try:
-                replies.append(self.ask(messages, judging.settings, stop))
-            except _NoJudgement as failure:
-                error, in_vain = str(failure), failure.requests
-                break
-            verdict = judging.read(replies[-1].text)
-        record: dict = {"judge": self.model, "prompt": messages, "replies": [reply.text for reply in replies]}
-        record |= {"score": None, **(verdict or {"error": error}), "failed": verdict is None, "tries": len(replies)}
-        for name in ("prompt_tokens", "completion_tokens", "requests"):
-            record[name] = sum(getattr(reply, name) for reply in replies)
-        return record | {
-            "requests": record["requests"] + in_vain,
-            "seconds": round(time.monotonic() - began, 2),
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        try:
+            while verdict is None and len(replies) < judging.tries:
+                replies.append(self.ask(messages, judging.settings, stop, costs))
+                verdict = judging.read(replies[-1])
+        except _NoJudgement as failure:
+            error = str(failure)
+        record: dict = {"judge": self.model, "prompt": messages, "replies": replies, "score": None}
+        record |= {**(verdict or {"error": error}), "failed": verdict is None, "tries": len(replies)}
+        record |= {name: costs[name] for name in COSTS}
+        took, now = time.monotonic() - began, datetime.now(UTC)
+        return record | {"seconds": round(took, 2), "time": now.isoformat(timespec="seconds")}
 
     def judgements(self, wanted: Sequence[Wanted], judging: Judging) -> Iterator[tuple[Wanted, dict]]:
         """Judgements as they come, `concurrency` at a time. Raises JudgeGone after what could still be had."""
         jobs: SimpleQueue = SimpleQueue()
         done: SimpleQueue = SimpleQueue()
         stop = threading.Event()
-        for each in wanted:
-            jobs.put(each)
 
         def work() -> None:
-            while not stop.is_set():
-                try:
-                    each = jobs.get_nowait()
-                except Empty:
+            for each in iter(jobs.get, None):
+                if stop.is_set():
                     return
                 try:
                     done.put((each, self.judgement(each[1], judging, stop)))
@@ -202,25 +182,21 @@ class Judge:
 
         # Daemons: Ctrl-C does not wait for a server.
         threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self.concurrency, len(wanted)))]
+        for job in (*wanted, *(None for _ in threads)):  # None: no more for a thread
+            jobs.put(job)
         for thread in threads:
             thread.start()
-        failure: BaseException | None = None
         try:
             for _ in wanted:
                 each, found = done.get()
                 if isinstance(found, BaseException):
-                    failure = found
-                    break
+                    until = time.monotonic() + LAST_REPLIES
+                    for thread in threads:
+                        thread.join(max(0.0, until - time.monotonic()))
+                    late = [done.get() for _ in range(done.qsize())]
+                    yield from (pair for pair in late if isinstance(pair[1], dict) and not pair[1]["failed"])
+                    raise found
                 yield each, found
-            if failure:
-                until = time.monotonic() + LAST_REPLIES
-                for thread in threads:
-                    thread.join(max(0.0, until - time.monotonic()))
-                while not done.empty():
-                    each, found = done.get()
-                    if isinstance(found, dict) and not found["failed"]:
-                        yield each, found
-                raise failure
         finally:
             stop.set()
 
@@ -240,17 +216,13 @@ class Judge:
         return text.encode("utf-8", "replace").decode()
 
     def _said(self, error: urllib.error.HTTPError) -> str:
-        try:
+        text = ""
+        with suppress(OSError, http.client.HTTPException, ValueError, AttributeError):
             text = error.read(10_000).decode("utf-8", "replace")
-        except (OSError, http.client.HTTPException):
-            text = ""
-        try:
             found = json.loads(text)
             found = found.get("error", found)
             code = found.get("code") or ""
             text = f"{found.get('message') or text}{f' ({code})' if code else ''}"
-        except (ValueError, AttributeError):
-            pass
         return " ".join(self._clean(text).split())[:300] or error.reason
 
     def _refusal(self, code: int, said: str) -> str:
@@ -279,24 +251,23 @@ def _reason(error: Exception) -> Any:
 
 def _asked_wait(header: str | None) -> float:
     """Seconds that a `Retry-After` asks for: a number or a date; at most ten minutes, 0 where it says nothing."""
+    seconds = 0.0
     try:
         seconds = float(header or 0)
     except ValueError:
-        try:
+        with suppress(ValueError, TypeError):
             seconds = (parsedate_to_datetime(str(header)) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return 0.0
     return min(max(seconds, 0.0), MOST_ASKED_WAIT)
 
 
 def wanted(task: Task, rows: Sequence[Row], answers: dict, saved: AnswersFile) -> list[Wanted]:
     """What is to be judged: no judgement is there, or a failed one, or one of another answer. Failed answers are not judged."""
-    judging = task.judging
+    assert task.judging
     found: list[Wanted] = []
-    for row in rows if judging else ():
+    for row in rows:
         record = answers.get((task.name, row.id))
-        if judging and record and not record["failed"]:
-            for name, messages in judging.requests(row, record).items():
+        if record and not record["failed"]:
+            for name, messages in task.judging.requests(row, record).items():
                 there = saved.records.get((task.name, row.id, name))
                 if there is None or there["failed"] or there["prompt"] != messages:
                     found.append(((task.name, row.id, name), messages))
@@ -320,29 +291,30 @@ def judge_answers(
     left = wanted(task, rows, answers, saved)
     said = f"{task.name} judged"
     progress = Progress(lambda seen: f"{said} {seen.done}/{seen.total}  {seen.rate:.1f}/s  {seen.left}", len(left), 0, quiet)
-    done = 0
     try:
-        for done, ((key, _), record) in enumerate(judge.judgements(left, task.judging), 1):
+        for (key, _), record in judge.judgements(left, task.judging):
             before = saved.records.get(key, {})
-            for name in ("prompt_tokens", "completion_tokens", "requests"):  # what a failed one has cost is not forgotten
+            for name in COSTS:  # what a failed one has cost is not forgotten
                 record[name] += before.get(name, 0)
-            saved.add([{**dict(zip(NAMES, key)), **record}])
-            progress.update(done)
+            saved.add([dict(zip(NAMES, key)) | record])
+            progress.update(progress.done + 1)
     except JudgeGone as error:
-        raise JudgeGone(f"{error}. {done} of {len(left)} judgements were saved; the same command goes on from there") from None
+        there = f"{progress.done} of {len(left)} judgements were saved"
+        raise JudgeGone(f"{error}. {there}; the same command goes on from there") from None
 
 
 def with_judgements(task: Task, rows: Sequence[Row], answers: dict, saved: AnswersFile) -> list[dict]:
-    """The records of the rows with what is there of their judgements, and `judged`, how many of each there should be."""
+    """The records of the rows with what is there of their `judgements`.
+
+    A failed one is wanted again and still counts as failed; one of another answer does not count.
+    """
     assert task.judging
     left = {key for key, _ in wanted(task, rows, answers, saved)}
     records = []
     for row in rows:
-        there = {name: saved.records.get((task.name, row.id, name)) for name in task.judging.names}
-        # A failed one is wanted again and still counts as failed; one of another answer does not count.
-        kept = {
-            name: found for name, found in there.items() if found and (found["failed"] or (task.name, row.id, name) not in left)
-        }
+        keys = {name: (task.name, row.id, name) for name in task.judging.names}
+        there = {name: saved.records[key] for name, key in keys.items() if key in saved.records}
+        kept = {name: found for name, found in there.items() if found["failed"] or keys[name] not in left}
         records.append({**answers[task.name, row.id], "judgements": kept})
     return records
 
@@ -351,8 +323,7 @@ def usage(task: Task, records: Sequence[dict], result: dict) -> dict:
     """`judge`: who judged and what it has cost, and `remarks`, the same in words with what the published rule makes of it."""
     assert task.judging
     found = [judgement for record in records for judgement in record["judgements"].values()]
-    names = ("requests", "prompt_tokens", "completion_tokens")
-    counts = {name: sum(judgement[name] for judgement in found) for name in names}
+    counts = {name: sum(judgement[name] for judgement in found) for name in COSTS}
     failures = [judgement["error"] for judgement in found if judgement["failed"]]
     counts |= {"replies_without_verdict": sum(each["tries"] - (not each["failed"]) for each in found), "failed": len(failures)}
     missing = len(task.judging.names) * sum(not record["failed"] for record in records) - len(found)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from boda.data.sources import resolve_data
 from boda.errors import WHY, BodaError, explaining
@@ -15,7 +17,8 @@ from boda.evaluate.answers import ADVICE
 from boda.evaluate.task import summary
 from boda.files import read_json
 
-# task: its file in tasks/, which has `published(file) -> [line]`, `results(lines, rule)` and `tables(result)`
+# task: its file in tasks/, which has `published(file, number, row) -> [(model, line)]`, `results(lines, rule)`, `tables(result)`
+# and NEEDED, what a row that the benchmark wrote has
 JUDGED = {"logickor": "logickor", "kullm-geval": "kullm_geval", "kullm-geval-v2": "kullm_geval", "komt": "komt"}
 RULES = ("boda", "upstream")  # judgements that failed left out, and the published rule to the letter
 
@@ -39,29 +42,38 @@ def json_lines(path: Path) -> list[dict]:
     """Rows of a JSON Lines file, with or without a mark of its byte order. Raises BodaError with the line at fault."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"), 1):
-        if line.strip("\ufeff \r\t"):
+        if text := line.strip("\ufeff \r\t"):
             with explaining(f"{path}, line {number} is no JSON object ({WHY})", ValueError):
-                rows.append(json.loads(line.strip("\ufeff \r\t")))
+                rows.append(json.loads(text))
                 if not isinstance(rows[-1], dict):
                     raise ValueError("another kind of value")
     return rows
 
 
-def lines_of(records: Iterable[dict], names: Sequence[str], published: Callable[[dict], float | None], **more) -> list[dict]:
-    """A line a judgement, of those that are there: `row name failed boda upstream`; scores None where they do not count.
+def chat(**said: str) -> list[dict]:
+    """Messages by their roles: system, user, assistant."""
+    return [{"role": role, "content": content} for role, content in said.items()]
 
-    An answer that could not be had fails all its judgements. `more`: what else of a record its lines have, by name.
+
+def lines_of(
+    records: Iterable[dict],
+    names: Sequence[str],
+    published: Callable[[dict], Any],
+    more: Callable[[dict, str], dict] = lambda record, name: {},
+) -> list[dict]:
+    """A line a judgement, of those that are there: `row name failed verdict boda upstream`; None where they do not count.
+
+    An answer that could not be had fails all its judgements. `more`: what else a line has of its record, by the judgement's name.
     """
     lines = []
     for record in records:
         for name in names:
             found = record["judgements"].get(name)
-            if not found and not record["failed"]:
-                continue
-            failed = record["failed"] or found["failed"]
-            line = {"row": record["row"], "name": name, "failed": failed, "verdict": found, "images": record.get("images")}
-            line |= {"boda": None if failed else found["score"], "upstream": None if record["failed"] else published(found)}
-            lines.append(line | {key: value(record, name) for key, value in more.items()})
+            if found or record["failed"]:
+                failed = record["failed"] or found["failed"]
+                line = {"row": record["row"], "name": name, "failed": failed, "verdict": found}
+                line |= {"boda": None if failed else found["score"], "upstream": None if record["failed"] else published(found)}
+                lines.append(line | more(record, name))
     return lines
 
 
@@ -85,7 +97,7 @@ def by_turn(lines: Sequence[dict], rule: str, names: Sequence[str]) -> dict:
 
 def scored(lines: Sequence[dict], rule: str, scale: float) -> dict:
     """`score n failed low high scale` of lines by a rule; questions are drawn for the interval."""
-    flat = [{**line, "row": line["row"], "failed": line[rule] is None, "score": line[rule]} for line in lines]
+    flat = [{**line, "failed": line[rule] is None, "score": line[rule]} for line in lines]
     return {**summary(flat), "failed": sum(line["failed"] for line in lines), "scale": scale}
 
 
@@ -121,35 +133,24 @@ def judged_report(task: str, paths: Sequence[str | Path]) -> tuple[dict[str, dic
                 raise BodaError(f"{path} has no results of {task}; it has {', '.join(there) or 'none'}")
             found[str(path)] = there[task]
             continue
-        lines: dict[str, list[dict]] = {}
+        lines: dict[str, list[dict]] = defaultdict(list)
         for file in _files(path):
-            for model, line in module.published(file, task):
-                lines.setdefault(model, []).append(line)
-        for model, some in lines.items():
-            found[model] = {**module.results(some, "upstream"), "remarks": []}
-    told = [f"## {name}\n\n{module.tables(result)}" for name, result in found.items()]
-    named = (
-        {f"{task}:{name}": result for name, result in found.items()} if len(found) > 1 else {task: next(iter(found.values()))}
-    )
-    return named, "\n\n".join(told)
+            for number, row in enumerate(json_lines(file)):
+                foreign = f"{file}, row {number} is no judged answer of {task}: it needs {module.NEEDED}"
+                with explaining(foreign, LookupError, TypeError, ValueError, AttributeError):
+                    for model, line in module.published(file, number, row):
+                        lines[model].append(line)
+        found |= {model: {**module.results(some, "upstream"), "remarks": []} for model, some in lines.items()}
+    told = "\n\n".join(f"## {name}\n\n{module.tables(result)}" for name, result in found.items())
+    return {f"{task}:{name}" if len(found) > 1 else task: result for name, result in found.items()}, told
 
 
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     place = path / "evaluated" if (path / "evaluated").is_dir() else path
-    found = [
-        file
-        for file in sorted(place.rglob("*.jsonl"))
-        if not any(part.startswith(".") for part in file.relative_to(place).parts)
-    ]
-    if not found:
-        raise BodaError(
-            f"no judged answers at {path}: give a .jsonl file that the benchmark wrote, a folder of them, or a run's --out"
-        )
-    return found
-
-
-def foreign(file: Path, task: str, row: int, needed: str) -> BodaError:
-    """What to say of a file that is not the benchmark's."""
-    return BodaError(f"{file}, row {row} is no judged answer of {task}: it needs {needed}")
+    if found := [file for file in sorted(place.rglob("*.jsonl")) if "/." not in f"/{file.relative_to(place).as_posix()}"]:
+        return found
+    raise BodaError(
+        f"no judged answers at {path}: give a .jsonl file that the benchmark wrote, a folder of them, or a run's --out"
+    )

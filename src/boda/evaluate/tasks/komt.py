@@ -15,6 +15,7 @@ from boda.errors import BodaError
 from boda.evaluate import judged
 from boda.evaluate.task import Judging, Row, Task, limited, read_options, version_of
 
+NEEDED = "question_id, turn and score, as gen_judgment.py writes them"  # of a row of judgements, penalised or not
 VERSION, SCALE, TURNS = "1", 10, ("first", "second")
 QUESTIONS, REFERENCES = "data/mt_bench/question_ko.jsonl", "reference_answer_ko/gpt-4.jsonl"
 # Of the published run; ten questions each, from number 81 on.
@@ -43,11 +44,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     rows = [Row(str(row["question_id"]), row) for row in questions]
 
     def messages(row: Row) -> list[dict]:
-        return [{"role": "user", "content": row.value["turns"][0]}]
-
-    def follow(row: Row, answers: list[str]) -> list[dict]:
-        then = [{"role": "assistant", "content": answers[0]}, {"role": "user", "content": row.value["turns"][1]}]
-        return [*messages(row), *then]
+        return judged.chat(user=row.value["turns"][0])
 
     def decoding(row: Row) -> dict:
         temperature = TEMPERATURES[row.value["category"]]
@@ -63,7 +60,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         load=lambda limit: limited(rows, limit, lambda row: row.value["category"]),
         messages=messages,
         turns=2,
-        follow=follow,
+        follow=lambda row, answers: messages(row) + judged.chat(assistant=answers[0], user=row.value["turns"][1]),
         decoding_of=decoding,
         score=lambda row, answer: {"score": None, "category": row.value["category"]},
         summarise=summarise,
@@ -76,16 +73,13 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
 def judge_messages(question: dict, reference: list[str] | None, answers: Sequence[str]) -> dict[str, list[dict]]:
     """The judge's messages for both turns of `{category, turns}`, as the published script writes them."""
     kind = "math-" if question["category"] in WITH_REFERENCE else ""
-    asked, words = question["turns"], {}
-    if kind and reference:
-        words = {"ref_answer_1": reference[0], "ref_answer_2": reference[1]}
-    first = {"question": asked[0], "answer": answers[0], **words}
-    second = {"question_1": asked[0], "question_2": asked[1], "answer_1": answers[0], "answer_2": answers[1], **words}
+    values = {"question": question["turns"][0], "answer": answers[0]}
+    for name, turns in (("question", question["turns"]), ("answer", answers), ("ref_answer", reference or ())):
+        values |= {f"{name}_{number}": turn for number, turn in enumerate(turns, 1)}
     found = {}
-    for name, prompt, values in zip(TURNS, (f"single-{kind}v1", f"single-{kind}v1-multi-turn"), (first, second)):
-        judge = judged.prompts("komt")["judge"][prompt]
-        user = judge["user"].format(**values)
-        found[name] = [{"role": "system", "content": judge["system"]}, {"role": "user", "content": user}]
+    for name, end in zip(TURNS, ("", "-multi-turn")):
+        judge = judged.prompts("komt")["judge"][f"single-{kind}v1{end}"]
+        found[name] = judged.chat(system=judge["system"], user=judge["user"].format(**values))
     return found
 
 
@@ -109,13 +103,12 @@ def is_korean(answer: str) -> bool:
 
 def summarise(records: Sequence[dict]) -> dict:
     """Results of answers with their judgements."""
-    lines = judged.lines_of(
-        records,
-        TURNS,
-        lambda judgement: rating(judgement["replies"][0]) if judgement["replies"] else None,
-        category=lambda record, name: record["category"],
-        korean=lambda record, name: record["failed"] or is_korean(record["answers"][TURNS.index(name)]),
-    )
+
+    def more(record: dict, name: str) -> dict:
+        korean = record["failed"] or is_korean(record["answers"][TURNS.index(name)])
+        return {"category": record["category"], "korean": korean}
+
+    lines = judged.lines_of(records, TURNS, lambda judgement: next(map(rating, judgement["replies"]), None), more)
     for line in lines:
         if not line["korean"] and line["row"] not in NOT_KOREAN_ALLOWED and line["boda"] is not None:
             line["boda"] = math.sqrt(line["boda"])
@@ -124,11 +117,8 @@ def summarise(records: Sequence[dict]) -> dict:
 
 def results(lines: Sequence[dict], rule: str) -> dict:
     """`score` by the rule; by both of them what the benchmark prints: means of the turns and of all ratings; and by category."""
-    found = {
-        **judged.scored(lines, rule, SCALE),
-        "rule": rule,
-        "groups": {"category": judged.grouped(lines, "category", rule, SCALE)},
-    }
+    found = {**judged.scored(lines, rule, SCALE), "rule": rule}
+    found["groups"] = {"category": judged.grouped(lines, "category", rule, SCALE)}
     for each in judged.RULES:
         found[each] = {"score": judged.mean(line[each] for line in lines), **judged.by_turn(lines, each, TURNS)}
     return found
@@ -137,10 +127,11 @@ def results(lines: Sequence[dict], rule: str) -> dict:
 def tables(result: dict) -> str:
     """First turn, second turn and average as published, of all and of each category."""
     some = result[result["rule"]]
-    rows = []
-    for name, group in result["groups"]["category"].items():
-        rows.append((name, *(judged.shown(some["categories"][name][turn]) for turn in TURNS), judged.shown(group["score"])))
-    rows.append(("all", *(judged.shown(some["turns"][turn]) for turn in TURNS), judged.shown(some["score"])))
+    parts = [(name, some["categories"][name], group["score"]) for name, group in result["groups"]["category"].items()]
+    rows = [
+        (name, *(judged.shown(turns[turn]) for turn in TURNS), judged.shown(score))
+        for name, turns, score in (*parts, ("all", some["turns"], some["score"]))
+    ]
     told = [judged.table(("Category", "First turn", "Second turn", "Average"), rows)]
     told.append(f"{some['n']} ratings, {some['failed']} failed")
     if result["rule"] == "boda":
@@ -151,14 +142,10 @@ def tables(result: dict) -> str:
     return "\n\n".join(told)
 
 
-def published(file: Path, task: str) -> Iterator[tuple[str, dict]]:
-    """(model, line) of a file that the benchmark's script wrote, penalised or not: rows question_id, model, turn, score."""
-    for number, row in enumerate(judged.json_lines(file)):
-        score, turn, question = row.get("score"), row.get("turn"), row.get("question_id")
-        if not isinstance(score, (int, float)) or turn not in (1, 2) or not isinstance(question, int):
-            raise judged.foreign(file, task, number, "question_id, turn and score, as gen_judgment.py writes them")
-        place = (question - 81) // 10
-        category = [*TEMPERATURES][place] if 0 <= place < len(TEMPERATURES) else "other"
-        kept = None if score == -1 else float(score)
-        line = {"row": str(question), "name": TURNS[turn - 1], "category": category, "failed": kept is None, "images": None}
-        yield str(row.get("model", file.stem)), {**line, "boda": kept, "upstream": kept}
+def published(file: Path, number: int, row: dict) -> Iterator[tuple[str, dict]]:
+    """(model, line) of a row of the benchmark's judgements: question_id, model, turn, score."""
+    score, turn, place = float(row["score"]), {1: "first", 2: "second"}[row["turn"]], (row["question_id"] - 81) // 10
+    category = [*TEMPERATURES][place] if 0 <= place < len(TEMPERATURES) else "other"
+    kept = None if score == -1 else score
+    line = {"row": str(row["question_id"]), "name": turn, "category": category, "failed": kept is None}
+    yield str(row.get("model", file.stem)), {**line, "boda": kept, "upstream": kept}

@@ -17,6 +17,7 @@ from boda.evaluate import judged
 from boda.evaluate.task import Judging, Row, Task, limited, read_options, version_of
 
 VERSION = "1"
+NEEDED = "response_scores, the judge's reply, as scripts/evaluation/eval.py writes it"  # of a row that v2's evaluator wrote
 FILE = "data/user_oriented_instructions_eval.jsonl"
 # {version: {criterion: (lowest, highest mark)}}; the last is the overall one
 CRITERIA: dict[str, dict[str, tuple[int, int]]] = {
@@ -59,7 +60,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         words = judged.prompts("kullm_geval")[version]
         user = words["user"] if row.value["input"] else words.get("user_without_input", words["user"])
         filled = user.format(**row.value, response=record["raw"])
-        return {version: [{"role": "system", "content": words["system"]}, {"role": "user", "content": filled}]}
+        return {version: judged.chat(system=words["system"], user=filled)}
 
     return Task(
         name="kullm-geval" if version == "v3" else f"kullm-geval-{version}",
@@ -96,25 +97,23 @@ def read(reply: str, version: str) -> dict | None:
 
 def summarise(records: Sequence[dict], version: str) -> dict:
     """Results of answers with their judgements."""
-
-    def first_reply(judgement: dict) -> dict[str, float] | None:
-        replies = judgement["replies"]
-        return marks(replies[0], version) if replies else None
-
     overall = [*CRITERIA[version]][-1]
-    lines = judged.lines_of(records, (version,), lambda judgement: (first_reply(judgement) or {}).get(overall))
+
+    def first_marks(judgement: dict) -> dict[str, float] | None:
+        return next((marks(reply, version) for reply in judgement["replies"][:1]), None)
+
+    lines = judged.lines_of(records, (version,), first_marks)
     for line in lines:
-        line["marks"] = {
-            "boda": None if line["failed"] else line["verdict"]["marks"],
-            "upstream": first_reply(line["verdict"]) if line["verdict"] else None,
-        }
-    return {**results(lines, "boda", version)}
+        first = line["upstream"]
+        line["marks"] = {"boda": None if line["failed"] else line["verdict"]["marks"], "upstream": first}
+        line["upstream"] = first and first[overall]
+    return results(lines, "boda", version)
 
 
 def results(lines: Sequence[dict], rule: str, version: str = "v2") -> dict:
     """`score`, the mean overall mark by the rule, and each criterion's mean and spread by both rules."""
     found = {**judged.scored(lines, rule, 5), "rule": rule, "version_of_prompt": version}
-    for each in ("boda", "upstream"):
+    for each in judged.RULES:
         kept = [line["marks"][each] for line in lines if line["marks"][each]]
         criteria = {}
         for name, (_, high) in CRITERIA[version].items():
@@ -128,26 +127,19 @@ def results(lines: Sequence[dict], rule: str, version: str = "v2") -> dict:
 
 def tables(result: dict) -> str:
     """Means and spreads by criterion as published, and of v2 also on its graph's scale."""
-    found, is_v2 = result["upstream" if result["rule"] == "upstream" else "boda"], result["version_of_prompt"] == "v2"
-    header = ("Criterion", "Mean", "Std", *(("0 - 100",) if is_v2 else ()))
-    rows = []
+    found, criteria = result[result["rule"]], CRITERIA[result["version_of_prompt"]]
+    columns = 4 if result["version_of_prompt"] == "v2" else 3
+    rows = [("Criterion", "Mean", "Std", "0 - 100")[:columns]]
     for name, each in found["criteria"].items():
-        scale = "{} - {}".format(*CRITERIA[result["version_of_prompt"]][name])
-        cells = (judged.shown(each["mean"]), judged.shown(each["std"]), *((judged.shown(each["scaled"], 1),) if is_v2 else ()))
-        rows.append((f"{name} ({scale})", *cells))
-    told = [f"{found['n']} answers, {found['failed']} whose marks could not be had", judged.table(header, rows)]
-    return "\n\n".join(told)
+        figures = (judged.shown(each["mean"]), judged.shown(each["std"]), judged.shown(each["scaled"], 1))
+        rows.append(("{} ({} - {})".format(name, *criteria[name]), *figures)[:columns])
+    told = f"{found['n']} answers, {found['failed']} whose marks could not be had"
+    return f"{told}\n\n{judged.table(rows[0], rows[1:])}"
 
 
-def published(file: Path, task: str) -> Iterator[tuple[str, dict]]:
-    """(file, line) of what v2's evaluator wrote: rows with the judge's reply in `response_scores`."""
-    for number, row in enumerate(judged.json_lines(file)):
-        reply = row.get("response_scores")
-        if not isinstance(reply, str):
-            raise judged.foreign(
-                file, task, number, "response_scores, the judge's reply, as scripts/evaluation/eval.py writes it"
-            )
-        found = read(reply, "v2")
-        score = found["score"] if found else None
-        line = {"row": str(row.get("id", number)), "name": "v2", "failed": not found, "boda": score, "upstream": score}
-        yield file.stem, {**line, "images": None, "marks": dict.fromkeys(("boda", "upstream"), found and found["marks"])}
+def published(file: Path, number: int, row: dict) -> Iterator[tuple[str, dict]]:
+    """(file, line) of a row that v2's evaluator wrote, with the judge's reply in `response_scores`."""
+    found = read(row["response_scores"], "v2")
+    score = found and found["score"]
+    line = {"row": str(row.get("id", number)), "name": "v2", "failed": not found, "boda": score, "upstream": score}
+    yield file.stem, {**line, "marks": dict.fromkeys(judged.RULES, found and found["marks"])}

@@ -15,6 +15,7 @@ from boda.evaluate import judged
 from boda.evaluate.task import Judging, Row, Task, limited, read_options, version_of
 from boda.recipe.words import nearest
 
+NEEDED = "category, query_single.judge_score and query_multi.judge_score"  # of a row that LogicKor's evaluator wrote
 VERSION, TRIES, SCALE, TURNS = "1", 5, 10, ("single", "multi")
 STOP = ["<|endoftext|>", "[INST]", "[/INST]", "<|im_end|>", "<|end|>", "<|eot_id|>", "<end_of_turn>", "<eos>"]
 GIVEN_UP = "Impossible to judge due to repetition."  # what the published evaluator writes beside its 0.0
@@ -38,11 +39,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     asked = [(row["id"], row["category"], row["questions"][:2], row["references"][:2]) for row in questions]
 
     def messages(row: Row) -> list[dict]:
-        return [*words["strategies"][row.value["strategy"]], {"role": "user", "content": row.value["questions"][0]}]
-
-    def follow(row: Row, answers: list[str]) -> list[dict]:
-        then = [{"role": "assistant", "content": answers[0]}, {"role": "user", "content": row.value["questions"][1]}]
-        return [*messages(row), *then]
+        return [*words["strategies"][row.value["strategy"]], *judged.chat(user=row.value["questions"][0])]
 
     return Task(
         name="logickor",
@@ -50,8 +47,8 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         load=lambda limit: limited(rows, limit, lambda row: f"{row.value['strategy']} {row.value['category']}"),
         messages=messages,
         turns=2,
-        follow=follow,
-        score=lambda row, answer: {"score": None, **{key: row.value[key] for key in ("strategy", "category")}},
+        follow=lambda row, answers: messages(row) + judged.chat(assistant=answers[0], user=row.value["questions"][1]),
+        score=lambda row, answer: {"score": None, "strategy": row.value["strategy"], "category": row.value["category"]},
         summarise=summarise,
         decoding={"temperature": 0.0, "max_new_tokens": 4096, "stop": STOP, "within_context": True},
         note="judged 0 to 10: (mean of first turns + mean of second turns) / 2, over the strategies asked; failures left out",
@@ -62,18 +59,15 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
 def requests(row: Row, record: dict) -> dict[str, list[dict]]:
     """The judge's messages for both turns, as the published evaluator writes them."""
     words = judged.prompts("logickor")
-    user, judge = words["user"], words["judge"]
-    turns = []
-    for kind, question, reference, answer in zip(
-        ("question", "follow_up"), row.value["questions"], row.value["references"], record["answers"]
-    ):
-        said = f"{user[kind]}{question}"
-        said += f"{user['reference']}{reference}" if reference else ""
-        turns.append(f"{said}{user['response']}{answer}")
-    first, both = f"{user['begin']}{turns[0]}{user['end']}", f"{user['begin']}{''.join(turns)}{user['end']}"
+    user, judge, turns = words["user"], words["judge"], []
+    asked = zip(("question", "follow_up"), row.value["questions"], row.value["references"], record["answers"])
+    for kind, question, reference, answer in asked:
+        given = f"{user['reference']}{reference}" if reference else ""
+        turns.append(f"{user[kind]}{question}{given}{user['response']}{answer}")
+    first, both = (f"{user['begin']}{''.join(turns[:number])}{user['end']}" for number in (1, 2))
     return {
-        "single": [{"role": "system", "content": judge["single_turn"]}, {"role": "user", "content": first}],
-        "multi": [{"role": "system", "content": judge["multi_turn"]}, {"role": "user", "content": both}],
+        "single": judged.chat(system=judge["single_turn"], user=first),
+        "multi": judged.chat(system=judge["multi_turn"], user=both),
     }
 
 
@@ -94,36 +88,29 @@ def by_published_rule(judgement: dict) -> float:
 
 def summarise(records: Sequence[dict]) -> dict:
     """Results of answers with their judgements."""
-    keys = {key: lambda record, name, key=key: record[key] for key in ("strategy", "category")}
-    lines = judged.lines_of(records, TURNS, by_published_rule, **keys)
-    for line in lines:
-        line["row"] = line["row"].partition("/")[2]  # a question asked in three ways is one question
-    return results(lines, "boda")
+
+    def keys(record: dict, name: str) -> dict:
+        question = record["row"].partition("/")[2]  # asked in three ways it is one question
+        return {"row": question, "strategy": record["strategy"], "category": record["category"]}
+
+    return results(judged.lines_of(records, TURNS, by_published_rule, keys), "boda")
 
 
 def results(lines: Sequence[dict], rule: str) -> dict:
     """`score` by the rule, and by strategy what the benchmark prints, by both rules."""
-    strategies = {}
-    for strategy in dict.fromkeys(line["strategy"] for line in lines):
-        some = [line for line in lines if line["strategy"] == strategy]
-        strategies[strategy] = {each: _overall(judged.by_turn(some, each, TURNS)) for each in ("boda", "upstream")}
-    found = {**judged.scored(lines, rule, SCALE), "rule": rule}
-    for each in ("boda", "upstream"):
-        overall = judged.mean(strategy[each]["overall"] for strategy in strategies.values())
-        found[each] = {
-            "score": overall,
-            **{key: sum(some[each][key] for some in strategies.values()) for key in ("n", "failed")},
-        }
     groups = {key: judged.grouped(lines, key, rule, SCALE) for key in ("strategy", "category")}
+    strategies: dict[str, dict] = {strategy: {} for strategy in groups["strategy"]}
+    found = {**judged.scored(lines, rule, SCALE), "rule": rule}
+    for each in judged.RULES:
+        for strategy, both in strategies.items():
+            some = judged.by_turn([line for line in lines if line["strategy"] == strategy], each, TURNS)
+            # Turns weigh the same, also where judgements of one of them failed.
+            both[each] = {"overall": judged.mean(some["turns"].values()), **some}
+        found[each] = {"score": judged.mean(both[each]["overall"] for both in strategies.values())}
+        found[each] |= {key: sum(both[each][key] for both in strategies.values()) for key in ("n", "failed")}
     for strategy, group in groups["strategy"].items():
         group["score"] = strategies[strategy][rule]["overall"]
     return {**found, "score": found[rule]["score"], "strategies": strategies, "groups": groups}
-
-
-def _overall(turns: dict) -> dict:
-    single, multi = (turns["turns"][name] for name in TURNS)
-    # Turns weigh the same, also where judgements of one of them failed.
-    return {"overall": judged.mean([single, multi]), **turns}
 
 
 def tables(result: dict) -> str:
@@ -133,12 +120,8 @@ def tables(result: dict) -> str:
         some = found["upstream"]
         rows = [(category, *(judged.shown(turns[name]) for name in TURNS)) for category, turns in some["categories"].items()]
         told += [f"### {strategy}", judged.table(("Category", "Single turn", "Multi turn"), rows)]
-        figures = [(name, some["turns"][turn]) for name, turn in (("Single turn", "single"), ("Multi turn", "multi"))]
-        told.append(
-            judged.table(
-                ("Category", "Score"), [(name, judged.shown(value)) for name, value in [*figures, ("Overall", some["overall"])]]
-            )
-        )
+        figures = {"Single turn": some["turns"]["single"], "Multi turn": some["turns"]["multi"], "Overall": some["overall"]}
+        told.append(judged.table(("Category", "Score"), [(name, judged.shown(value)) for name, value in figures.items()]))
         zeros = some["n"] - found["boda"]["n"]
         if zeros:
             figure = f"{judged.shown(found['boda']['overall'])} over {found['boda']['n']}"
@@ -148,14 +131,11 @@ def tables(result: dict) -> str:
     return "\n\n".join(told)
 
 
-def published(file: Path, task: str) -> Iterator[tuple[str, dict]]:
-    """(model, line) of a file that LogicKor's evaluator wrote: ORGANISATION/MODEL/STRATEGY.jsonl."""
-    model = "/".join(file.absolute().parts[-3:-1])
-    for number, row in enumerate(judged.json_lines(file)):
-        for name in TURNS:
-            found = row.get(f"query_{name}")
-            if not isinstance(found, dict) or not isinstance(found.get("judge_score"), (int, float)) or "category" not in row:
-                raise judged.foreign(file, task, number, "category, query_single.judge_score and query_multi.judge_score")
-            failed, score = found.get("judge_message") == GIVEN_UP, float(found["judge_score"])
-            line = {"row": str(row.get("id", number)), "name": name, "strategy": file.stem, "category": row["category"]}
-            yield model, {**line, "failed": failed, "upstream": score, "boda": None if failed else score, "images": None}
+def published(file: Path, number: int, row: dict) -> Iterator[tuple[str, dict]]:
+    """(model, line) of a row of ORGANISATION/MODEL/STRATEGY.jsonl, for both turns."""
+    for name in TURNS:
+        found = row[f"query_{name}"]
+        failed, score = found.get("judge_message") == GIVEN_UP, float(found["judge_score"])
+        line = {"row": str(row.get("id", number)), "name": name, "strategy": file.stem, "category": row["category"]}
+        line |= {"failed": failed, "upstream": score, "boda": None if failed else score}
+        yield "/".join(file.absolute().parts[-3:-1]), line

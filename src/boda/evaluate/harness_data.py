@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from boda.data.files import Place
@@ -20,15 +21,7 @@ KOBEST = {
     "sentineg": {"sentence": "Text", "label": "Label"},
     "wic": {"word": "Target", "context_1": "SENTENCE1", "context_2": "SENTENCE2", "label": "ANSWER"},
 }
-LABELS = {"hellaswag": 4}  # others have two
-# family: {the word in a file's name: the hub's split}
-SPLITS = {
-    "kobest": {"train": "train", "dev": "validation", "val": "validation", "valid": "validation", "validation": "validation"},
-    "kmmlu": {"train": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev"},
-    "haerae": {},
-    "click": {},
-}
-ONE_SPLIT = {"click": "train"}  # the others' is test
+DEV, DEV_WORDS = {"kobest": "validation", "kmmlu": "dev"}, ("dev", "val", "valid", "validation")  # the hub's name, and files'
 SUBSET_COLUMNS = ("subject", "subset", "Category", "category", "task")
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 # How the worked examples of KMMLU end, which give no answer of their own.
@@ -49,7 +42,7 @@ def _kobest(row: dict, subset: str, fault: Fault) -> dict:
     said = str(found["label"]).strip().lower()
     label = {"false": "0", "true": "1"}.get(said, said)
     first = 1 if subset == "copa" and "label" not in row else 0  # its own tables count choices from 1
-    if not label.isdecimal() or not 0 <= int(label) - first < LABELS.get(subset, 2):
+    if not label.isdecimal() or not 0 <= int(label) - first < (4 if subset == "hellaswag" else 2):
         raise fault("label", f"'{said}' is no label of {subset}")
     return found | {"label": int(label) - first}
 
@@ -97,20 +90,14 @@ def local_rows(family: str, path: str, data_dir: str | Path | None, subsets: lis
     place = Place.of(resolve_data(path, data_dir))
     files = [file for file in ([place] if place.is_file else place.files()) if file.suffix in SUFFIXES]
     known = {_plain(name): name for name in subsets}
-    alone = subsets[0] if len(subsets) == 1 else None
+    alone = subsets[0] if place.is_file and len(subsets) == 1 else None
     found: Splits = defaultdict(lambda: defaultdict(list))
     for file in files:
         subset, split = _told(family, file, known)
-        if subset is None and place.is_file:
-            subset = alone
         for number, row in _rows(file):
-            of = subset or next((known.get(_plain(str(row[name]))) for name in SUBSET_COLUMNS if name in row), None)
-            if of is not None:
-
-                def fault(field: str, why: str, where: str = str(file), number: int | str = number) -> BadRow:
-                    return BadRow(where, number, field, why)
-
-                found[of][split].append(CONVERT[family](row, of, fault))
+            told = (known.get(_plain(str(row[name]))) for name in SUBSET_COLUMNS if name in row)
+            if of := subset or alone or next(told, None):
+                found[of][split].append(CONVERT[family](row, of, partial(BadRow, str(file), number)))
     if not found:
         looked = ", ".join(subsets[:5]) + (", ..." if len(subsets) > 5 else "")
         raise BodaError(
@@ -137,17 +124,18 @@ def _rows(file: Place) -> Iterator[tuple[int | str, dict]]:
 def _told(family: str, file: Place, known: dict[str, str]) -> tuple[str | None, str]:
     """(subset or None, split) by what a file and its folders are called."""
     if family == "click":
-        return next(iter(known.values())), ONE_SPLIT["click"]
-    splits = {"test": "test", **SPLITS[family]}
+        return next(iter(known.values())), "train"
+    splits = {"test": "test"}
+    if family in DEV:
+        splits |= {"train": "train", **dict.fromkeys(DEV_WORDS, DEV[family])}
     stem = re.sub(r"-\d+-of-\d+$", "", Path(str(file).removesuffix(".gz")).stem)
     names = [*map(_plain, Path(str(file)).parts[:-1]), _plain(stem)]
-    split = None
+    split = "test"
     if match := re.fullmatch(rf"(.*?)_?({'|'.join(splits)})", names[-1]):
         names[-1], split = match[1], splits[match[2]]
     elif len(names) > 1 and names[-2] in splits:
         split = splits[names[-2]]
-    subset = next((known[name] for name in reversed(names) if name in known), None)
-    return subset, split or "test"
+    return next((known[name] for name in reversed(names) if name in known), None), split
 
 
 def _plain(name: str) -> str:

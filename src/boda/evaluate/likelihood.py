@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -23,11 +23,10 @@ def packing(model) -> Iterator[bool]:
     language = getattr(body, "language_model", body)
     before = language.config._attn_implementation
     try:
-        try:
+        packs = False
+        with suppress(ValueError, RuntimeError, AttributeError):  # code of its own
             language.set_attn_implementation(ATTENTION_NAME)
             packs = keeps_segments_apart(language)
-        except (ValueError, RuntimeError, AttributeError):  # code of its own
-            packs = False
         if not packs:
             language.set_attn_implementation(before)
         yield packs
@@ -117,21 +116,20 @@ def harness_model(model, processor, batch_size: int, packs: bool):
                 contexts[tuple(ids[:cut])][tuple(ids[cut:-1])].append(number)
             found: list = [None] * len(requests)
             vocabulary = self.model.get_output_embeddings().weight.shape[0]
-            row = PackedRow()
+            row, rows = PackedRow(), []
             for context, continuations in contexts.items():
-                longer = len(context) + sum(map(len, continuations))
-                labels = len(row.places) + longer - len(context) + len(continuations)
-                if row.ids and (len(row.ids) + longer > TOKENS * batch_size or labels * vocabulary > MAX_LOGITS):
-                    self._answer(row, requests, found)
+                read = sum(map(len, continuations))
+                length, labels = len(row.ids) + len(context) + read, len(row.places) + read + len(continuations)
+                if not rows or length > TOKENS * batch_size or labels * vocabulary > MAX_LOGITS:
                     row = PackedRow()
+                    rows.append(row)
                 row.add(context, continuations)
-            if row.ids:
+            for row in rows:
                 self._answer(row, requests, found)
             return found
 
         def _answer(self, row: PackedRow, requests, found: list) -> None:
-            logits = self.model(**row.inputs(self.device)).logits[0]  # (K, V)
-            logprobs = logits.float().log_softmax(-1)
+            logprobs = self.model(**row.inputs(self.device)).logits[0].float().log_softmax(-1)  # (K, V)
             greedy = logprobs.argmax(-1).tolist()
             for request, start in row.asked:
                 ids = requests[request][2]
@@ -142,7 +140,5 @@ def harness_model(model, processor, batch_size: int, packs: bool):
     tokenizer = tokenizer_of(processor)
     known = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0]
     first = next(each for each in known if each is not None)  # stands before a continuation without a context
-    named = {} if known[0] is not None or known[1] is not None else {"prefix_token_id": first}
-    return Packed(
-        pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size, softmax_dtype="float32", **named
-    )
+    named = {"pretrained": model, "tokenizer": tokenizer, "prefix_token_id": first}
+    return Packed(**named, backend="causal", batch_size=batch_size, softmax_dtype="float32")

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,8 @@ FAMILIES = {
     "kmmlu": "kmmlu[:PATH][:shots=N]: KMMLU, 4 choices; kmmlu_law, kmmlu_hard, kmmlu_direct, kmmlu_cot_hard, ... (lm-eval)",
     "kobest": "kobest[:PATH][:shots=N]: KoBEST, 2 to 4 choices, macro F1; kobest_boolq, ... (lm-eval)",
 }
-# What a score is: the first of these that lm-eval's task has; KoBEST's own metric is macro F1.
-METRICS = {"kobest": ("f1",)}
-USUAL = ("acc_norm", "acc", "exact_match")
+# What a score is: the first of these that lm-eval's task has; only KoBEST's have macro F1, its own metric.
+METRICS = ("f1", "acc_norm", "acc", "exact_match")
 NAMES = {"f1": "macro F1", "acc": "accuracy", "acc_norm": "accuracy, choices by log-likelihood a character"}
 SEED = 1234  # of the examples that lm-eval draws
 BATCHES = 16  # of questions between two times that records are written
@@ -73,8 +73,8 @@ def harness_task(name: str, option: str = "", data_dir: str | Path | None = None
     with explaining(f"{name} needs lm-eval: pip install 'boda[eval]'", ModuleNotFoundError), _quiet():
         import lm_eval.tasks
         from lm_eval import __version__ as harness_version
-    folder = Path(lm_eval.tasks.__file__).parent / family
-    with _quiet():
+
+        folder = Path(lm_eval.tasks.__file__).parent / family
         index = lm_eval.tasks.TaskManager(include_path=str(folder), include_defaults=False).task_index
     if name not in index:
         raise BodaError(f"lm-eval {harness_version} has no task '{name}'; {nearest(name, sorted(index))}")
@@ -97,20 +97,18 @@ def harness_task(name: str, option: str = "", data_dir: str | Path | None = None
         there = len(task.sampler.df) - (task.config.fewshot_split == task.config.test_split)
         if examples > there and not (task.config.fewshot_config.samples):
             raise BodaError(f"{leaf}: {examples} examples are asked for and there are {there} to draw from; say shots={there}")
-    metric = next(each for each in METRICS.get(family, USUAL) if each in first._metric_fn_list)
+    metric = next(each for each in METRICS if each in first._metric_fn_list)
     facts = {"lm_eval": harness_version, "task_version": first.VERSION, "shots": examples, "metric": metric}
     note = f"{NAMES.get(metric, metric)}; lm-eval {harness_version}, version {first.VERSION}, {examples}-shot, no chat template"
+    note += "; a limit takes the first rows of each subset"
 
     def load(limit: int | None) -> list[Row]:
         return [Row(f"{leaf}/{number}", (leaf, number)) for leaf in docs for number in range(len(docs[leaf][:limit]))]
 
-    def measure(ask: Any, rows: Sequence[Row], size: int) -> Iterator[dict]:
-        yield from _measure(name, ask, tasks, leaves, metric, rows, size)
-
+    measure = partial(_measure, name, tasks, leaves, metric)
+    summarise = partial(_summarise, facts, len(leaves) > 1)
     version = version_of(f"{first.VERSION}-{examples}shot", [harness_version, *docs, *docs.values()])
     decoding = dict(first.config.generation_kwargs or {})
-    summarise = _summary_of(facts, len(leaves) > 1)
-    note += "; a limit takes the first rows of each subset"
     return HarnessTask(f"{name}:{option}".rstrip(":"), version, load, measure, summarise, note, decoding)
 
 
@@ -191,15 +189,15 @@ class HubLike(dict):
         return Dataset.from_list([])
 
 
+@_quiet()
 def _task(config: dict, rows: dict | None = None):
     from lm_eval.api.task import ConfigurableTask
 
     local = {} if rows is None else {"custom_dataset": lambda **_: rows}
-    with _quiet():
-        return ConfigurableTask(config=config | local)
+    return ConfigurableTask(config=config | local)
 
 
-def _measure(name, ask, tasks: dict, leaves: dict, metric: str, rows: Sequence[Row], size: int) -> Iterator[dict]:
+def _measure(name, tasks: dict, leaves: dict, metric: str, ask: Any, rows: Sequence[Row], size: int) -> Iterator[dict]:
     loaded: tuple[Any, Any] | None = getattr(ask, "loaded", None)
     if loaded is None:
         raise BodaError(f"{name} compares log-likelihoods: it needs a model folder, a hub id or a (model, processor) pair")
@@ -219,12 +217,12 @@ def _measure(name, ask, tasks: dict, leaves: dict, metric: str, rows: Sequence[R
             for start in range(0, len(numbers), BATCHES * size):
                 block = numbers[start : start + BATCHES * size]
                 asked = [request for number in block for request in requests[number]]
-                with _quiet(), explaining(f"{leaf} cannot be asked of this model: {WHY}", AssertionError):
-                    replies = getattr(lm, asked[0].request_type)(asked, disable_tqdm=True)
-                for request, reply in zip(asked, replies, strict=True):
-                    request.resps.append(reply)
-                task._instances = asked
                 with _quiet():
+                    with explaining(f"{leaf} cannot be asked of this model: {WHY}", AssertionError):
+                        replies = getattr(lm, asked[0].request_type)(asked, disable_tqdm=True)
+                    for request, reply in zip(asked, replies, strict=True):
+                        request.resps.append(reply)
+                    task._instances = asked
                     task.apply_filters()
                 for number in block:
                     yield _record(lm, task, leaf, leaves[leaf], metric, number, requests[number])
@@ -257,21 +255,15 @@ def _plain(value: Any) -> float | list[int]:
     return [int(each) for each in value] if isinstance(value, tuple) else float(value)
 
 
-def _summary_of(facts: dict, has_parts: bool) -> Callable[[list[dict]], dict]:
-    def summarise(records: list[dict]) -> dict:
-        found = _summary(records, facts["metric"])
-        groups: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
-        for record in records if has_parts else ():
-            for tag, value in record["tags"].items():
-                groups[tag][value].append(record)
-        parts = {
-            tag: {value: _summary(some, facts["metric"]) for value, some in group.items()} for tag, group in groups.items()
-        }
-        cut = [record["cut"] for record in records if record["cut"]]
-        said = f"{len(cut)} of {len(records)} prompts were longer than the model can read and lost their beginning"
-        return {**found, **facts, "groups": parts, "remarks": [f"{said}, as in lm-eval"] if cut else []}
-
-    return summarise
+def _summarise(facts: dict, has_parts: bool, records: list[dict]) -> dict:
+    groups: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
+    for record in records if has_parts else ():
+        for tag, value in record["tags"].items():
+            groups[tag][value].append(record)
+    parts = {tag: {value: _summary(some, facts["metric"]) for value, some in group.items()} for tag, group in groups.items()}
+    cut = sum(record["cut"] > 0 for record in records)
+    said = f"{cut} of {len(records)} prompts were longer than the model can read and lost their beginning, as in lm-eval"
+    return {**_summary(records, facts["metric"]), **facts, "groups": parts, "remarks": [said] if cut else []}
 
 
 def _summary(records: list[dict], metric: str) -> dict:

@@ -172,21 +172,18 @@ class HubLike(dict):
         from datasets import Dataset
 
         super().__init__({split: Dataset.from_list(some) for split, some in rows.items()})
-        self.leaf, self.config, self.path = leaf, config, path
+        self.leaf, self.config, self.path, self.empty = leaf, config, path, Dataset.from_list([])
 
     def __missing__(self, split: str):
-        from datasets import Dataset
-
-        is_test, subset = split == self.config["test_split"], _subset(self.config)
-        if is_test or self.config["num_fewshot"]:
-            why = "its questions are" if is_test else f"the {self.config['num_fewshot']} examples before each question are"
-            word = "dev" if split == "validation" else split
-            advice = "" if is_test else ", or say shots=0"
-            raise BodaError(
-                f"{self.leaf}: {why} in the split '{split}', and {self.path} has no file of it; put it there as "
-                f"{subset}/{word}.tsv or {subset}-{word}.csv{advice}"
-            )
-        return Dataset.from_list([])
+        is_test, shots, subset = split == self.config["test_split"], self.config["num_fewshot"], _subset(self.config)
+        if not is_test and not shots:
+            return self.empty
+        why = "its questions are" if is_test else f"the {shots} examples before each question are"
+        word, advice = "dev" if split == "validation" else split, "" if is_test else ", or say shots=0"
+        raise BodaError(
+            f"{self.leaf}: {why} in the split '{split}', and {self.path} has no file of it; put it there as "
+            f"{subset}/{word}.tsv or {subset}-{word}.csv{advice}"
+        )
 
 
 @_quiet()
@@ -211,9 +208,7 @@ def _measure(name, tasks: dict, leaves: dict, metric: str, ask: Any, rows: Seque
             with _quiet():
                 task.set_fewshot_seed(SEED)  # examples are drawn question by question, so all of them are built
                 task.build_all_requests(limit=max(numbers) + 1)
-            requests = defaultdict(list)
-            for request in task.instances:
-                requests[request.doc_id].append(request)
+            requests = {number: [*asked] for number, asked in groupby(task.instances, lambda request: request.doc_id)}
             for start in range(0, len(numbers), BATCHES * size):
                 block = numbers[start : start + BATCHES * size]
                 asked = [request for number in block for request in requests[number]]
@@ -232,7 +227,8 @@ def _record(lm, task, leaf: str, group: str, metric: str, number: int, asked: li
     """What is kept of a question: as other tasks do, and the choices with their log-likelihoods, and every metric."""
     doc, key = asked[0].doc, next(iter(asked[0].filtered_resps))
     results = [request.filtered_resps[key] for request in asked]
-    metrics = {name: _plain(value) for name, value in task.process_results(doc, results).items()}
+    found = task.process_results(doc, results).items()
+    metrics = {name: [*map(int, value)] if isinstance(value, tuple) else float(value) for name, value in found}
     gold, prompt = task.doc_to_target(doc), asked[0].args[0]
     record: dict = {"row": f"{leaf}/{number}", "prompt": [{"role": "user", "content": prompt}], "images": []}
     if asked[0].request_type == "loglikelihood":
@@ -245,14 +241,10 @@ def _record(lm, task, leaf: str, group: str, metric: str, number: int, asked: li
     else:
         record |= {"raw": asked[0].resps[0], "extracted": str(results[0]), "gold": str(gold)}
         longest, room = prompt, lm.max_length - asked[0].args[1].get("max_gen_toks", lm.max_gen_toks)
-    cut = len(lm.tok_encode(longest)) - room
+    cut = max(0, len(lm.tok_encode(longest)) - room)
     score = metrics["acc"] if isinstance(metrics[metric], list) else metrics[metric]
     tags = {"group": group, "subset": leaf} if group else {"subset": leaf}
-    return record | {"metrics": metrics, "score": score, "tags": tags, "cut": max(0, cut), "failed": False}
-
-
-def _plain(value: Any) -> float | list[int]:
-    return [int(each) for each in value] if isinstance(value, tuple) else float(value)
+    return record | {"metrics": metrics, "score": score, "tags": tags, "cut": cut, "failed": False}
 
 
 def _summarise(facts: dict, has_parts: bool, records: list[dict]) -> dict:

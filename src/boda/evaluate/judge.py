@@ -84,10 +84,8 @@ class Judge:
         if not self._key.isascii() or len(self._key.split()) > 1:
             raise BodaError(f"the judge's key ({' or '.join(KEYS)}) holds letters or spaces that no key has")
         self.place = parts.netloc + parts.path  # for messages: without what stands behind a question mark
-        handlers: list = [_NoRedirect()]
-        if parts.hostname in ("localhost", "127.0.0.1", "::1"):
-            handlers.append(urllib.request.ProxyHandler({}))
-        self._opener = urllib.request.build_opener(*handlers)
+        without_proxy = [urllib.request.ProxyHandler({})] if parts.hostname in ("localhost", "127.0.0.1", "::1") else []
+        self._opener = urllib.request.build_opener(_NoRedirect(), *without_proxy)
 
     @classmethod
     def of(cls, given: Judge | dict | None) -> Judge | None:
@@ -104,9 +102,9 @@ class Judge:
         try:
             self._send("models", None, min(self.timeout, 10.0))
         except urllib.error.HTTPError as error:
-            with error:
-                if error.code in (401, 403):
-                    raise JudgeGone(self._refusal(error.code, self._said(error))) from None
+            said = self._said(error)
+            if error.code in (401, 403):
+                raise JudgeGone(self._refusal(error.code, said)) from None
         except urllib.error.URLError as error:
             raise JudgeGone(self._gone(error) or f"no judge at {self.place} ({_reason(error)})") from None
         except (OSError, http.client.HTTPException):
@@ -115,7 +113,6 @@ class Judge:
     def ask(self, messages: list[dict], settings: dict, stop: threading.Event, costs: Counter) -> str:
         """One reply, what it has cost added to `costs`. Raises JudgeGone, or _NoJudgement where only this one cannot be had."""
         body = {"model": self.model, "messages": messages, **settings}
-        why = gone = ""
         for attempt in range(self.retries + 1):
             costs["requests"] += 1
             # Half of it by chance, so that many that were turned away together do not come back together.
@@ -128,13 +125,12 @@ class Judge:
                 costs.update({name: int(usage.get(name) or 0) for name in COSTS if name != "requests"})
                 return self._clean(str(text))
             except urllib.error.HTTPError as error:
-                with error:
-                    code, said = error.code, self._said(error)
-                    if code in (401, 403, 404) or "insufficient_quota" in said:
-                        raise JudgeGone(self._refusal(code, said)) from None
-                    if code not in (408, 409, 425, 429) and code < 500:
-                        raise _NoJudgement(f"the judge refused the request ({code}: {said})") from None
-                    why, pause = f"{code}: {said}", max(pause, _asked_wait(error.headers.get("Retry-After")))
+                code, said = error.code, self._said(error)
+                if code in (401, 403, 404) or "insufficient_quota" in said:
+                    raise JudgeGone(self._refusal(code, said)) from None
+                if code not in (408, 409, 425, 429) and code < 500:
+                    raise _NoJudgement(f"the judge refused the request ({code}: {said})") from None
+                why, pause = f"{code}: {said}", max(pause, _asked_wait(error.headers.get("Retry-After")))
             except (OSError, http.client.HTTPException) as error:
                 gone, why = self._gone(error), str(_reason(error)) or type(_reason(error)).__name__
                 if isinstance(_reason(error), ssl.SSLCertVerificationError):
@@ -217,7 +213,7 @@ class Judge:
 
     def _said(self, error: urllib.error.HTTPError) -> str:
         text = ""
-        with suppress(OSError, http.client.HTTPException, ValueError, AttributeError):
+        with error, suppress(OSError, http.client.HTTPException, ValueError, AttributeError):
             text = error.read(10_000).decode("utf-8", "replace")
             found = json.loads(text)
             found = found.get("error", found)
@@ -329,17 +325,13 @@ def usage(task: Task, records: Sequence[dict], result: dict) -> dict:
     missing = len(task.judging.names) * sum(not record["failed"] for record in records) - len(found)
     remarks = []
     if missing:
-        remarks.append(
-            f"{missing} judgements are not made yet; the same command with --judge URL --judge-model NAME makes them"
-        )
+        remarks += [f"{missing} judgements are not made yet; the same command with --judge URL --judge-model NAME makes them"]
     if found:
         tokens = f"{counts['prompt_tokens']:,} + {counts['completion_tokens']:,} tokens"
-        remarks.append(f"judged by {found[0]['judge']}: {len(found)} judgements, {counts['requests']} requests, {tokens}")
+        remarks += [f"judged by {found[0]['judge']}: {len(found)} judgements, {counts['requests']} requests, {tokens}"]
     if failures:
-        remarks.append(
-            f"{len(failures)} of {len(found)} judgements failed, the first: {failures[0]}; the same command asks again"
-        )
+        remarks += [f"{len(failures)} of {len(found)} judgements failed, the first: {failures[0]}; the same command asks again"]
     upstream = result.get("upstream") or {}
     if upstream.get("score") not in (None, result["score"]):
-        remarks.append(f"by the published rule {upstream['score']:.2f} over {upstream['n']}")
+        remarks += [f"by the published rule {upstream['score']:.2f} over {upstream['n']}"]
     return {"judge": {"model": found[0]["judge"] if found else None, "judgements": len(found), **counts}, "remarks": remarks}

@@ -56,10 +56,7 @@ def chat(**said: str) -> list[dict]:
 
 
 def lines_of(
-    records: Iterable[dict],
-    names: Sequence[str],
-    published: Callable[[dict], Any],
-    more: Callable[[dict, str], dict] = lambda record, name: {},
+    records: Iterable[dict], names: Sequence[str], published: Callable[[dict], Any], more: Callable[[dict, str], dict]
 ) -> list[dict]:
     """A line a judgement, of those that are there: `row name failed verdict boda upstream`; None where they do not count.
 

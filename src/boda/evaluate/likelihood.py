@@ -116,14 +116,13 @@ def harness_model(model, processor, batch_size: int, packs: bool):
                 contexts[tuple(ids[:cut])][tuple(ids[cut:-1])].append(number)
             found: list = [None] * len(requests)
             vocabulary = self.model.get_output_embeddings().weight.shape[0]
-            row, rows = PackedRow(), []
+            rows = [PackedRow()]
             for context, continuations in contexts.items():
-                read = sum(map(len, continuations))
+                row, read = rows[-1], sum(map(len, continuations))
                 length, labels = len(row.ids) + len(context) + read, len(row.places) + read + len(continuations)
-                if not rows or length > TOKENS * batch_size or labels * vocabulary > MAX_LOGITS:
-                    row = PackedRow()
-                    rows.append(row)
-                row.add(context, continuations)
+                if row.ids and (length > TOKENS * batch_size or labels * vocabulary > MAX_LOGITS):
+                    rows.append(PackedRow())
+                rows[-1].add(context, continuations)
             for row in rows:
                 self._answer(row, requests, found)
             return found

@@ -132,8 +132,8 @@ def tables(result: dict) -> str:
         (name, *(judged.shown(turns[turn]) for turn in TURNS), judged.shown(score))
         for name, turns, score in (*parts, ("all", some["turns"], some["score"]))
     ]
-    told = [judged.table(("Category", "First turn", "Second turn", "Average"), rows)]
-    told.append(f"{some['n']} ratings, {some['failed']} failed")
+    header = ("Category", "First turn", "Second turn", "Average")
+    told = [judged.table(header, rows), f"{some['n']} ratings, {some['failed']} failed"]
     if result["rule"] == "boda":
         told.append(
             f"{result['not_korean']} answers are not Korean by their letters: their ratings are square roots. Without that, "

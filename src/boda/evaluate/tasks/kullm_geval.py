@@ -48,8 +48,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         instances = row.get("instances")
         if not isinstance(row.get("instruction"), str) or not instances or not isinstance(instances[0].get("input"), str):
             raise BodaError(f"{place}, row {number} needs an instruction and instances with an input")
-        name = str(row.get("id", number))
-        rows.append(Row(name, {"instruction": row["instruction"], "input": instances[0]["input"]}))
+        rows.append(Row(str(row.get("id", number)), {"instruction": row["instruction"], "input": instances[0]["input"]}))
 
     def messages(row: Row) -> list[dict]:
         # The input stands below the instruction; a template with a heading for it finds it as a part of its own.
@@ -97,16 +96,15 @@ def read(reply: str, version: str) -> dict | None:
 
 def summarise(records: Sequence[dict], version: str) -> dict:
     """Results of answers with their judgements."""
-    overall = [*CRITERIA[version]][-1]
 
     def first_marks(judgement: dict) -> dict[str, float] | None:
         return next((marks(reply, version) for reply in judgement["replies"][:1]), None)
 
-    lines = judged.lines_of(records, (version,), first_marks)
+    lines = judged.lines_of(records, (version,), first_marks, lambda *_: {})
     for line in lines:
         first = line["upstream"]
         line["marks"] = {"boda": None if line["failed"] else line["verdict"]["marks"], "upstream": first}
-        line["upstream"] = first and first[overall]
+        line["upstream"] = first and first[[*CRITERIA[version]][-1]]
     return results(lines, "boda", version)
 
 

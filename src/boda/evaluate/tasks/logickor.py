@@ -26,16 +26,14 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     """The task of `logickor[:PATH][:strategy=default|1-shot|cot-1-shot|all]`; PATH is the benchmark's folder or questions.jsonl."""
     path, given = read_options("logickor", option, "strategy")
     words = judged.prompts("logickor")
-    strategies = list(words["strategies"])
-    if (wanted := given.get("strategy", "all")) != "all":
-        if wanted not in strategies:
-            raise BodaError(f"logickor: no strategy '{wanted}'; {nearest(wanted, [*strategies, 'all'])}")
-        strategies = [wanted]
+    choices = {name: [name] for name in words["strategies"]} | {"all": [*words["strategies"]]}
+    if (wanted := given.get("strategy", "all")) not in choices:
+        raise BodaError(f"logickor: no strategy '{wanted}'; {nearest(wanted, [*choices])}")
     place, questions = judged.rows_of(path, "logickor", "questions.jsonl", data_dir)
     for number, row in enumerate(questions):
         if len(row.get("questions") or ()) < 2 or len(row.get("references") or ()) < 2 or not {"id", "category"} <= set(row):
             raise BodaError(f"{place}, row {number} needs id, category, two questions and two references")
-    rows = [Row(f"{strategy}/{row['id']}", {"strategy": strategy, **row}) for strategy in strategies for row in questions]
+    rows = [Row(f"{strategy}/{row['id']}", {"strategy": strategy, **row}) for strategy in choices[wanted] for row in questions]
     asked = [(row["id"], row["category"], row["questions"][:2], row["references"][:2]) for row in questions]
 
     def messages(row: Row) -> list[dict]:

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from boda.errors import BodaError
 
+_LETTER_OF = bytes_to_unicode()  # byte -> the letter that byte-level BPE writes it as
+_BYTE_OF = {letter: byte for byte, letter in _LETTER_OF.items()}
 MARGIN = 0.1  # by which a Unigram piece is likelier than the pieces it was written with, so that it is taken
 
 
@@ -42,29 +45,28 @@ class Known:
         if backend is None:
             raise BodaError(f"a {type(tokenizer).__name__} has no tokenizer.json, so it cannot be given pieces")
         self.backend: Tokenizer = backend
-        self.data = json.loads(backend.to_str())
-        self.model = self.data["model"]
+        data = json.loads(backend.to_str())
+        self.model = data["model"]
         self.is_unigram = self.model["type"] == "Unigram"
-        if self.model["type"] not in ("BPE", "Unigram") or any(
-            self.model.get(name) for name in ("continuing_subword_prefix", "end_of_word_suffix")
-        ):
+        marks_borders = self.model.get("continuing_subword_prefix") or self.model.get("end_of_word_suffix")
+        if marks_borders or self.model["type"] not in ("BPE", "Unigram"):
             raise BodaError(
                 f"a {self.model['type']} tokenizer of this kind cannot be given pieces; byte-level BPE, BPE with bytes for unknown "
                 "characters, and Unigram can"
             )
         listed = self.model["vocab"]
         self.vocab = {piece: place for place, (piece, _) in enumerate(listed)} if self.is_unigram else dict(listed)
-        self.added = {token["content"]: token["id"] for token in self.data["added_tokens"]}
+        self.added = {token["content"]: token["id"] for token in data["added_tokens"]}
         self.least = min(score for _, score in listed) if self.is_unigram else 0.0
         named = self.model.get("unk_token")
         self.unknown: int | None = self.model.get("unk_id") if self.is_unigram else self.vocab.get(named)
-        self.is_bytes = '"ByteLevel"' in json.dumps(self.data["decoder"])
+        self.is_bytes = '"ByteLevel"' in json.dumps(data["decoder"])
         # No new piece takes an id that something has: added tokens may lie far behind the pieces (Llama 3).
         self.first = max(chain(self.vocab.values(), self.added.values())) + 1
 
     def write(self, text: str) -> str:
         """Text as the vocabulary writes it."""
-        return "".join(_BYTE_LETTERS[byte] for byte in text.encode()) if self.is_bytes else text.replace(" ", "▁")
+        return "".join(_LETTER_OF[byte] for byte in text.encode()) if self.is_bytes else text.replace(" ", "▁")
 
     def read(self, piece: str) -> str | None:
         """The text of a piece; None for bytes that are only a part of a character."""
@@ -87,19 +89,6 @@ class Known:
 
     def part_ids(self, piece: str) -> list[int]:
         return [token.id for token in self.backend.model.tokenize(piece)]
-
-
-def _byte_letters() -> list[str]:
-    """Byte -> the letter that byte-level BPE writes it as (GPT-2's table)."""
-    printed = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    others = iter(range(256, 512))
-    return [chr(byte if byte in printed else next(others)) for byte in range(256)]
-
-
-_BYTE_LETTERS = _byte_letters()
-
-
-_BYTE_OF = {letter: byte for byte, letter in enumerate(_BYTE_LETTERS)}
 
 
 def read_piece(piece: str, is_bytes: bool) -> str | None:
@@ -151,8 +140,8 @@ def extended(tokenizer: Any, growth: Growth) -> Any:
     fillers = {id: names.get(id, f"<|unused {id}|>") for id in range(known.first) if id not in used}
     new = {known.first + place: piece for place, piece in enumerate(growth.pieces)}
     if known.is_unigram:
-        scores = dict(zip(growth.pieces, growth.scores))
-        model["vocab"] += [[piece, scores.get(piece, known.least)] for _, piece in sorted((fillers | new).items())]
+        model["vocab"] += [[piece, known.least] for piece in fillers.values()]
+        model["vocab"] += map(list, zip(growth.pieces, growth.scores))
     else:
         model["vocab"] |= {piece: id for id, piece in (fillers | new).items()}
         model["merges"] += map(list, growth.merges)

@@ -9,11 +9,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Any
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Encoding, Tokenizer, models, pre_tokenizers, trainers
 
 from boda.models.pieces import Growth, Known, kind_of, score_of
 
@@ -48,35 +48,32 @@ def count_words(texts: Iterable[str]) -> Counter[str]:
     return counts
 
 
-class _Codes:
-    """Pieces as single characters, so that the library's trainer learns merges of pieces as it would of characters."""
+class _Codes(dict[int, str]):
+    """Pieces as single characters, by id, so that the library's trainer learns merges of pieces as it would of characters."""
 
     def __init__(self, known: Known):
+        super().__init__(dict.fromkeys(known.added.values(), " "))
         self.known = known
         self.pieces: dict[str, str] = {}  # code -> piece
         self.characters: set[str] = set()  # codes of characters that have no piece yet
-        self.by_id: dict[int, str] = {id: " " for id in known.added.values()}
+        self.of_character: dict[str, str] = {}
         if known.unknown is not None and not known.is_bytes:
-            self.by_id[known.unknown] = _UNKNOWN
+            self[known.unknown] = _UNKNOWN
         if known.model.get("byte_fallback"):
             names = {f"<0x{byte:02X}>": byte for byte in range(256)}
-            self.by_id |= {known.vocab[name]: chr(_BYTES + byte) for name, byte in names.items() if name in known.vocab}
-        self.of_character: dict[str, str] = {}
+            self |= {known.vocab[name]: chr(_BYTES + byte) for name, byte in names.items() if name in known.vocab}
 
     def new(self, piece: str, text: str | None) -> str:
+        begins = {"letters": _LETTERS, "signs": _SIGNS}
         kind = kind_of(text)
-        if kind in ("", "space"):
-            code = _SPACE if kind else " "
-        else:
-            code = chr((_LETTERS if kind == "letters" else _SIGNS) + len(self.pieces))
+        code = chr(begins[kind] + len(self.pieces)) if kind in begins else _SPACE if kind else " "
         self.pieces[code] = piece
         return code
 
-    def of(self, id: int) -> str:
-        if (code := self.by_id.get(id)) is None:
-            piece = self.known.name(id)
-            code = self.by_id[id] = self.new(piece, self.known.read(piece))
-        return code
+    def __missing__(self, id: int) -> str:
+        piece = self.known.name(id)
+        self[id] = self.new(piece, self.known.read(piece))
+        return self[id]
 
     def spell(self, text: str) -> str:
         """Characters that have no piece yet."""
@@ -91,33 +88,30 @@ class _Codes:
     def words(self, words: Counter[str]) -> Counter[str]:
         """Words -> the stretches of their pieces that a new piece may be of, and how often each comes."""
         found: Counter[str] = Counter()
-        backend, by_id, of = self.known.backend, self.by_id, self.of
+        backend = self.known.backend
         # Where an older Llama writes both of "▁ ▁word", the space is left away.
         doubled = not self.known.is_bytes and "".join(backend.encode(" a", add_special_tokens=False).tokens).startswith("▁▁")
         chosen = sorted(words.items(), key=itemgetter(1), reverse=True)[:LEARNT_WORDS]
-        composed = ((unicodedata.normalize("NFC", word), count) for word, count in chosen)
-        for some, encodings in _encoded(backend, ((word.lstrip(" ") if doubled else word, count) for word, count in composed)):
-            for (word, count), encoded in zip(some, encodings):
-                ids = encoded.ids
-                if len(ids) < 2 and ids != [self.known.unknown]:
-                    continue
-                codes = [by_id.get(id) or of(id) for id in ids]
-                places = encoded.word_ids
-                if places[0] != places[-1]:  # the tokenizer's own borders
-                    codes = [
-                        code if place == last else " " + code for code, place, last in zip(codes, places, [places[0], *places])
-                    ]
-                text = "".join(codes)
-                if _UNKNOWN in text:
-                    text = "".join(
-                        code.replace(_UNKNOWN, self.spell(word[slice(*span)].strip()))
-                        for code, span in zip(codes, encoded.offsets)
-                    )
-                elif self.known.model.get("byte_fallback"):
-                    text = _RUN.sub(self._from_bytes, text)
-                for segment in _SEGMENT.findall(text):
-                    if len(segment) > 1 or segment in self.characters:
-                        found[segment] += count
+        composed = ((unicodedata.normalize("NFC", word.lstrip(" ") if doubled else word), count) for word, count in chosen)
+        for word, count, encoded in _encoded(backend, composed):
+            ids = encoded.ids
+            if len(ids) < 2 and ids != [self.known.unknown]:
+                continue
+            codes = [self[id] for id in ids]
+            places = encoded.word_ids
+            if places[0] != places[-1]:  # the tokenizer's own borders
+                codes = [
+                    code if place == last else " " + code for code, place, last in zip(codes, places, [places[0], *places])
+                ]
+            text = "".join(codes)
+            if _UNKNOWN in text:
+                spans = [word[slice(*span)].strip() for span in encoded.offsets]
+                text = "".join(code.replace(_UNKNOWN, self.spell(span)) for code, span in zip(codes, spans))
+            elif self.known.model.get("byte_fallback"):
+                text = _RUN.sub(self._from_bytes, text)
+            for segment in _SEGMENT.findall(text):
+                if len(segment) > 1 or segment in self.characters:
+                    found[segment] += count
         return found
 
     def _from_bytes(self, run: re.Match) -> str:
@@ -128,21 +122,13 @@ class _Codes:
             return " "
 
 
-def _encoded(backend: Tokenizer, words: Iterable[tuple[str, int]]) -> Iterator[tuple[list, list]]:
-    """Words in groups with their encodings; the next group is encoded while one is looked at."""
-
-    def encode(some: list) -> tuple[list, list]:
-        return some, backend.encode_batch([word for word, _ in some], add_special_tokens=False)
-
+def _encoded(backend: Tokenizer, words: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int, Encoding]]:
+    """Words, their counts and encodings; the next ones are encoded while one is looked at."""
+    groups = list(_groups(words, 2000))
     with ThreadPoolExecutor(1) as pool:
-        waiting = None
-        for some in _groups(words, 2000):
-            coming = pool.submit(encode, some)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting.result()
+        encoded = pool.map(lambda some: backend.encode_batch([word for word, _ in some], add_special_tokens=False), groups)
+        for some, encodings in zip(groups, encoded):
+            yield from ((word, count, encoding) for (word, count), encoding in zip(some, encodings))
 
 
 def learn_pieces(tokenizer: Any, words: Counter[str], number: int) -> Growth:
@@ -157,51 +143,43 @@ def learn_pieces(tokenizer: Any, words: Counter[str], number: int) -> Growth:
     growth = Growth()
     frequent: Counter[str] = Counter()
     for segment, count in segments.items():
-        for code in codes.characters.intersection(segment):
-            frequent[code] += count * segment.count(code)
+        for code in filter(codes.characters.__contains__, segment):
+            frequent[code] += count
     letters = _covering(frequent, number)
     growth.pieces += [codes.pieces[code] for code in letters]
-    if dropped := codes.characters.difference(letters):
-        borders, kept = dict.fromkeys(map(ord, dropped), " "), Counter[str]()
-        for segment, count in segments.items():
-            for part in segment.translate(borders).split():
-                kept[part] += count
-        segments = kept
+    dropped = dict.fromkeys(codes.characters.difference(letters), " ")
     wanted = number - len(letters)
     # The trainer's time goes with the bytes it is given: the first, which are the frequent ones, become the shortest.
-    alphabet = list(dict.fromkeys(code for segment in segments for code in segment))
+    alphabet = [code for code in dict.fromkeys(chain.from_iterable(segments)) if code not in dropped]
     short = [chr(place + (0x100 if place < 0x1500 else _LETTERS)) for place in range(len(alphabet))]  # white space lies between
-    table = str.maketrans(dict(zip(alphabet, short)))
-    segments = Counter({segment.translate(table): count for segment, count in segments.items()})
+    table = str.maketrans(dropped | dict(zip(alphabet, short)))
+    parts: Counter[str] = Counter()
+    for segment, count in segments.items():
+        for part in segment.translate(table).split():
+            parts[part] += count
     named = {code: codes.pieces[long] for code, long in zip(short, alphabet)}
     learnt = Tokenizer(models.BPE())
     learnt.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
         vocab_size=len(alphabet) + wanted + wanted // (2 if known.is_unigram else 8) + 64, min_frequency=2, show_progress=False
     )
-    learnt.train_from_iterator(_repeated(segments), trainer)
+    learnt.train_from_iterator(_repeated(parts), trainer)
     spell = lambda coded: "".join(named[code] for code in coded)  # noqa: E731
     if known.is_unigram:
-        return _scored(known, growth, learnt, segments, spell, number)
+        return _scored(known, growth, learnt, parts, spell, number)
     blocked: set[str] = set()
-    new, pairs = set(growth.pieces), set()
+    new, pairs = dict.fromkeys(growth.pieces), dict[tuple[str, str], None]()
     for left, right in json.loads(learnt.to_str())["model"]["merges"]:
         piece = spell(left + right)
         if left in blocked or right in blocked or piece in known.vocab or piece in known.added:
             # A second way to an old piece would change how old text is tokenised.
             growth.existing += piece in known.vocab
             blocked.add(left + right)
-            continue
-        if piece not in new:
-            if len(growth.pieces) == number:
-                break
-            new.add(piece)
-            growth.pieces.append(piece)
-            growth.helpers += known.read(piece) is None
-        if (pair := (spell(left), spell(right))) not in pairs:
-            pairs.add(pair)
-            growth.merges.append(pair)
-    return growth
+        elif piece not in new and len(new) == number:
+            break
+        else:
+            new[piece] = pairs[spell(left), spell(right)] = None
+    return Growth(list(new), list(pairs), helpers=sum(known.read(piece) is None for piece in new), existing=growth.existing)
 
 
 def _covering(counts: Counter[str], number: int) -> list[str]:
@@ -218,25 +196,18 @@ def _covering(counts: Counter[str], number: int) -> list[str]:
 
 def _repeated(segments: Counter[str]) -> Iterator[str]:
     """Every segment as often as it comes, many in a text: the trainer counts words and cannot be told how often one was seen."""
-    scale, texts, size = max(1.0, segments.total() / LEARNT_TOTAL), [], 0
-    for segment, count in segments.items():
-        if len(segment) > 1:
-            texts.append((segment + " ") * max(1, round(count / scale)))
-            size += len(texts[-1])
-            if size > 5000:
-                yield "".join(texts)
-                texts, size = [], 0
-    yield "".join(texts)
+    scale = max(1.0, segments.total() / LEARNT_TOTAL)
+    for some in _groups(segments.items(), 100):
+        yield "".join((segment + " ") * max(1, round(count / scale)) for segment, count in some if len(segment) > 1)
 
 
 def _scored(known: Known, growth: Growth, learnt: Tokenizer, segments: Counter[str], spell, number: int) -> Growth:
     """Of the candidates that were learnt those that save most, with their scores."""
     counts: Counter[str] = Counter()
     characters = set(growth.pieces)
-    for some in _groups(segments.items(), 10000):
-        for (_, count), encoded in zip(some, learnt.encode_batch([segment for segment, _ in some])):
-            for token in encoded.tokens:
-                counts[token] += count
+    for _, count, encoded in _encoded(learnt, segments.items()):
+        for token in encoded.tokens:
+            counts[token] += count
     seen: Counter[str] = Counter()
     saved: Counter[str] = Counter()
     for token, count in counts.items():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from boda.models.pieces import Growth, Known, kind_of, read_piece, score_of
@@ -35,17 +35,13 @@ def take_pieces(tokenizer: Any, other: Any) -> Growth:
     ranks: dict[tuple[str, str], int] = {}
     for piece in wanted:
         parts = _merged(_parts_with(known, piece, letters), ranks)
-        while len(parts) > 1:
-            # A second way to an old piece would change how old text is tokenised.
-            pairs = [pair for pair in zip(parts, parts[1:]) if "".join(pair) not in known.vocab]
-            pairs.sort(key=lambda pair: ("".join(pair) not in new, "".join(pair) not in scores))
-            if not pairs:
-                break
-            ranks[pairs[0]] = len(ranks)
-            new["".join(pairs[0])] = None
+        # A second way to an old piece would change how old text is tokenised.
+        while pairs := [pair for pair in zip(parts, parts[1:]) if "".join(pair) not in known.vocab]:
+            best = min(pairs, key=lambda pair: ("".join(pair) not in new, "".join(pair) not in scores))
+            ranks[best] = len(ranks)
+            new["".join(best)] = None
             parts = _merged(parts, ranks)
-        if len(parts) > 1:
-            growth.left_out += 1
+        growth.left_out += len(parts) > 1
     growth.pieces, growth.merges = list(new), list(ranks)
     growth.helpers = sum(piece not in scores for piece in new)
     return growth
@@ -82,9 +78,9 @@ def _is_one_word(known: Known, text: str, piece: str) -> bool:
 def _parts_with(known: Known, piece: str, letters: dict[str, None]) -> list[str]:
     """The old pieces, and new characters, that a piece consists of."""
     parts: list[str] = []
-    for stretch in re.split(f"([{''.join(map(re.escape, letters))}])", piece) if letters else [piece]:
-        if stretch:
-            parts += [stretch] if stretch in letters else known.parts(stretch)
+    for is_new, group in groupby(piece, key=letters.__contains__):
+        stretch = "".join(group)
+        parts += stretch if is_new else known.parts(stretch)
     return parts
 
 

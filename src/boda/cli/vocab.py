@@ -14,6 +14,7 @@ from boda.cli.data import pairs_of
 vocab_app = typer.Typer(help="Vocabulary: give a tokenizer more pieces, measure what they save.", no_args_is_help=True)
 
 Text = typer.Option(help="a data set to read, as boda data stats does; several may be given")
+HeldOut = typer.Option(help="other text to compare before and after on, in a format that can be told")
 Format = Annotated[str | None, typer.Option(help="format of the texts' rows; told from them unless given")]
 INITIALISE = ("mean", "eeve", "random")
 
@@ -30,31 +31,27 @@ def extend(
     seed: Annotated[int, typer.Option(help="of random rows")] = 0,
     format: Format = None,
     columns: Pairs = None,
-    held_out: Annotated[
-        list[str] | None, typer.Option(help="other text to compare before and after on, in a format that can be told")
-    ] = None,
+    held_out: Annotated[list[str] | None, HeldOut] = None,
     data: DataDir = None,
 ) -> None:
     """Learn pieces from text, or take another tokenizer's, and write the tokenizer, with its model if it has one."""
     if (text is None) == (taken is None):
         raise typer.BadParameter("pieces are either learnt (--text PATH) or taken (--from TOKENIZER); give one of them")
-    if ((size is None) == (add is None)) if text else (size is not None or add is not None):
-        raise typer.BadParameter(
-            "say how many: --size N in all or --add N more" if text else "--from takes all that are missing"
-        )
+    if text and (size is None) == (add is None):
+        raise typer.BadParameter("say how many: --size N in all or --add N more")
+    if not text and (size is not None or add is not None):
+        raise typer.BadParameter("--from takes all that are missing")
     if init not in INITIALISE:
         raise typer.BadParameter(f"--init is mean, eeve or random, not {init}")
     from boda.data.texts import read_ahead, texts_in
     from boda.train import expansion
 
-    rows = {name: value for name, value in {"format": format, "columns": pairs_of(columns)}.items() if value}
-    texts = partial(read_ahead, partial(texts_in, text, data, settings["quiet"], **rows)) if text else None
+    read = partial(texts_in, text, data, settings["quiet"], format=format, columns=pairs_of(columns))
+    texts = partial(read_ahead, read) if text else None
     compared = partial(texts_in, held_out, data) if held_out else None
     done = expansion.extend(model, out, texts, taken, size, add, init, seed, compared)
-    words = f"{done['pieces']:,} new pieces, {done['size']:,} ids in all"
-    words += (
-        f"; {done['helpers']:,} of them are parts of others, {done['existing']:,} were there, {done['left_out']:,} left out"
-    )
+    words = f"{done['pieces']:,} new pieces, {done['size']:,} ids in all; {done['helpers']:,} of them are parts of others"
+    words += f", {done['existing']:,} were there, {done['left_out']:,} left out"
     if "megabytes" in done:
         words += f"\n{done['megabytes']:,} MB of text in {done['seconds']} s"
     if "parameters_added" in done:
@@ -81,6 +78,6 @@ def report(
     from boda.data.texts import texts_in
     from boda.train import expansion
 
-    rows = {name: value for name, value in {"format": format, "columns": pairs_of(columns), "limit": limit}.items() if value}
-    found = expansion.report(tokenizer, other, list(texts_in(text, data, settings["quiet"], **rows)))
+    texts = texts_in(text, data, settings["quiet"], format=format, columns=pairs_of(columns), limit=limit)
+    found = expansion.report(tokenizer, other, list(texts))
     result(found, expansion.table(found))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boda.data.sources import BadRows, read, resolve_data
-from boda.errors import BodaError
+from boda.errors import BodaError, explaining
 from boda.terminal import Progress, clear_line
 
 MAX_BAD_ROWS = 0.01
@@ -39,31 +39,30 @@ def read_ahead(start: Callable[[], Iterable[str]]) -> Iterator[str]:
     reader.start()
     sender.close()
     try:
-        while (message := _received(receiver)) is not None:
-            if isinstance(message, str):
-                raise BodaError(message)
-            yield from message
+        while some := _received(receiver):
+            yield from some
     finally:
         receiver.close()
         reader.terminate()
         reader.join()
 
 
-def _received(receiver) -> list[str] | str | None:
-    try:
-        return receiver.recv()
-    except EOFError:
-        raise BodaError("the process that reads the text stopped; was it killed, or is there no memory left?") from None
+def _received(receiver) -> list[str]:
+    with explaining("the process that reads the text stopped; was it killed, or is there no memory left?", EOFError):
+        received = receiver.recv()
+    if isinstance(received, BodaError):
+        raise received
+    return received
 
 
 def _send(start: Callable[[], Iterable[str]], sender) -> None:
-    """Texts in groups, None at the end, a BodaError as what it says."""
+    """Texts in groups, none in the last one; or the BodaError."""
     try:
-        texts = iter(start())
-        while some := list(islice(texts, GROUP)):
+        texts, some = iter(start()), [""]
+        while some:
+            some = list(islice(texts, GROUP))
             sender.send(some)
-        sender.send(None)
     except BodaError as error:
-        sender.send(str(error))
+        sender.send(BodaError(str(error)))  # of a kind that can be sent
     except (BrokenPipeError, KeyboardInterrupt):  # nobody wants more
         pass

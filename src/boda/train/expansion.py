@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import time
@@ -16,7 +17,7 @@ from boda.errors import BodaError
 from boda.files import whole_folder, write_json
 from boda.models.assemble import load_tokenizer
 from boda.models.checkpoints import is_pair, load, load_config, locate, read_info, save_folder
-from boda.models.pieces import Growth, Known, extended
+from boda.models.pieces import Known, extended
 from boda.models.pieces_learnt import count_words, learn_pieces
 from boda.models.pieces_taken import take_pieces
 from boda.models.vocabulary import give_rows, share_of_new
@@ -38,11 +39,12 @@ def grow(base: Any, texts: Iterable[str], size: int | None, other: str | None, k
             raise BodaError(f"{knob}: {size} is no more than the {known.first:,} ids that the tokenizer has already")
         growth = learn_pieces(base, count_words(seen), size - known.first)
         if not growth.pieces:
-            raise BodaError(
-                f"nothing to learn: the text ({seen.count:,} texts) has no pieces that come twice and are not there yet"
-            )
+            read = f"the text ({seen.count:,} texts)"
+            raise BodaError(f"nothing to learn: {read} has no pieces that come twice and are not there yet")
     new = extended(base, growth)
-    return new, _told(known, growth, seen, time.monotonic() - began)
+    done = {"size": known.first + len(growth.pieces), "pieces": len(growth.pieces), "helpers": growth.helpers}
+    done |= {"existing": growth.existing, "left_out": growth.left_out, "seconds": round(time.monotonic() - began, 1)}
+    return new, done | ({"texts": seen.count, "megabytes": round(seen.bytes / 1e6, 2)} if other is None else {})
 
 
 class Seen:
@@ -58,22 +60,16 @@ class Seen:
             yield text
 
 
-def _told(known: Known, growth: Growth, seen: Seen, seconds: float) -> dict:
-    found = {"size": known.first + len(growth.pieces), "pieces": len(growth.pieces), "helpers": growth.helpers}
-    found |= {"existing": growth.existing, "left_out": growth.left_out, "seconds": round(seconds, 1)}
-    return found | ({"texts": seen.count, "megabytes": round(seen.bytes / 1e6, 2)} if seen.count else {})
-
-
 def extend(
     name: str,
     out: str | Path,
-    texts: Callable[[], Iterator[str]] | None = None,
-    other: str | None = None,
-    size: int | None = None,
-    add: int | None = None,
-    initialise: str = "mean",
-    seed: int = 0,
-    held_out: Callable[[], Iterator[str]] | None = None,
+    texts: Callable[[], Iterator[str]] | None,
+    other: str | None,
+    size: int | None,
+    add: int | None,
+    initialise: str,
+    seed: int,
+    held_out: Callable[[], Iterator[str]] | None,
 ) -> dict:
     """Gives a model, or a tokenizer alone, more pieces and writes the folder `out`; returns what `boda vocab extend` reports.
 
@@ -86,13 +82,10 @@ def extend(
     Raises BodaError: nothing to add, or a part cannot be read; nothing is written then.
     """
     name, out = locate(name), Path(out)
-    try:
-        is_model = bool(load_config(name).model_type)
-    except BodaError:
-        is_model = False  # no config: a tokenizer alone, or nothing, which is said next
-    if is_model and is_pair(load_config(name)):
+    config = _config(name)
+    if config and is_pair(config):
         raise BodaError(f"{name} compares pictures with texts; pieces are for models that write")
-    model, processor = load(name, "cpu", _dtype_of(name)) if is_model else (None, load_tokenizer(name))
+    model, processor = load(name, "cpu", _dtype_of(config)) if config else (None, load_tokenizer(name))
     base = getattr(processor, "tokenizer", processor)
     size = Known(base).first + add if add is not None else size
     new, done = grow(base, texts() if texts else (), size, other, "--size")
@@ -104,14 +97,12 @@ def extend(
             new.save_pretrained(partial)
             write_json(partial / "expansion.json", done)
         return done
-    before = sum(parameter.numel() for parameter in model.parameters())
+    before = model.num_parameters()
     done |= give_rows(model, base, new, initialise, seed)
-    done["parameters_added"] = sum(parameter.numel() for parameter in model.parameters()) - before
-    shown = [example["text"] for example in done.get("held_out", {}).get("examples", [])]
-    if not shown and texts:
-        shown = list(itertools.islice((text for text in texts() if text.strip()), EXAMPLES))
-    if shown:
-        done["share_of_new"] = share_of_new(model, base, new, shown)
+    done["parameters_added"] = model.num_parameters() - before
+    examples = [example["text"] for example in done.get("held_out", {}).get("examples", [])]
+    if examples := examples or list(itertools.islice(filter(str.strip, texts() if texts else ()), EXAMPLES)):
+        done["share_of_new"] = share_of_new(model, base, new, examples)
     if processor is base:
         processor = new
     else:
@@ -120,9 +111,15 @@ def extend(
     return done
 
 
-def _dtype_of(name: str) -> torch.dtype:
+def _config(name: str) -> Any:
+    """A model's config; None for a tokenizer alone, or for nothing, which loading the tokenizer says."""
+    with contextlib.suppress(BodaError):
+        config = load_config(name)
+        return config if config.model_type else None
+
+
+def _dtype_of(config: Any) -> torch.dtype:
     """The type that a model's weights are stored in."""
-    config = load_config(name)
     return getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or torch.float32
 
 
@@ -131,13 +128,12 @@ def measure(tokenizer: Any, texts: list[str], new_from: int | None = None) -> di
 
     Words are what white space separates (Korean eojeol).
     """
-    tokens, known, seen = 0, Known(tokenizer), Counter[int]()
+    known, seen = Known(tokenizer), Counter[int]()
     for start in range(0, len(texts), 1000):
         for encoded in known.backend.encode_batch_fast(texts[start : start + 1000], add_special_tokens=False):
-            tokens += len(encoded.ids)
             seen.update(encoded.ids)
     characters, words = sum(map(len, texts)), sum(len(text.split()) for text in texts)
-    if not tokens:
+    if not (tokens := seen.total()):
         raise BodaError("the held-out text is empty")
     found: dict[str, float] = {"texts": len(texts), "characters": characters, "words": words, "tokens": tokens}
     found |= {"tokens_per_word": tokens / max(1, words), "tokens_per_character": tokens / characters}
@@ -176,25 +172,22 @@ def report(name: str, other: str | None, texts: list[str]) -> dict:
     after = load_tokenizer(locate(other))
     found = compare(before, after, texts)
     found["new_pieces"] = len(set(after.get_vocab()) - set(before.get_vocab()))
-    try:
-        config = load_config(locate(other)).get_text_config()
-    except BodaError:
-        return found
-    rows = found["new_pieces"] * config.hidden_size
-    return found | {"new_parameters": rows * (1 if config.tie_word_embeddings else 2)}
+    if config := _config(locate(other)):
+        text = config.get_text_config()
+        found["new_parameters"] = found["new_pieces"] * text.hidden_size * (1 if text.tie_word_embeddings else 2)
+    return found
 
 
 def table(found: dict) -> str:
     """What `compare` or `report` found, for people."""
     sides = [side for side in ("before", "after") if side in found]
-    names = ("tokens_per_word", "tokens_per_character", "bytes_per_token")
     lines = [f"{'':<22}" + "".join(f"{side:>10}" for side in sides)]
-    lines += [f"{'tokens':<22}" + "".join(f"{found[side]['tokens']:>10,}" for side in sides)]
-    lines += [f"{name.replace('_', ' '):<22}" + "".join(f"{found[side][name]:>10.3f}" for side in sides) for name in names]
+    forms = {"tokens": ",", "tokens_per_word": ".3f", "tokens_per_character": ".3f", "bytes_per_token": ".3f"}
+    for name, form in forms.items():
+        lines.append(f"{name.replace('_', ' '):<22}" + "".join(f"{found[side][name]:>10{form}}" for side in sides))
     if "after" in found:
-        lines.append(
-            f"{found['fewer_tokens']:.1%} fewer tokens: {found['context_gained']:.0%} more text fits in the same context"
-        )
+        gained = f"{found['context_gained']:.0%} more text fits in the same context"
+        lines.append(f"{found['fewer_tokens']:.1%} fewer tokens: {gained}")
         lines.append(f"{found['after']['covered_by_new']:.1%} of the text is written in new pieces")
         for example in found["examples"]:
             lines += [f"  {len(example[side]):>3}  {'|'.join(example[side])}" for side in sides]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
 from typing import Any
 
 from boda.data.files import Place, matching
@@ -101,7 +100,7 @@ def rows(options: Options) -> Rows:
     if counts[0] != counts[1]:
         said = " and ".join(f"{each} has {count:,} lines" for each, count in zip(pair, counts))
         raise BodaError(f"{said}; aligned files have a line for a line")
-    for number, (korean, english) in enumerate(zip_longest(*map(_lines, pair), fillvalue="")):
+    for number, (korean, english) in enumerate(zip(*map(_lines, pair))):
         if korean.strip() or english.strip():
             yield number, {"ko": korean, "en": english}
 
@@ -126,16 +125,16 @@ def link_samples(row: Row) -> Iterable[Sample]:
     korean, english = (name.strip() for name in names.values())
     if korean == english:
         raise row.bad("en", f"'{korean}' is the name in both languages, so nothing is linked; drop the row")
-    texts = {side: row.get(f"{side}_text") for side in SIDES}
+    mentioned = {"ko": (korean, english), "en": (english, korean)}
+    texts = {
+        side: linked(row.text(text, f"{side}_text"), [pair], headed=True)
+        for side, pair in mentioned.items()
+        if (text := row.get(f"{side}_text")) is not None
+    }
     stated = {side: template.fill({"ko": korean, "en": english}, row.id) for side, template in NAMED.items()}
-    if texts["ko"] is None and texts["en"] is None and not (row.options.question or row.options.answer):
+    if not texts and not (row.options.question or row.options.answer):
         return [_document(row, text) for text in stated.values()]
-    sides = dict(stated if texts["ko"] or texts["en"] else names)
-    if texts["ko"] is not None:
-        sides["ko"] = linked(row.text(texts["ko"], "ko_text"), [(korean, english)], headed=True)
-    if texts["en"] is not None:
-        sides["en"] = linked(row.text(texts["en"], "en_text"), [(english, korean)], headed=True)
-    return _documents(row, sides, TOGETHER)
+    return _documents(row, (stated if texts else names) | texts, TOGETHER)
 
 
 def linked(text: str, names: list[tuple[str, str]], headed: bool = False) -> str:

@@ -46,7 +46,7 @@ def extend(
     from boda.data.texts import read_ahead, texts_in
     from boda.train import expansion
 
-    read = partial(texts_in, text, data, settings["quiet"], format=format, columns=pairs_of(columns))
+    read = partial(texts_in, text or (), data, settings["quiet"], format=format, columns=pairs_of(columns))
     texts = partial(read_ahead, read) if text else None
     compared = partial(texts_in, held_out, data) if held_out else None
     done = expansion.extend(model, out, texts, taken, size, add, init, seed, compared)

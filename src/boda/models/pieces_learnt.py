@@ -208,8 +208,7 @@ def _scored(known: Known, growth: Growth, learnt: Tokenizer, segments: Counter[s
     for _, count, encoded in _encoded(learnt, segments.items()):
         for token in encoded.tokens:
             counts[token] += count
-    seen: Counter[str] = Counter()
-    saved: Counter[str] = Counter()
+    seen, saved = Counter[str](), Counter[str]()
     for token, count in counts.items():
         piece = spell(token)
         seen[piece] += count

@@ -23,37 +23,37 @@ UNNAMED = (("src", "tgt"), ("source", "target"))  # which of the two is Korean i
 COLUMNS = {*SIDES["ko"], *SIDES["en"], *UNNAMED[0], *UNNAMED[1], "links", "ko_text", "en_text"}
 KOREAN_LINES = (".ko", ".kr", ".kor", ".nk")  # endings of files whose lines are aligned with those of the .en file beside them
 _BOTH = re.compile(r"\{(?:(en),[^{},/]+|[^{},/]+,en)\}(?!.*\.(?:jsonl?|[ct]sv|parquet)(?:\.gz)?$)")
+
+
+def _templates(korean: list[str], english: list[str]) -> dict[str, Template]:
+    return {"ko": Template(korean), "en": Template(english)}
+
+
 # How a document says a text and its translation, the Korean or the English one first.
-TRANSLATED = {
-    "ko": Template(
-        [
-            "{ko}\n{en}",
-            "한국어: {ko}\n영어: {en}",
-            "한국어: {ko}\nEnglish: {en}",
-            "질문: 다음을 영어로 옮기면 어떻게 될까?\n{ko}\n답: {en}",
-        ]
-    ),
-    "en": Template(
-        [
-            "{en}\n{ko}",
-            "English: {en}\nKorean: {ko}",
-            "영어: {en}\n한국어: {ko}",
-            "Q: How do you say this in Korean?\n{en}\nA: {ko}",
-        ]
-    ),
-}
-TOGETHER = {"ko": Template("{ko}\n{en}"), "en": Template("{en}\n{ko}")}  # texts on one thing that do not translate each other
+TRANSLATED = _templates(
+    [
+        "{ko}\n{en}",
+        "한국어: {ko}\n영어: {en}",
+        "한국어: {ko}\nEnglish: {en}",
+        "질문: 다음을 영어로 옮기면 어떻게 될까?\n{ko}\n답: {en}",
+    ],
+    [
+        "{en}\n{ko}",
+        "English: {en}\nKorean: {ko}",
+        "영어: {en}\n한국어: {ko}",
+        "Q: How do you say this in Korean?\n{en}\nA: {ko}",
+    ],
+)
+TOGETHER = _templates(["{ko}\n{en}"], ["{en}\n{ko}"])  # texts on one thing that do not translate each other
 # How names alone are linked, in Korean and in English.
-NAMED = {
-    "ko": Template(
-        [
-            "{ko:은는} 영어로 {en:이라고/라고} 한다.",
-            "{ko:을를} 영어로는 {en:이라고/라고} 쓴다.",
-            "‘{ko}’에 해당하는 영어는 ‘{en}’이다.",
-        ]
-    ),
-    "en": Template(["In Korean, {en} is called {ko}.", "The Korean name of {en} is {ko}.", "The Korean for “{en}” is “{ko}”."]),
-}
+NAMED = _templates(
+    [
+        "{ko:은는} 영어로 {en:이라고/라고} 한다.",
+        "{ko:을를} 영어로는 {en:이라고/라고} 쓴다.",
+        "‘{ko}’에 해당하는 영어는 ‘{en}’이다.",
+    ],
+    ["In Korean, {en} is called {ko}.", "The Korean name of {en} is {ko}.", "The Korean for “{en}” is “{ko}”."],
+)
 # What may stand behind a name in its own word: particles, also in a row, and the copula.
 _PARTICLES = (
     "은 는 이 가 을 를 과 와 의 에 에서 에게 에게서 께 께서 한테 한테서 로 으로 로서 으로서 로써 으로써 로부터 으로부터 부터 까지 도 "
@@ -75,13 +75,11 @@ def two_files(place: Place) -> tuple[Place, Place]:
         if len(files) != 2:
             raise BodaError(f"{place}: two files are needed, one of Korean and one of English lines; there are {len(files)}")
         return (files[1], files[0]) if both[1] else (files[0], files[1])
-    stem = str(place).removesuffix(".gz")
-    english = next(
-        (each for end in (".en", ".en.gz") if (each := Place.of(stem.removesuffix(Place(stem).suffix) + end)).is_file), None
-    )
-    if english is None:
+    name = str(place).removesuffix(".gz").removesuffix(place.suffix)
+    found = [each for end in (".en", ".en.gz") if (each := Place.of(name + end)).is_file]
+    if not found:
         raise BodaError(f"{place}: English lines are looked for beside it, in a file that ends in .en, and there is none")
-    return place, english
+    return place, found[0]
 
 
 def rows(options: Options) -> Rows:

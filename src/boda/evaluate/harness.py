@@ -128,20 +128,15 @@ def _leaves(index: dict, name: str) -> dict[str, str]:
     below = entry.cfg["task"] if entry.kind.name == "GROUP" else sorted(entry.tags) if entry.kind.name == "TAG" else []
     if not below:
         return {name: ""}
-    found: dict[str, str] = {}
-    for child in below:
-        group = child if index[child].kind.name == "GROUP" else ""
-        found |= dict.fromkeys(_leaves(index, child), group)
-    return found
+    groups = {child: child if index[child].kind.name == "GROUP" else "" for child in below}
+    return {leaf: group for child, group in groups.items() for leaf in _leaves(index, child)}
 
 
 def _config(yaml_path: Path, shots: str | None) -> dict:
     """A task as its file says, but for the number of examples, and for metrics that would be fetched and never called."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    config = load_yaml(yaml_path)
-    for key in ("tag", "group", "task_list"):
-        config.pop(key, None)
+    config = {key: value for key, value in load_yaml(yaml_path).items() if key not in ("tag", "group", "task_list")}
     config["metric_list"] = [{**metric, "hf_evaluate": False} for metric in config["metric_list"]]
     config["num_fewshot"] = int(shots) if shots is not None else config.get("num_fewshot", 0)
     return config

@@ -49,9 +49,8 @@ def _kobest(row: dict, subset: str, fault: Fault) -> dict:
 
 def _kmmlu(row: dict, subset: str, fault: Fault) -> dict:
     found = _columns(row, ("question", "A", "B", "C", "D"), fault)
-    said = str(row.get("answer", "")).strip()
-    if not said and (worked := WORKED.findall(str(row.get("target", "")))):
-        said = worked[-1]
+    worked = ["", *WORKED.findall(str(row.get("target", "")))]
+    said = str(row.get("answer", "")).strip() or worked[-1]
     if said not in tuple("1234ABCD"):
         raise fault("answer", f"'{said}' is neither 1 to 4 nor A to D")
     return found | {"answer": "ABCD".index(said) + 1 if said in "ABCD" else int(said)}

@@ -110,8 +110,8 @@ def shown(value: float | None, digits: int = 2) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table as the benchmarks print theirs."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    first, *lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
+    return "\n".join([first, "|" + "---|" * len(header), *lines])
 
 
 def judged_report(task: str, paths: Sequence[str | Path]) -> tuple[dict[str, dict], str]:

@@ -103,9 +103,8 @@ def harness_model(model, processor, batch_size: int, packs: bool):
         def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
             """[(texts, context ids, continuation ids)] -> [(log-likelihood, whether it is what greedy decoding says)]."""
             with fp32_head(self.model):
-                if packs:
-                    return self._packed(requests)
-                return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+                stock = super()._loglikelihood_tokens
+                return self._packed(requests) if packs else stock(requests, disable_tqdm, override_bs)
 
         def _packed(self, requests) -> list[tuple[float, bool]]:
             contexts: dict = defaultdict(lambda: defaultdict(list))

@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from operator import itemgetter
 from typing import Any
 
@@ -184,14 +184,10 @@ def learn_pieces(tokenizer: Any, words: Counter[str], number: int) -> Growth:
 
 def _covering(counts: Counter[str], number: int) -> list[str]:
     """The most frequent characters, as many as cover the text, and no more than half of the pieces there are to be."""
-    chosen, rest = [], counts.total() * (1 - COVERAGE)
-    left = counts.total()
-    for code, count in counts.most_common(number // 2):
-        if left <= rest or count < 2:
-            break
-        chosen.append(code)
-        left -= count
-    return chosen
+    frequent = counts.most_common(number // 2)
+    covered = accumulate((count for _, count in frequent), initial=0)  # by those before each
+    needed = counts.total() * COVERAGE
+    return [code for (code, count), before in zip(frequent, covered) if before < needed and count > 1]
 
 
 def _repeated(segments: Counter[str]) -> Iterator[str]:

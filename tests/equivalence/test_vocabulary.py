@@ -375,7 +375,7 @@ def test_what_is_learnt_does_not_depend_on_python_s_hash_seed(tmp_path):
     code = (
         "import sys; from collections import Counter; from boda.models.assemble import load_tokenizer; "
         "from boda.models.pieces_learnt import learn_pieces; "
-        "words = Counter({' ' + chr(0xAC00 + 7 * n) + chr(0xAC00 + 11 * n): 3 for n in range(400)}); "
+        "words = Counter({' ' + ''.join(chr(0xAC00 + step * n) for step in (7, 11, 13)): 3 for n in range(400)}); "
         "print(learn_pieces(load_tokenizer(sys.argv[1]), words, 120).pieces)"
     )
     command = [sys.executable, "-c", code, str(tiny.language_folder("llama2"))]

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from boda.data.plan import Plan
 from boda.data.sources import BadRows
 from boda.recipe import load_recipe
 from boda.train import loop
@@ -26,18 +25,8 @@ from boda.train.stages import make_job, objective_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from common import peak_rss_mb
+from train_clip_boda import Done, InOrder
 from train_text_data import recipe
-
-
-class InOrder(Plan):
-    """Every epoch in the order of the file, so that both sides have the same pairs in a step."""
-
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.arange(self.epoch_size())
-
-
-class Done(Exception):
-    """The last step has been taken."""
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ def units_of(data: PreparedData, samples: np.ndarray, row_length: int, share: bo
     """Places of samples -> units, each at most row_length tokens long where what belongs together is."""
     together = [tuple(map(int, some)) for some in np.asarray(samples, dtype=np.int64).reshape(-1, data.width)]
     if not (share and (data.num_image_tokens or data.width > 1)):  # beside a text, a picture has no tokens to share
-        return [Unit(some, 0, int(data.lengths[list(some)].sum())) for some in together]
+        return [Unit(some, 0, sum(int(data.lengths[index]) for index in some)) for some in together]
     groups: dict[int, list[tuple[int, ...]]] = {}
     for place, some in enumerate(together):
         group = int(data.groups[some[0]])
@@ -52,7 +52,7 @@ def units_of(data: PreparedData, samples: np.ndarray, row_length: int, share: bo
         prefix, shared = (int(values[members[0][0]]) for values in (data.prefix, data.shared))
         parts: list[tuple[list[int], int]] = []  # samples, length
         for some in members:
-            own = int(data.lengths[list(some)].sum()) - shared * data.width
+            own = sum(int(data.lengths[index]) - shared for index in some)
             part, length = parts.pop() if parts and parts[-1][1] + own <= row_length else ([], shared)
             parts.append(([*part, *some], length + own))
         units += [Unit(tuple(part), prefix if len(part) > 1 else 0, length) for part, length in parts]

@@ -8,9 +8,8 @@ from __future__ import annotations
 import io
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from boda.errors import WHY, BodaError, explaining
 from boda.evaluate.harness_data import Splits, local_rows
 from boda.evaluate.metrics.intervals import bootstrap
-from boda.evaluate.task import Row, read_options, version_of
+from boda.evaluate.task import Measured, Row, read_options, version_of
 from boda.recipe.words import nearest
 
 FAMILIES = {
@@ -38,20 +37,11 @@ BATCHES = 16  # of questions between two times that records are written
 RESAMPLES = 2000
 
 
-@dataclass(frozen=True)
-class HarnessTask:
+class HarnessTask(Measured):
     """An evaluation by lm-eval's own task definitions.
 
-    `measure` takes what an Answerer opens to, rows and how many questions make a batch, and gives a record of each row.
+    `measure` takes what an Answerer opens to, rows and how many questions make a batch.
     """
-
-    name: str
-    version: str
-    load: Callable[[int | None], Sequence[Row]]
-    measure: Callable[[Any, Sequence[Row], int], Iterator[dict]]
-    summarise: Callable[[list[dict]], dict]
-    note: str = ""
-    decoding: dict = field(default_factory=dict)
 
 
 def family_of(name: str) -> str | None:

@@ -11,10 +11,9 @@ from typing import Any
 
 from boda.errors import BodaError
 from boda.evaluate.answers import ADVICE, Answerer, AnswersFile, answered, answerer, encoding
-from boda.evaluate.harness import HarnessTask
 from boda.evaluate.judge import NAMES, Judge, judge_answers, usage, wanted, with_judgements
 from boda.evaluate.report import show
-from boda.evaluate.task import PairTask, Row, Task
+from boda.evaluate.task import Measured, PairTask, Row, Task
 from boda.evaluate.tasks import make_task
 from boda.files import read_json, write_json
 from boda.terminal import Progress
@@ -22,7 +21,7 @@ from boda.terminal import Progress
 
 def run(
     model: Any,
-    tasks: Sequence[str | Task | PairTask | HarnessTask],
+    tasks: Sequence[str | Task | Measured],
     out: str | Path,
     limit: int | None = None,
     blind: bool = False,
@@ -111,7 +110,7 @@ def _unjudged(task: Any, rows: Sequence[Row], answers: AnswersFile, judgements: 
     return unanswered or bool(wanted(task, rows, answers.records, judgements))
 
 
-def _claim(out: Path, who: Answerer, tasks: Iterable[Task | PairTask | HarnessTask], blind: bool) -> dict:
+def _claim(out: Path, who: Answerer, tasks: Iterable[Task | Measured], blind: bool) -> dict:
     """Writes `run.json`, or checks that what is there is a run of the same model, tasks and way of asking."""
     path = out / "run.json"
     new: dict = {"model": who.name, "fingerprint": who.fingerprint, "blind": blind, "settings": who.settings}
@@ -142,9 +141,7 @@ def _told(run: dict) -> dict:
     return kept | {f"{task}'s decoding": decoding for task, decoding in run["decoding"].items()}
 
 
-def _records(
-    model: Any, task: Task | PairTask | HarnessTask, rows: Sequence[Row], blind: bool, size: int, quiet: bool
-) -> Iterator[dict]:
+def _records(model: Any, task: Task | Measured, rows: Sequence[Row], blind: bool, size: int, quiet: bool) -> Iterator[dict]:
     """Records of the rows: of questions, asked so many at a time, or of what is measured of a pair model."""
     if isinstance(task, PairTask):
 
@@ -153,7 +150,7 @@ def _records(
 
         yield from ({"task": task.name, **record} for record in task.measure(model, rows, watch))
         return
-    if isinstance(task, HarnessTask):
+    if isinstance(task, Measured):
         yield from ({"task": task.name, **record} for record in task.measure(model, rows, size))
         return
     for start in range(0, len(rows), size):

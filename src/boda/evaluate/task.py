@@ -57,20 +57,24 @@ Watch = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
 @dataclass(frozen=True)
-class PairTask:
-    """An evaluation of a pair model, computed from its vectors where a Task asks questions.
-
-    `measure` gives a record of each row in any order: `row prompt images raw gold score failed` and what `summarise` needs; its
-    `watch(things, what they are)` goes through things and shows how far it is.
-    """
+class Measured:
+    """An evaluation of what can be computed of a model, where a Task asks questions: `measure` gives a record of each row."""
 
     name: str
     version: str
     load: Callable[[int | None], Sequence[Row]]
-    measure: Callable[[Any, Sequence[Row], Watch], Iterator[dict]]
+    measure: Callable[[Any, Sequence[Row], Any], Iterator[dict]]
     summarise: Callable[[list[dict]], dict]
     note: str = ""
     decoding: dict = field(default_factory=dict)
+
+
+class PairTask(Measured):
+    """An evaluation of a pair model, computed from its vectors.
+
+    `measure` gives records in any order: `row prompt images raw gold score failed` and what `summarise` needs; its last argument, a
+    `watch(things, what they are)`, goes through things and shows how far it is.
+    """
 
 
 def summary(records: Sequence[dict]) -> dict:

@@ -6,8 +6,8 @@ import importlib
 from pathlib import Path
 
 from boda.errors import BodaError
-from boda.evaluate.harness import FAMILIES, HarnessTask, family_of, harness_task
-from boda.evaluate.task import PairTask, Task
+from boda.evaluate.harness import FAMILIES, family_of, harness_task
+from boda.evaluate.task import Measured, Task
 from boda.recipe.words import nearest
 
 # name: (file and function that makes the task from its option and the data folder, one line for --list)
@@ -43,7 +43,7 @@ def list_tasks() -> dict[str, str]:
     return dict(sorted([*((name, about) for name, (_, about) in TASKS.items()), *FAMILIES.items()]))
 
 
-def make_task(text: str, data_dir: str | Path | None = None) -> Task | PairTask | HarnessTask:
+def make_task(text: str, data_dir: str | Path | None = None) -> Task | Measured:
     """The task a `--tasks` entry names. Raises BodaError naming the tasks there are."""
     name, _, option = text.partition(":")
     if family_of(name):

@@ -22,7 +22,7 @@ from boda.data.drawn.canvas import paint
 from boda.data.drawn.samples import read, scene_facts
 from boda.data.drawn.sentences import noun_phrase
 from boda.evaluate.tasks.questions import of_samples
-from boda.models.checkpoints import SHIPPED
+from boda.models.loading import SHIPPED
 from boda.recipe import load_recipe, recipe_difference
 from tests import equivalence
 

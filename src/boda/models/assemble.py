@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,15 +23,26 @@ from transformers import (
 # Without torchvision, transformers 5.17 does not give this one from its top.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 from boda.models.connectors import CONNECTORS
+from boda.models.flamingo import (
+    BodaFlamingoConfig,
+    BodaFlamingoForConditionalGeneration,
+    GatedCrossAttention,
+    new_resampler,
+    put_blocks,
+)
 from boda.models.loading import config_from, load_model, open_part, seeded
 from boda.models.quantised import dequantised, ready_for_training
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration, feature_size, head_change
 from boda.models.vocabulary import IMAGE_TOKEN, PAD_TOKEN, add_token, give_pad_token, resize_embeddings
 
 PLAIN_CONNECTORS = {"linear": "linear", "mlp2x_gelu": "gelu"}  # connector -> projector_hidden_act of the stock class
-PAIRS = ("vision-text-dual-encoder", "boda_dual_encoder")  # whose image tower is one
+# Models of which a part can be taken, and where their tower and their language model are.
+PAIRS = ("vision-text-dual-encoder", "boda_dual_encoder")
+VLMS = ("llava", BodaConfig.model_type)
+INSIDE = {**dict.fromkeys(PAIRS, r"^vision_model\."), **dict.fromkeys(VLMS, r"^model\.vision_tower\.")}
+END_OF_CHUNK = "<|endofchunk|>"  # closes what is said of a picture
 HEADS = ("pooler", "head", "post_layernorm")  # on top of a tower's features, no part of them
 
 
@@ -59,7 +71,7 @@ class Assembled:
     image_size: int = 0  # 0: a language model, which takes no pictures
     num_image_tokens: int = 0
     patch_size: int = 0
-    connector: str = ""
+    connector: Any = ""
 
 
 def load_tower(
@@ -77,7 +89,7 @@ def load_tower(
     """
     config = config_from(vision, "vision", revision)
     revision = getattr(config, "_commit_hash", None)
-    is_pair = config.model_type in PAIRS
+    inside = {"key_mapping": {INSIDE[config.model_type]: ""}} if config.model_type in INSIDE else {}
     config = getattr(config, "vision_config", config)
     is_flat = not getattr(config, "hidden_sizes", None)
     if is_flat and not hasattr(config, "patch_size"):
@@ -102,7 +114,6 @@ def load_tower(
     # Heads on top of the features are no part of a grid's tower, so a checkpoint may go without them.
     unneeded = ("pooler",) if whole else HEADS
     with seeded(seed):
-        inside = {"key_mapping": {r"^vision_model\.": ""}} if is_pair else {}
         module = load_model(vision, "vision", AutoModel, config, unneeded, revision, **inside).eval()
     grid, prefix_tokens = _grid(module, config, size, layer)
     return Tower(module, size, layer, grid, prefix_tokens, is_flat, image_processor, revision)
@@ -157,11 +168,16 @@ def load_language(
 
     `quantised`: as `loading_options` gives it; `whole`: with ordinary matrices, should they have been quantised.
     """
-    config = None
-    if isinstance(language, dict):
-        config = config_from(language | ({"vocab_size": vocab_size} if vocab_size else {}), "language")
+    options, given = dict(quantised or {}), language
+    if isinstance(given, dict) and vocab_size:
+        given = given | {"vocab_size": vocab_size}
+    config = config_from(given, "language", revision)
+    if config.model_type in VLMS:  # its language model alone
+        config = config.text_config
+        begins = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].base_model_prefix
+        options["key_mapping"] = {r"^model\.language_model\.": f"{begins}."}
     with seeded(seed + 1):
-        model = load_model(language, "language", AutoModelForCausalLM, config, revision=revision, **(quantised or {}))
+        model = load_model(language, "language", AutoModelForCausalLM, config, revision=revision, **options)
     model = dequantised(model) if whole else ready_for_training(model)
     return model, getattr(model.config, "_commit_hash", None)
 
@@ -231,8 +247,13 @@ def assemble(
     return put_together(tower, language, tokenizer, spec.connector, seed)
 
 
-def put_together(tower: Tower | None, language, tokenizer, connector: str, seed: int = 0) -> Assembled:
-    """Loaded parts -> one model with a new connector; without a tower, the language model alone. Raises BodaError."""
+def put_together(tower: Tower | None, language, tokenizer, connector: str | dict, seed: int = 0) -> Assembled:
+    """Loaded parts -> one model with a new connector; without a tower, the language model alone. Raises BodaError.
+
+    `connector`: a name, or the settings of a flamingo.
+    """
+    for token in (END_OF_CHUNK, *connector["special_tokens"]) if isinstance(connector, dict) else ():
+        add_token(tokenizer, token)
     image_id = add_token(tokenizer, IMAGE_TOKEN) if tower is not None else -1
     give_pad_token(tokenizer)
     # A pad token that ends answers gives way to one of its own when the chat template is known: there is a row for it.
@@ -243,12 +264,16 @@ def put_together(tower: Tower | None, language, tokenizer, connector: str, seed:
         language.head_change = change
         language.config.pad_token_id = tokenizer.pad_token_id
         return Assembled(language.eval(), tokenizer, found)
-    num_image_tokens = CONNECTORS[connector].num_tokens(tower.grid)  # type: ignore[operator]
+    if isinstance(connector, dict):
+        model, num_image_tokens = join_flamingo(tower, language, connector, change, seed, image_id), 1
+    else:
+        num_image_tokens = CONNECTORS[connector].num_tokens(tower.grid)  # type: ignore[operator]
     side = int(num_image_tokens**0.5)
     patch_size = tower.image_size // side
     if side * side != num_image_tokens or tower.image_size // patch_size != side:
         raise BodaError(f"{num_image_tokens} image tokens from a picture of {tower.image_size} pixels are no square grid")
-    model = join(tower, language, connector, change, seed, image_token_index=image_id, image_seq_length=num_image_tokens)
+    if isinstance(connector, str):
+        model = join(tower, language, connector, change, seed, image_token_index=image_id, image_seq_length=num_image_tokens)
     model.config.pad_token_id = tokenizer.pad_token_id
     found["vision"] = tower.revision
     return Assembled(model, tokenizer, found, tower.image_processor, tower.image_size, num_image_tokens, patch_size, connector)
@@ -298,9 +323,62 @@ def join(tower: Tower, language, connector: str, change: tuple[float, float | No
     return model.eval()
 
 
+def join_flamingo(tower: Tower, language, settings: dict, change: tuple[float, float | None], seed: int, image_id: int):
+    """Tower + new resampler + language model with new cross-attention. Raises BodaError where pictures do not reach its layers."""
+    table, matrix = language.get_input_embeddings(), language.get_output_embeddings().weight
+    config = BodaFlamingoConfig(
+        vision_config=tower.module.config,
+        text_config=language.config,
+        vision_feature_layer=tower.layer,
+        vision_grid=list(tower.grid),
+        vision_prefix_tokens=tower.prefix_tokens,
+        logits_scale=change[0],
+        logits_softcap=change[1],
+        tie_word_embeddings=table.weight is matrix,
+        image_token_index=image_id,
+        image_seq_length=1,
+        **{name: value for name, value in settings.items() if name != "special_tokens"},
+    )
+    count = language.config.num_hidden_layers
+    if config.every > count:
+        raise BodaError(f"model.connector.every is {config.every} and the language model has {count} layers")
+    with torch.device("meta"):
+        model = BodaFlamingoForConditionalGeneration(config)
+    with seeded(seed + 2), explaining(f"model.language: {WHY}", ValueError):
+        model.model.resampler = new_resampler(config)
+        put_blocks(language.base_model, config)
+    model.model.vision_tower, model.model.language_model = tower.module, language.base_model
+    model.lm_head.weight = table.weight if table.weight is matrix else nn.Parameter(matrix.data)
+    model.config.dtype = language.dtype
+    if hasattr(language, "generation_config"):
+        model.generation_config = language.generation_config
+    with explaining(f"model.language: a {language.config.model_type} model hands its layers no pictures ({WHY})", TypeError):
+        _see_once(model.eval())
+    return model
+
+
+@torch.no_grad()
+def _see_once(model) -> None:
+    """Raises TypeError where what pictures show does not change what a language model says of them."""
+    size, words = model.config.vision_config.image_size, torch.arange(1, 5)[None] % model.config.text_config.vocab_size
+    ids = torch.cat([torch.tensor([[model.config.image_token_index]]), words], dim=1)
+    pixels = torch.zeros(1, 3, size, size, dtype=model.model.vision_tower.dtype)
+    blocks = [module for module in model.modules() if isinstance(module, GatedCrossAttention)]
+    reached = []
+    hooks = [block.register_forward_hook(lambda *_: reached.append(1)) for block in blocks]
+    with torch.autocast("cpu", model.config.dtype, enabled=model.config.dtype != torch.float32):
+        model(input_ids=ids, pixel_values=pixels)
+    for hook in hooks:
+        hook.remove()
+    if len(reached) < len(blocks):
+        raise TypeError(f"{len(reached)} of {len(blocks)} blocks were reached")
+
+
 def build_processor(assembled: Assembled, image_processor, template: str) -> LlavaProcessor:
     """The processor to save with an assembled model; it writes as many image tokens as the connector gives."""
-    is_stock = not isinstance(assembled.model, BodaForConditionalGeneration)
+    is_stock = isinstance(assembled.model, LlavaForConditionalGeneration) and not isinstance(
+        assembled.model, BodaForConditionalGeneration
+    )
     strategy = assembled.model.config.vision_feature_select_strategy if is_stock else "full"
     return LlavaProcessor(
         image_processor=image_processor,

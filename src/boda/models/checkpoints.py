@@ -24,27 +24,28 @@ from transformers.utils import is_torchvision_available
 from boda.errors import BodaError
 from boda.files import read_json, whole_folder, write_json
 from boda.models.dual_encoder import BodaDualEncoderConfig, BodaDualEncoderModel
+from boda.models.flamingo import BodaFlamingoConfig, BodaFlamingoForConditionalGeneration
 from boda.models.language import MADE_BY_THE_RECIPE, apply_adapter
-from boda.models.loading import load_whole, loading, place_of, quiet_loading
+from boda.models.loading import load_whole, loading, locate, place_of, quiet_loading
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration
 
 # Class -> the file of its code, which transformers' class loads it, and the files that travel with a folder.
 REMOTE_CODE = {
     BodaForConditionalGeneration: ("vlm", "AutoModelForImageTextToText", ("vlm.py", "connectors.py")),
+    BodaFlamingoForConditionalGeneration: (
+        "flamingo",
+        "AutoModelForImageTextToText",
+        ("flamingo.py", "vlm.py", "connectors.py"),
+    ),
     BodaDualEncoderModel: ("dual_encoder", "AutoModel", ("dual_encoder.py",)),
 }
 AutoConfig.register(BodaConfig.model_type, BodaConfig)
 AutoModelForImageTextToText.register(BodaConfig, BodaForConditionalGeneration)
+AutoConfig.register(BodaFlamingoConfig.model_type, BodaFlamingoConfig)
+AutoModelForImageTextToText.register(BodaFlamingoConfig, BodaFlamingoForConditionalGeneration)
 AutoConfig.register(BodaDualEncoderConfig.model_type, BodaDualEncoderConfig)
 AutoModel.register(BodaDualEncoderConfig, BodaDualEncoderModel)
-VLM_TYPES = {"llava", BodaConfig.model_type}
-# Models that come with the package, by name.
-SHIPPED = {name: Path(__file__).parents[1] / "weights" / name for name in ("mini", "mini-clip")}
-
-
-def locate(name: str | Path) -> str:
-    """The folder of a model that Boda ships, by exact name; any other name as it is (a folder called so: ./mini)."""
-    return str(SHIPPED.get(str(name), name))
+VLM_TYPES = {"llava", BodaConfig.model_type, BodaFlamingoConfig.model_type}
 
 
 def best_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:

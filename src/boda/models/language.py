@@ -28,7 +28,7 @@ def lora_targets(language_model: nn.Module, wanted: list[str] | None) -> list[st
         f"{name}." for name, module in language_model.named_modules() if isinstance(module, LoraLayer)
     ]  # by earlier stages
     every = [name for name, module in language_model.named_modules() if isinstance(module, (nn.Linear, LoraLayer))]
-    linear = [name for name in every if not name.startswith(tuple(adapted))]
+    linear = [name for name in every if not name.startswith(tuple(adapted)) and ".cross_attention." not in name]
     if not linear:
         kind = language_model.config.model_type
         raise BodaError(f"language.lora: a '{kind}' model has no linear layer for an adapter to sit on; train language instead")

@@ -13,6 +13,8 @@ from transformers.utils import logging as hf_logging
 
 from boda.errors import WHY, BodaError, explaining
 
+# Models that come with the package, by name.
+SHIPPED = {name: Path(__file__).parents[1] / "weights" / name for name in ("mini", "mini-clip")}
 # PEFT imports it wherever it is installed; that it goes without a faster kernel, or casts its inputs, is no news.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
@@ -63,9 +65,14 @@ def open_part(part: str, load, name: str, **options):
         return load(place, **file, **options)
 
 
+def locate(name: str | Path) -> str:
+    """The folder of a model that Boda ships, by exact name; any other name as it is (a folder called so: ./mini)."""
+    return str(SHIPPED.get(str(name), name))
+
+
 def place_of(name: str) -> tuple[str, dict]:
     """A model's name as `from_pretrained` takes it: what a .gguf file holds is read from its folder by the file's name."""
-    path = Path(name)
+    path = Path(name := locate(name))
     return (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" and path.is_file() else (name, {})
 
 

@@ -18,9 +18,13 @@ _LANGUAGE_PARTS = ("language", "language.lora", "language.embeddings", "language
 PARTS: dict[str, tuple[str, ...]] = {
     "vlm": ("vision", "connector", *_LANGUAGE_PARTS),
     "clip": ("vision", "vision.lora", "text", "text.lora", "logit_scale"),
-    "flamingo": ("vision", "resampler", "cross_attention", *_LANGUAGE_PARTS),
+    "flamingo": ("vision", "resampler", "cross_attention", *_LANGUAGE_PARTS, "language.tokens"),
     "language": _LANGUAGE_PARTS,
 }
+# The resampler and the cross-attention of a flamingo, as OpenFlamingo has them; `connector:` says what differs.
+FLAMINGO: dict[str, Any] = {
+    "depth": 6, "num_latents": 64, "heads": 8, "head_dim": 64, "every": 1, "places": False, "special_tokens": [],
+}  # fmt: skip
 MAKERS = {"vision": "clip", "language": "language"}  # what kind of model a recipe must make that a part is taken from
 ALL_PARTS = tuple(dict.fromkeys(part for parts in PARTS.values() for part in parts))
 
@@ -30,7 +34,7 @@ Count = Annotated[int, Field(ge=1)]
 Texts = Annotated[list[str], Field(min_length=1)]
 Rows = Literal[
     "llava", "sharegpt", "messages", "alpaca", "kullm", "koalpaca", "preference", "captions", "text", "parallel", "links",
-    "parquet", "csv", "webdataset", "drawn",
+    "parquet", "csv", "webdataset", "mmc4", "drawn",
 ]  # fmt: skip
 
 
@@ -135,10 +139,11 @@ class ModelSpec(Knobs):
     """The tower's layer whose output is used; -2 = the last but one, as LLaVA does."""
     image_size: Count | None = None
     """Side in pixels of the square a picture becomes. Unset: the tower's own."""
-    connector: Literal["linear", "mlp2x_gelu", "ldpv2", "placed_mlp"] | None = None
+    connector: Literal["linear", "mlp2x_gelu", "ldpv2", "placed_mlp"] | dict[str, Any] | None = None
     """From vision features to language embeddings: one matrix, two with GELU between, or these with 2x pooling and a
     convolution (a quarter of the tokens); `placed_mlp`: for convolutional towers, with a norm and places. Unset: `mlp2x_gelu`
-    for a vlm."""
+    for a vlm. Of a flamingo: what its resampler and its cross-attention have otherwise than the published ones, as a mapping
+    such as `{num_latents: 64, depth: 6, heads: 8, every: 1}`."""
     language: str | dict[str, Any]
     """The language model (`clip`: the text tower): a hub id or folder; a transformers config (a mapping with `model_type`),
     initialised from the seed; or `{recipe: NAME}`, what another recipe (shipped, or a path from this file) makes, trained
@@ -176,17 +181,38 @@ class ModelSpec(Knobs):
         if self.kind != "language" and self.vision is None:
             needs = "needs a vision tower (hub id, folder or config); without pictures: kind: language"
             raise At("vision", f"kind: {self.kind} {needs}")
-        for name, kind in (("connector", "vlm"), ("projection_dim", "clip"), ("logit_scale", "clip"), ("contrast", "clip")):
-            if self.kind != kind and getattr(self, name) is not None:
-                what = "it" if kind == "clip" else f"a {name}"
+        for name in ("projection_dim", "logit_scale", "contrast", "connector"):
+            if (self.kind == "clip") != (name != "connector") and getattr(self, name) is not None:
+                kind, what = ("vlm", "a connector") if name == "connector" else ("clip", "it")
                 raise At(name, f"only kind: {kind} has {what}, and this is kind: {self.kind}; remove it")
+        self._check_connector()
         # The block is frozen for everybody else.
         if self.kind == "clip":
             self.__dict__["contrast"] = self.contrast or "softmax"
         if self.kind == "vlm":
             self.__dict__["connector"] = self.connector or "mlp2x_gelu"
+        if self.kind == "flamingo":
+            self.__dict__["connector"] = FLAMINGO | (self.connector or {})  # type: ignore[operator]
+            self.__dict__["chat_template"] = self.chat_template or "flamingo"
         check_template(self.chat_template)
         return self
+
+    def _check_connector(self) -> None:
+        """Refuses a name where a mapping is meant, the other way round, and settings that a flamingo does not have."""
+        if self.connector is not None and isinstance(self.connector, dict) != (self.kind == "flamingo"):
+            form = "a mapping, e.g. {num_latents: 64}" if self.kind == "flamingo" else "a name, e.g. mlp2x_gelu"
+            raise At("connector", f"of kind: {self.kind} it is {form}")
+        for name, value in self.connector.items() if isinstance(self.connector, dict) else ():
+            if name not in FLAMINGO:
+                raise At(("connector", name), f"a flamingo has no such setting; {nearest(name, list(FLAMINGO))}")
+            kind = type(FLAMINGO[name])
+            if (
+                type(value) is not kind
+                or (kind is int and value < 1)
+                or (kind is list and not all(map(str.strip, map(str, value))))
+            ):
+                wanted = {int: "a number from 1 on", bool: "true or false", list: "a list of tokens"}[kind]
+                raise At(("connector", name), f"{wanted} is needed, and this is {value!r}")
 
     @property
     def recipes(self) -> dict[str, str]:
@@ -218,7 +244,8 @@ class Stage(Knobs):
     of chosen against rejected answers (DPO)."""
     train: Texts
     """The parts that learn; all others are frozen. `language.lora` trains an adapter, see `lora`; so do a clip's `vision.lora`
-    and `text.lora`. `language.ends`: the first and the last layer, those between left out meanwhile (ELO)."""
+    and `text.lora`. `language.ends`: the first and the last layer, those between left out meanwhile (ELO). `language.tokens`: of a
+    flamingo, the input rows of `<image>` and `<|endofchunk|>`."""
     data: Annotated[list[Data], Field(min_length=1)]
     """The data sets, mixed by their weights."""
     epochs: Positive | None = None
@@ -286,6 +313,12 @@ class Stage(Knobs):
         if "language.ends" in self.train and (whole := [part for part in ("language", "language.lora") if part in self.train]):
             why = f"language.ends leaves the layers between the ends out of the stage, and {whole[0]} trains them"
             raise At("train", f"{why}; say one of them")
+        if "language.tokens" in self.train and (
+            whole := [part for part in ("language", "language.embeddings") if part in self.train]
+        ):
+            raise At(
+                "train", f"{whole[0]} trains every row of the table, language.tokens only those of new tokens; say one of them"
+            )
         if untrained := [part for part in self.learning_rates if part not in self.train]:
             raise At("learning_rates", f"{untrained[0]} has a learning rate and is not in train: {', '.join(self.train)}")
         if self.lora is not None and not adapted:

@@ -14,7 +14,7 @@ from boda.evaluate.answers import fingerprint
 from boda.evaluate.report import contact_sheet
 from boda.evaluate.strip import sparkline, strip
 from boda.files import cache_folder, read_lines
-from boda.models.checkpoints import SHIPPED, locate
+from boda.models.loading import SHIPPED, locate
 from boda.recipe import Recipe, load_recipe, part_recipes
 from boda.terminal import clear_line, console, harmless
 from boda.train.stages import train

@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from boda.data.images import ImageSpec, fit_image, load_image
+from boda.data.interleaved import FlamingoRenderer
 from boda.data.pairs import PairRenderer
 from boda.data.render import PreferenceRenderer, Renderer, processor_template, tokenizer_template, with_beginning
 from boda.data.sample import ImageRef
 from boda.errors import BodaError
 from boda.files import read_json, whole_folder, write_json
-from boda.models.assemble import Assembled, assemble, build_processor, load_tokenizer
+from boda.models.assemble import END_OF_CHUNK, Assembled, assemble, build_processor, load_tokenizer
 from boda.models.checkpoints import best_dtype, generation_config, save_folder
 from boda.models.language import (
     ADAPTER,
@@ -37,13 +38,6 @@ from boda.train.freeze import adaptable, cast, is_pair, language_of, open_parts,
 from boda.train.objectives import casting
 
 FALLBACK_TEMPLATE = "question-answer"
-TRAINED = ("vlm", "language", "clip")
-
-
-def check_kind(recipe: Recipe) -> None:
-    """Raises BodaError for a kind of model that cannot be trained yet."""
-    if (kind := recipe.model.kind) not in TRAINED:
-        raise BodaError(f"model.kind: {kind} models are not trained by this version; it trains {' and '.join(TRAINED)}")
 
 
 @dataclass
@@ -233,7 +227,9 @@ def renderer_for(recipe: Recipe, stage: Stage | None, built: Built) -> Any:
     template, images = template_of(recipe, tokenizer, stage), built.assembled.num_image_tokens
     if stage is None:
         return Renderer(tokenizer, template, images, system=system)
-    kind = PreferenceRenderer if stage.objective == "preference" else Renderer
+    kind = FlamingoRenderer if recipe.model.kind == "flamingo" else Renderer
+    if stage.objective == "preference":
+        kind = PreferenceRenderer
     return kind(tokenizer, template, images, stage.max_length, system, stage.objective == "all_tokens")
 
 
@@ -309,6 +305,7 @@ def probe_logits(model) -> torch.Tensor:
 
 def opened(built: Built, stage: Stage, seed: int) -> dict[str, torch.nn.Parameter]:
     """Opens the stage's parts and gives every tensor its type: trained fp32, frozen as the recipe's precision says."""
-    trained = open_parts(built.model, stage.train, stage.lora, seed)
+    tokens = [built.assembled.tokenizer.convert_tokens_to_ids(token) for token in (IMAGE_TOKEN, END_OF_CHUNK)]
+    trained = open_parts(built.model, stage.train, stage.lora, seed, tokens)
     cast(built.model, built.frozen_dtype)
     return trained

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -14,6 +16,7 @@ from boda.models.quantised import weights_in
 PARTS = {
     "vision": ("model.vision_tower.", "vision_model.", "visual_projection."),
     "connector": ("model.multi_modal_projector.",),
+    "resampler": ("model.resampler.",),
     "text": ("text_model.", "text_projection."),
     "logit_scale": ("logit_scale", "logit_bias"),
     "language": ("",),
@@ -44,15 +47,17 @@ def adaptable(model: nn.Module) -> dict[str, nn.Module]:
     return {"language.lora": language_of(model)}
 
 
-def part_of(name: str, embedding_names: set[str], ends: bool = False) -> str:
-    """The part that a parameter belongs to: the name learning rates and the table of parameters use. `ends`: it is of a stage that
-    trains `language.ends`, which all that is trained of the language model's layers then is."""
+def part_of(name: str, embedding_names: set[str], train: Sequence[str] = ()) -> str:
+    """The part that a parameter belongs to: the name learning rates and the table of parameters use. `train`: the parts that a stage
+    trains, after which what is trained of the language model's tables and layers is called."""
+    if ".cross_attention." in name:
+        return "cross_attention"
     part = next(part for part, prefixes in PARTS.items() if name.startswith(prefixes))
     if ".lora_" in name:
         return f"{part}.lora"
     if name in embedding_names:
-        return "language.embeddings"
-    return "language.ends" if ends and part == "language" else part
+        return "language.tokens" if "language.tokens" in train else "language.embeddings"
+    return "language.ends" if "language.ends" in train and part == "language" else part
 
 
 def embedding_names(model: nn.Module) -> set[str]:
@@ -105,10 +110,18 @@ def left_out(module: nn.Module) -> set[int]:
     return {id(part) for layer in layers for part in (*layer.modules(), *layer.parameters())}
 
 
-def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str, nn.Parameter]:
+def _keep_rows(table: nn.Parameter, tokens: Sequence[int]) -> None:
+    """Lets only these rows of a table learn: the gradients of all others are zero, and AdamW then leaves them as they are."""
+    learns = torch.zeros(len(table), 1, dtype=torch.bool)
+    learns[list(tokens)] = True
+    table.register_hook(lambda gradient: gradient * learns.to(gradient.device))
+
+
+def open_parts(model: nn.Module, train: list[str], lora, seed: int, tokens: Sequence[int] = ()) -> dict[str, nn.Parameter]:
     """Closes the whole model, opens the parts named, and returns what is trained by name.
 
-    `lora` is the recipe's block, where an adapter is among them. Raises BodaError for a part that the model does not have.
+    `lora` is the recipe's block, where an adapter is among them; `tokens` are those whose rows `language.tokens` trains. Raises
+    BodaError for a part that the model does not have.
     """
     for number, (part, module) in enumerate(adaptable(model).items()):
         if part in train:
@@ -123,6 +136,7 @@ def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str,
             "layer or group normalisation (convnext, vit, clip_vision_model, bit), or a trained one"
         )
     unused = _unused(model) if sees or is_pair(model) else set()
+    table = model.get_input_embeddings().weight if "language.tokens" in train else None
     ends: set[int] = set()
     if "language.ends" in train:
         ends = {id(parameter) for layer in leave_out_middle(language_of(model)) for parameter in layer.parameters()}
@@ -131,6 +145,7 @@ def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str,
         # A model's tables are part of `language`; `language.embeddings` opens them alone.
         part = part_of(name, embeddings)
         opened = {part, "language"} if part == "language.embeddings" else {part}
+        opened |= {"language.tokens"} if parameter is table else set()
         opened |= {"language.ends"} if id(parameter) in ends else set()
         if opened & set(train) and name not in unused and not _is_fixed(model, name):
             if not parameter.is_floating_point():
@@ -140,6 +155,8 @@ def open_parts(model: nn.Module, train: list[str], lora, seed: int) -> dict[str,
                 )
             trained[name] = parameter.requires_grad_(True)
             missing -= opened
+            if parameter is table:
+                _keep_rows(parameter, tokens)
     if missing:
         there = sorted({*count_by_part(model), *adaptable(model)})
         raise BodaError(f"train: the model has no part '{min(missing, key=train.index)}'; it has {', '.join(there)}")
@@ -205,11 +222,12 @@ def set_modes(model: nn.Module, trained: dict[str, nn.Parameter]) -> None:
     model.eval()
     for layer in lora_layers(model).values():
         layer.train()
-    parts = {part_of(name, set()) for name in trained if ".lora_" not in name}
+    tables = embedding_names(model)
+    parts = {part_of(name, tables) for name in trained if ".lora_" not in name}
     if "language" in parts:
         language_of(model).train()
     for name, module in model.named_modules():
-        if any(f"{name}." in PARTS[part] for part in parts):
+        if any(f"{name}." in PARTS.get(part, ()) for part in parts):
             module.train()
     for module in (model if is_pair(model) else language_of(model)).modules():
         if getattr(module, "gradient_checkpointing", False):

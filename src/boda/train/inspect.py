@@ -23,7 +23,7 @@ from boda.models.checkpoints import best_device, best_dtype
 from boda.recipe import Recipe, Stage, TokenizerSpec, load_recipe, part_recipes
 from boda.terminal import Progress, clear_line
 from boda.train import estimate
-from boda.train.build import FALLBACK_TEMPLATE, build, check_kind, get_tokenizer, renderer_for
+from boda.train.build import FALLBACK_TEMPLATE, build, get_tokenizer, renderer_for
 from boda.train.freeze import count_by_part, is_pair, open_parts
 from boda.train.preparation import open_source, texts_of
 from boda.train.show import SHORT, Report, palette, print_facts, print_parts, sample_of, stop_tokens
@@ -51,7 +51,6 @@ def inspect(
     device = estimate.find_gpu(gpu) if gpu else None
     if count < 1:
         raise BodaError(f"--count is {count}; it must be 1 or more")
-    check_kind(recipe)
     chosen = recipe.stage(stage) if stage else recipe.stages[0]
     with tempfile.TemporaryDirectory(prefix="boda-inspect-") as temporary:
         folder = Path(temporary)

@@ -9,6 +9,8 @@ from torch import nn
 
 from boda.recipe import Stage
 
+UNDECAYED = ("resampler", "language.tokens")
+
 
 class Muon:
     """Muon (https://kellerjordan.github.io/posts/muon/) and AdamW taking their steps together.
@@ -48,11 +50,14 @@ class Muon:
 def build_optimizer(
     stage: Stage, model: nn.Module, trained: dict[str, nn.Parameter], part_of: Callable[[str], str]
 ) -> torch.optim.Optimizer | Muon:
-    """A group for each part, and for tensors that weight decay leaves alone (vectors: biases and norms)."""
+    """A group for each part, and for tensors that weight decay leaves alone: vectors (biases and norms), and, as OpenFlamingo has it,
+    a resampler and the rows of single tokens."""
     inside = _matrices(model) if stage.optimizer == "muon" else set()
     groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
-        groups.setdefault((part_of(name), parameter.ndim >= 2, id(parameter) in inside), []).append(parameter)
+        part = part_of(name)
+        decays = parameter.ndim >= 2 and part not in UNDECAYED
+        groups.setdefault((part, decays, id(parameter) in inside), []).append(parameter)
     rates = {"language.lora": stage.learning_rate, **stage.learning_rates}
 
     def settings(wanted: bool) -> list[dict]:

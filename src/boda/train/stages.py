@@ -23,7 +23,7 @@ from boda.models.attention import ATTENTION_NAME, keeps_segments_apart
 from boda.models.pairing import packs_texts
 from boda.recipe import Recipe, Stage, load_recipe, part_recipes, recipe_difference, template_text
 from boda.train import distributed, loop
-from boda.train.build import Built, PixelLoader, build, check_kind, get_tokenizer, image_spec, opened, save_stage
+from boda.train.build import Built, PixelLoader, build, get_tokenizer, image_spec, opened, save_stage
 from boda.train.finished import write_model
 from boda.train.freeze import embedding_names, is_pair, language_of, part_of, set_modes, vision_of
 from boda.train.inspect import preview
@@ -59,7 +59,6 @@ def train(
     """
     name = Path(recipe).stem if isinstance(recipe, (str, Path)) else "recipe"
     recipe = load_recipe(recipe, overrides or ())
-    check_kind(recipe)
     if stage is not None:
         recipe.stage(stage)
     out = Path(out) if out is not None else Path("runs") / name
@@ -198,7 +197,7 @@ def make_job(
         seed=seed,
         model=model,
         trained=trained,
-        part_of=lambda name: part_of(name, embeddings, "language.ends" in stage.train),
+        part_of=lambda name: part_of(name, embeddings, stage.train),
         data=data,
         plan=Plan(recipe.seed, stage.batch_size, sources, data.weights, groups if shares else None, shards),
         load_pixels=PixelLoader(image_spec(built, stage.image_fit)),

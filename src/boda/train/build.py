@@ -303,9 +303,14 @@ def probe_logits(model) -> torch.Tensor:
     return model(input_ids=ids).logits[0].float()
 
 
+def new_tokens(built: Built) -> list[int]:
+    """The tokens of a flamingo that its language model did not know."""
+    known = built.assembled.tokenizer.get_vocab()
+    return [known[token] for token in (IMAGE_TOKEN, END_OF_CHUNK) if token in known]
+
+
 def opened(built: Built, stage: Stage, seed: int) -> dict[str, torch.nn.Parameter]:
     """Opens the stage's parts and gives every tensor its type: trained fp32, frozen as the recipe's precision says."""
-    tokens = [built.assembled.tokenizer.convert_tokens_to_ids(token) for token in (IMAGE_TOKEN, END_OF_CHUNK)]
-    trained = open_parts(built.model, stage.train, stage.lora, seed, tokens)
+    trained = open_parts(built.model, stage.train, stage.lora, seed, new_tokens(built))
     cast(built.model, built.frozen_dtype)
     return trained

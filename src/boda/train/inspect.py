@@ -23,7 +23,7 @@ from boda.models.checkpoints import best_device, best_dtype
 from boda.recipe import Recipe, Stage, TokenizerSpec, load_recipe, part_recipes
 from boda.terminal import Progress, clear_line
 from boda.train import estimate
-from boda.train.build import FALLBACK_TEMPLATE, build, get_tokenizer, renderer_for
+from boda.train.build import FALLBACK_TEMPLATE, build, get_tokenizer, new_tokens, renderer_for
 from boda.train.freeze import count_by_part, is_pair, open_parts
 from boda.train.preparation import open_source, texts_of
 from boda.train.show import SHORT, Report, palette, print_facts, print_parts, sample_of, stop_tokens
@@ -61,7 +61,7 @@ def inspect(
         frozen = _frozen_dtype(recipe, device)
         plain = recipe.model_copy(update={"precision": "fp32"})  # the wanted type may be one that this machine does not have
         built = build(plain, tokenizer, None, [], torch.device("cpu"))
-        trained = open_parts(built.model, chosen.train, chosen.lora, seed=0)
+        trained = open_parts(built.model, chosen.train, chosen.lora, 0, new_tokens(built))
         renderer = renderer_for(recipe, chosen, built)
         data, sources = _prepare(recipe, chosen, renderer, folder / "data", data_dir)
         job = stages.make_job(plain, chosen, built, trained, data, folder, torch.device("cpu"), 0)

@@ -58,6 +58,7 @@ class JudgeServer(ThreadingHTTPServer):
         self.times: list[float] = []
         self.did: Counter[str] = Counter()
         self.at_once = self.most_at_once = 0
+        self.gone = False
 
     @property
     def url(self) -> str:
@@ -68,6 +69,7 @@ class JudgeServer(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *_) -> None:
+        self.gone = True
         self.shutdown()
         self.server_close()
 
@@ -105,6 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         with server.lock:  # before the answer goes out, after which the next may be asked
             server.at_once -= 1
         self._act(act, body)
+        self.close_connection |= server.gone  # a server that goes away takes its open connections with it
 
     def _act(self, act, body: dict) -> None:
         if act == "close":

@@ -17,7 +17,7 @@ import pytest
 
 import boda.evaluate
 from boda.errors import BodaError
-from boda.evaluate.judge import Judge, JudgeGone, _asked_wait
+from boda.evaluate.judge import Judge, JudgeGone
 from boda.evaluate.tasks import make_task
 from tests.judge_data import benchmarks
 from tests.judge_server import JudgeServer, mark
@@ -245,13 +245,6 @@ def test_a_busy_server_is_left_alone_as_long_as_it_asks(data: Path):
         run(data, ["logickor:strategy=default"], asking(server, concurrency=1), limit=1)
     waits = [server.times[1] - server.times[0], server.times[3] - server.times[2]]
     assert all(1 <= wait < 2 for wait in waits)
-
-
-def test_retry_after_as_a_date_and_as_nonsense():
-    from email.utils import formatdate
-
-    assert 25 < _asked_wait(formatdate(time.time() + 30, usegmt=True)) <= 30
-    assert _asked_wait("soon") == _asked_wait(None) == _asked_wait("-3") == 0 and _asked_wait("1e9") == 600
 
 
 def test_a_server_that_never_answers_is_one_failure(data: Path):

@@ -1,32 +1,20 @@
 """A judge: any chat endpoint that speaks as OpenAI's does. It scores saved answers, so many at a time, and every reply is kept.
 
-Only the standard library is used. What comes and goes is told apart: replies without a verdict are asked for again, a busy or
-broken server is tried again later, and a wrong key, an unknown model or a server that is not there ends the run with one sentence.
+What comes and goes is told apart: replies without a verdict are asked for again, a busy or broken server is tried again later,
+and a wrong key, an unknown model or a server that is not there ends the run with one sentence.
 """
 
 from __future__ import annotations
 
-import errno
-import http.client
-import json
-import os
-import random
-import socket
-import ssl
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from queue import SimpleQueue
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
+from boda.endpoint import Endpoint, Unanswered, read_key
 from boda.errors import BodaError
 from boda.evaluate.answers import AnswersFile
 from boda.evaluate.task import Judging, Row, Task
@@ -35,24 +23,12 @@ from boda.terminal import Progress
 KEYS = ("BODA_JUDGE_KEY", "OPENAI_API_KEY")
 NAMES = ("task", "row", "judgement")  # what tells one judgement from another
 COSTS = ("prompt_tokens", "completion_tokens", "requests")  # of a judgement, those of attempts in vain included
-MOST_WAIT, MOST_ASKED_WAIT = 60.0, 600.0  # seconds between two tries: our own, and what a server may ask for
 LAST_REPLIES = 15.0  # seconds for what is under way when the judge has to be given up
 Wanted = tuple[tuple[str, str, str], list[dict]]
 
 
 class JudgeGone(BodaError):
     """No further judgement can be had: wrong key, no such model, nobody there."""
-
-
-class _NoJudgement(BodaError):
-    """This one judgement cannot be had."""
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """The key goes to the address that was given and to no other."""
-
-    def redirect_request(self, *_args, **_more):
-        return None
 
 
 @dataclass
@@ -71,21 +47,27 @@ class Judge:
     wait: float = 1.0
 
     def __post_init__(self):
-        parts = urlsplit(str(self.url))
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise BodaError(f"'{self.url}' is no address of a judge; it looks like https://host/v1")
-        if parts.username or parts.password:
-            raise BodaError(f"the judge's address holds a password; put the key into {KEYS[0]} and leave it out of the address")
+        key, keys = read_key(KEYS, "judge"), " or ".join(KEYS)
+        self._endpoint = Endpoint(
+            self.url,
+            "judge",
+            JudgeGone,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            secrets=[key],
+            refusals={
+                401: f"does not take the key; put the right one into {keys}",
+                403: f"does not allow this key to use '{self.model}'; see {keys} and --judge-model",
+                404: f"has no model '{self.model}', or the address is not that of its API (often it ends in /v1)",
+            },
+            advice="start it, or give another --judge",
+            timeout=self.timeout,
+            retries=self.retries,
+            wait=self.wait,
+        )
         if not self.model:
             raise BodaError("which model judges? name it with --judge-model, as the server calls it")
-        if self.concurrency < 1 or self.timeout <= 0 or self.retries < 0:
-            raise BodaError("the judge needs a concurrency of at least 1, a positive timeout and no negative retries")
-        self._key = next((key for name in KEYS if (key := os.environ.get(name, "").strip())), "")
-        if not self._key.isascii() or len(self._key.split()) > 1:
-            raise BodaError(f"the judge's key ({' or '.join(KEYS)}) holds letters or spaces that no key has")
-        self.place = parts.netloc + parts.path  # for messages: without what stands behind a question mark
-        without_proxy = [urllib.request.ProxyHandler({})] if parts.hostname in ("localhost", "127.0.0.1", "::1") else []
-        self._opener = urllib.request.build_opener(_NoRedirect(), *without_proxy)
+        if self.concurrency < 1:
+            raise BodaError("the judge needs a concurrency of at least 1")
 
     @classmethod
     def of(cls, given: Judge | dict | None) -> Judge | None:
@@ -99,49 +81,19 @@ class Judge:
 
     def probe(self) -> None:
         """One look before anything is answered. Raises JudgeGone: nobody is there, or the key is not taken."""
-        try:
-            self._send("models", None, min(self.timeout, 10.0))
-        except urllib.error.HTTPError as error:
-            said = self._said(error)
-            if error.code in (401, 403):
-                raise JudgeGone(self._refusal(error.code, said)) from None
-        except urllib.error.URLError as error:
-            raise JudgeGone(self._gone(error) or f"no judge at {self.place} ({_reason(error)})") from None
-        except (OSError, http.client.HTTPException):
-            pass  # somebody is there
+        self._endpoint.probe("models")
 
     def ask(self, messages: list[dict], settings: dict, stop: threading.Event, costs: Counter) -> str:
-        """One reply, what it has cost added to `costs`. Raises JudgeGone, or _NoJudgement where only this one cannot be had."""
+        """One reply, what it has cost added to `costs`. Raises JudgeGone, or Unanswered where only this one cannot be had."""
+
+        def read(found: dict) -> str:
+            text = found["choices"][0]["message"].get("content") or ""
+            usage = found.get("usage") or {}
+            costs.update({name: int(usage.get(name) or 0) for name in COSTS if name != "requests"})
+            return self._endpoint.clean(str(text))
+
         body = {"model": self.model, "messages": messages, **settings}
-        for attempt in range(self.retries + 1):
-            costs["requests"] += 1
-            # Half of it by chance, so that many that were turned away together do not come back together.
-            pause = min(MOST_WAIT, self.wait * 2**attempt) * random.uniform(0.5, 1)
-            gone = ""
-            try:
-                found = json.loads(self._send("chat/completions", body, self.timeout))
-                text = found["choices"][0]["message"].get("content") or ""
-                usage = found.get("usage") or {}
-                costs.update({name: int(usage.get(name) or 0) for name in COSTS if name != "requests"})
-                return self._clean(str(text))
-            except urllib.error.HTTPError as error:
-                code, said = error.code, self._said(error)
-                if code in (401, 403, 404) or "insufficient_quota" in said:
-                    raise JudgeGone(self._refusal(code, said)) from None
-                if code not in (408, 409, 425, 429) and code < 500:
-                    raise _NoJudgement(f"the judge refused the request ({code}: {said})") from None
-                why, pause = f"{code}: {said}", max(pause, _asked_wait(error.headers.get("Retry-After")))
-            except (OSError, http.client.HTTPException) as error:
-                gone, why = self._gone(error), str(_reason(error)) or type(_reason(error)).__name__
-                if isinstance(_reason(error), ssl.SSLCertVerificationError):
-                    raise JudgeGone(gone) from None
-            except (ValueError, LookupError, TypeError, AttributeError):
-                why = "a reply that is none of a chat endpoint's"
-            if attempt < self.retries and stop.wait(pause):
-                break
-        if gone:
-            raise JudgeGone(gone)
-        raise _NoJudgement(f"the judge did not answer in {attempt + 1} tries ({why})")
+        return self._endpoint.ask("chat/completions", body, read, stop=stop, counts=costs)
 
     def judgement(self, messages: list[dict], judging: Judging, stop: threading.Event) -> dict:
         """Asks until a reply has a verdict, at most `judging.tries` times: what `judgements.jsonl` keeps of it, but for whose it is."""
@@ -152,7 +104,7 @@ class Judge:
             while verdict is None and len(replies) < judging.tries:
                 replies.append(self.ask(messages, judging.settings, stop, costs))
                 verdict = judging.read(replies[-1])
-        except _NoJudgement as failure:
+        except Unanswered as failure:
             error = str(failure)
         record: dict = {"judge": self.model, "prompt": messages, "replies": replies, "score": None}
         record |= {**(verdict or {"error": error}), "failed": verdict is None, "tries": len(replies)}
@@ -195,65 +147,6 @@ class Judge:
                 yield each, found
         finally:
             stop.set()
-
-    def _send(self, what: str, body: dict | None, timeout: float) -> bytes:
-        parts = urlsplit(self.url)
-        path = parts.path.rstrip("/").removesuffix("/chat/completions")
-        headers = {"Content-Type": "application/json", "User-Agent": "boda"}
-        headers |= {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        url = urlunsplit((parts.scheme, parts.netloc, f"{path}/{what}", parts.query, ""))
-        data = None if body is None else json.dumps(body).encode()
-        with self._opener.open(urllib.request.Request(url, data, headers), timeout=timeout) as response:
-            return response.read()
-
-    def _clean(self, text: str) -> str:
-        """Words of the server as they may be written: without the key, and without half characters that no file takes."""
-        text = text.replace(self._key, "***") if self._key else text
-        return text.encode("utf-8", "replace").decode()
-
-    def _said(self, error: urllib.error.HTTPError) -> str:
-        text = ""
-        with error, suppress(OSError, http.client.HTTPException, ValueError, AttributeError):
-            text = error.read(10_000).decode("utf-8", "replace")
-            found = json.loads(text)
-            found = found.get("error", found)
-            code = found.get("code") or ""
-            text = f"{found.get('message') or text}{f' ({code})' if code else ''}"
-        return " ".join(self._clean(text).split())[:300] or error.reason
-
-    def _refusal(self, code: int, said: str) -> str:
-        key = " or ".join(KEYS)
-        what = {
-            401: f"the judge at {self.place} does not take the key; put the right one into {key}",
-            403: f"the judge at {self.place} does not allow this key to use '{self.model}'; see {key} and --judge-model",
-            404: f"the judge at {self.place} has no model '{self.model}', or the address is not that of its API (often it ends in /v1)",
-        }.get(code, f"the judge at {self.place} takes no more requests from this account")
-        return f"{what} ({code}: {said})"
-
-    def _gone(self, error: Exception) -> str:
-        """What to say where nobody is at the address; empty where somebody is."""
-        reason = _reason(error)
-        nobody = isinstance(reason, OSError) and reason.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
-        unheard = isinstance(error, urllib.error.URLError) and isinstance(reason, TimeoutError)  # no connection was made
-        if nobody or unheard or isinstance(reason, (socket.gaierror, ssl.SSLCertVerificationError)):
-            why = getattr(reason, "strerror", None) or str(reason)
-            return f"no judge at {self.place} ({why}); start it, or give another --judge"
-        return ""
-
-
-def _reason(error: Exception) -> Any:
-    return getattr(error, "reason", None) or error
-
-
-def _asked_wait(header: str | None) -> float:
-    """Seconds that a `Retry-After` asks for: a number or a date; at most ten minutes, 0 where it says nothing."""
-    seconds = 0.0
-    try:
-        seconds = float(header or 0)
-    except ValueError:
-        with suppress(ValueError, TypeError):
-            seconds = (parsedate_to_datetime(str(header)) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), MOST_ASKED_WAIT)
 
 
 def wanted(task: Task, rows: Sequence[Row], answers: dict, saved: AnswersFile) -> list[Wanted]:

@@ -18,6 +18,7 @@ RANK = {
     "errors": 0,
     "files": 0.5,  # below everything that writes
     "terminal": 0.5,  # ... or shows how far it is
+    "endpoint": 0.5,  # ... or asks a server
     "recipe": 1,
     "data": 2,
     "models": 2,

@@ -28,7 +28,6 @@ from boda.models.connectors import CONNECTORS
 from boda.models.flamingo import (
     BodaFlamingoConfig,
     BodaFlamingoForConditionalGeneration,
-    GatedCrossAttention,
     new_resampler,
     put_blocks,
 )
@@ -360,11 +359,11 @@ def join_flamingo(tower: Tower, language, settings: dict, change: tuple[float, f
 @torch.no_grad()
 def _see_once(model) -> None:
     """Raises TypeError where what pictures show does not change what a language model says of them."""
-    size, words = model.config.vision_config.image_size, torch.arange(1, 5)[None] % model.config.text_config.vocab_size
-    ids = torch.cat([torch.tensor([[model.config.image_token_index]]), words], dim=1)
+    size, image_id = model.config.vision_config.image_size, model.config.image_token_index
+    ids = torch.tensor([[image_id, image_id - 1]])
     pixels = torch.zeros(1, 3, size, size, dtype=model.model.vision_tower.dtype)
-    blocks = [module for module in model.modules() if isinstance(module, GatedCrossAttention)]
-    reached = []
+    reached: list[int] = []
+    blocks = model.model.blocks()
     hooks = [block.register_forward_hook(lambda *_: reached.append(1)) for block in blocks]
     with torch.autocast("cpu", model.config.dtype, enabled=model.config.dtype != torch.float32):
         model(input_ids=ids, pixel_values=pixels)

@@ -292,6 +292,10 @@ class BodaFlamingoModel(LlavaPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
+    def blocks(self) -> list[GatedCrossAttention]:
+        """The blocks of cross-attention, in order."""
+        return [module for module in self.language_model.modules() if isinstance(module, GatedCrossAttention)]
+
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """Pixels (I, 3, H, W), or (I, F, 3, H, W) of films with F frames -> `pooler_output` (I, M, D_vision)."""
         frames = pixel_values.flatten(0, -4)  # (I * F, 3, H, W)
@@ -307,9 +311,7 @@ class BodaFlamingoModel(LlavaPreTrainedModel):
     def look(self, pixel_values: torch.Tensor, latest: torch.Tensor) -> Looking:
         """Pixels of I pictures, and for each token which of them it looks at (B, L) -> what all layers need to know of them."""
         vectors = self.get_image_features(pixel_values).pooler_output
-        layers = [layer for layer in self.language_model.modules() if isinstance(layer, LookingLayer)]
-        blocks = [layer.cross_attention for layer in layers if hasattr(layer, "cross_attention")]
-        keys, values = zip(*(block.attn.project(vectors) for block in blocks))
+        keys, values = zip(*(block.attn.project(vectors) for block in self.blocks()))
         return Looking(keys, values, latest, None)
 
     def forward(

@@ -162,7 +162,16 @@ def _tower_kept(model, width: int) -> float:
     if _learns(tower):
         return _kept(tower, width, positions)
     matrices = dict(tower.named_modules())
+    if (resampler := getattr(model.model, "resampler", None)) is not None and _learns(resampler):
+        return _kept(resampler, width, _latent_positions(model))
     return max(count * sum(matrices[name].weight.shape[:2]) * width for name, count in positions.items())
+
+
+def _latent_positions(model) -> dict[str, int]:
+    """Vectors that each matrix of a resampler works on for one picture."""
+    latents, (_, features) = model.config.num_latents, tower_of(model)
+    names = (name for name, part in model.model.resampler.named_modules() if isinstance(part, nn.Linear))
+    return {name: latents + features * name.endswith("to_kv") for name in names}
 
 
 def _learns(module: nn.Module) -> bool:
@@ -195,7 +204,15 @@ def _picture_operations(model, again: float) -> float:
     through = 4 + again if _learns(tower) else 2
     layers = {name: part.weight for name, part in tower.named_modules() if name in positions}
     found = sum(positions[name] * w.numel() * (through + 2 * w.requires_grad) for name, w in layers.items())
-    return found if is_pair(model) else found + 6.0 * _matrices(model.model.multi_modal_projector) * features
+    if is_pair(model):
+        return found
+    if not hasattr(model.model, "resampler"):
+        return found + 6.0 * _matrices(model.model.multi_modal_projector) * features
+    # Latents go through all of a resampler, the features beside them to its keys and values; these then to each layer's.
+    latents, blocks = model.config.num_latents, model.model.blocks()
+    again = sum(part.to_kv.weight.numel() for part in model.model.resampler.modules() if hasattr(part, "to_kv"))
+    seen = sum(block.attn.to_kv.weight.numel() for block in blocks)
+    return found + 6.0 * ((_matrices(model.model.resampler) + seen) * latents + again * features)
 
 
 def _matrices(module: nn.Module, trained: bool = False) -> int:

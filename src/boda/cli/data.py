@@ -90,9 +90,10 @@ def _data_sets(path: str, data: Path | None, given: dict) -> list[tuple]:
 def draw(
     out: Annotated[Path, typer.Argument(help="folder to write: images/, data.jsonl, sheet.png")],
     what: Annotated[
-        str, typer.Option(help="questions, descriptions, conversations, words, text, preferences, text-preferences")
+        str,
+        typer.Option(help="questions, descriptions, conversations, words, interleaved, text, preferences, text-preferences"),
     ] = "questions",
-    count: Annotated[int, typer.Option(help="how many pictures (texts)")] = 100,
+    count: Annotated[int, typer.Option(help="how many pictures (texts, documents)")] = 100,
     seed: Annotated[int, typer.Option(help="another seed, other pictures")] = 0,
     layout: Annotated[str | None, typer.Option(help="one, few or many objects; several with commas between")] = None,
     objects: Annotated[int | None, typer.Option(help="exactly so many objects, in place of a layout")] = None,
@@ -100,6 +101,7 @@ def draw(
     kind: Annotated[str | None, typer.Option(help="kinds of questions with commas between, e.g. colour,shape")] = None,
     style: Annotated[str | None, typer.Option(help="formal, polite, plain or short answers")] = None,
     font: Annotated[str | None, typer.Option(help="fonts of words with commas between, e.g. gothic,serif")] = None,
+    turns: Annotated[str | None, typer.Option(help="pictures of an interleaved document, e.g. 2,5")] = None,
     words: Annotated[Path | None, typer.Option(help="a file of the words to write")] = None,
 ) -> None:
     """Draw pictures of shapes or Korean words with questions and answers, as files that anything can read."""
@@ -108,7 +110,7 @@ def draw(
     from boda.data.drawn.write import read_words, write
 
     layout = layout if objects is None else str(objects)
-    chosen = {"layout": layout, "pair": pair, "kind": kind, "style": style, "font": font}
+    chosen = {"layout": layout, "pair": pair, "kind": kind, "style": style, "font": font, "turns": turns}
     where = {name: values.split(",") for name, values in chosen.items() if values}
     done = write(out, what, count, seed, where, read_words(words) if words else None, settings["quiet"])
     number = done["pictures"] or count

@@ -10,8 +10,9 @@ from PIL import Image
 
 from boda.data.drawn.canvas import Dice, paint
 from boda.data.drawn.fonts import FONTS, SEEN
+from boda.data.drawn.interleaved import MOST, MOST_TURNS, document
 from boda.data.drawn.listings import inventory, profiles
-from boda.data.drawn.scenes import LAYOUTS, check_number, scene
+from boda.data.drawn.scenes import LAYOUTS, alike_facts, check_number, scene_facts
 from boda.data.drawn.sentences import (
     FULL,
     KINDS,
@@ -34,10 +35,11 @@ MAX_SEED = 2**32 - 1
 QUESTIONS_A_PICTURE = 6
 CHOICES: dict[str, tuple[str, ...]] = {
     "layout": tuple(LAYOUTS),
-    "kind": (*KINDS, "description", "word"),
+    "kind": (*KINDS, "description", "word", *MOST),
     "style": (*STYLES, FULL),
     "font": tuple(FONTS),
     "pair": ("seen", "unseen"),
+    "turns": tuple(map(str, range(1, MOST_TURNS + 1))),
 }
 
 
@@ -48,7 +50,9 @@ class Choice:
     Args:
         layout, kind, style, font: of the pictures and questions, all of CHOICES unless said; a number as layout: so many objects;
             fonts: those seen in training.
-        pair: `seen`: no held-out pair of colour and shape is drawn or named; `unseen`: every question is about one.
+        pair: `seen`: no held-out pair of colour and shape is drawn or named; `unseen`: every question is about one. Of
+            documents whose pictures show what to do: no task and no name that is kept for testing, or only such.
+        turns: pictures of a document; any number unless said.
         words: the words that are written.
     """
 
@@ -57,6 +61,7 @@ class Choice:
     style: tuple[str, ...] = STYLES
     font: tuple[str, ...] = SEEN
     pair: tuple[str, ...] = ("seen",)
+    turns: tuple[str, ...] = ()
     words: Sequence[str] = field(default=WORDS, repr=False)
 
     @classmethod
@@ -82,11 +87,6 @@ class Choice:
         return choice
 
 
-def scene_facts(layout: str, pair: str, seed: int, number: int) -> dict:
-    objects = int(layout) if layout.isdecimal() else None
-    return scene(Dice("scene", layout, pair, seed, number), layout, pair == "unseen", objects)
-
-
 def written_facts(font: str, words: Sequence[str], seed: int, number: int) -> dict:
     return word_facts(generator(seed, "word", font, number), words, (font,))
 
@@ -98,6 +98,8 @@ def facts(name: str) -> dict:
         (kind, where, which), seed, number = parts[:3], int(parts[3]), int(parts[4])
         if kind == "scene" and which in CHOICES["pair"]:
             return scene_facts(where, which, seed, number)
+        if kind == "alike":
+            return alike_facts(where, which, seed, number)
         if kind == "word":
             return written_facts(where, (which,), seed, number)
     raise BodaError(f"no drawn picture is called '{name}'")
@@ -249,6 +251,17 @@ def _text_preferences(choice: Choice, seed: int, number: int) -> Iterator[Sample
         )
 
 
+def _interleaved(choice: Choice, seed: int, number: int) -> Iterator[Sample]:
+    """Several pictures, each with a question, or with nothing, and an answer."""
+    told = document(choice, seed, number)
+    yield conversation(
+        *(turn for asked, answer in told.turns for turn in (("user", IMAGE_MARK + asked), ("assistant", answer))),
+        images=tuple(ImageRef(drawn=name) for name in told.pictures),
+        tags=tuple(told.tags.items()),
+        source=Source("drawn", number, LICENCE),
+    )
+
+
 COLLECTIONS: dict[str, Callable[[Choice, int, int], Iterator[Sample]]] = {
     "descriptions": _descriptions,
     "inventories": partial(_listings, inventory),
@@ -256,6 +269,7 @@ COLLECTIONS: dict[str, Callable[[Choice, int, int], Iterator[Sample]]] = {
     "questions": _questions,
     "words": _words,
     "conversations": _conversations,
+    "interleaved": _interleaved,
     "preferences": _preferences,
     "text": _text,
     "text-preferences": _text_preferences,
@@ -270,6 +284,7 @@ NARROWED = {
     "descriptions": SCENES[:3],
     "inventories": SCENES[:3],
     "profiles": SCENES[:3],
+    "interleaved": ("turns", "pair", "style", "kind"),
 }
 
 

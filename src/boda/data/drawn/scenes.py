@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from boda.data.drawn.canvas import COLOURS, FAINT, GROUNDS, PATTERNS, SHAPES, SIZE, Dice, colours_on
 from boda.errors import BodaError
@@ -46,17 +47,39 @@ def scene(dice: Dice, layout: str | None = None, unseen: bool = False, number: i
     return {"ground": {"colour": ground, "kind": dice.pick(FAINT), "seed": dice.below(1 << 30)}, "objects": objects}
 
 
+def scene_facts(layout: str, pair: str, seed: int, number: int) -> dict:
+    """The facts of the scene that a name such as `scene/few/seen/0/17` means; a number as layout: so many objects."""
+    objects = int(layout) if layout.isdecimal() else None
+    return scene(Dice("scene", layout, pair, seed, number), layout, pair == "unseen", objects)
+
+
+def alike_facts(look: str, shape: str, seed: int, number: int) -> dict:
+    """The facts of a scene whose objects look the same: `3-큰-빨간색-줄무늬`, `별`. Raises BodaError where nothing looks so."""
+    found = re.fullmatch("([1-9])-([가-힣]+)-([가-힣]+)(?:-([가-힣]+))?", look)
+    objects, size, colour, pattern = found.groups("") if found else ("",) * 4
+    if size not in SIZES or colour not in COLOURS or pattern not in (PATTERNS if size == "큰" else "") or shape not in SHAPES:
+        raise BodaError(f"nothing that is drawn looks like '{look}' and '{shape}'; '3-큰-빨간색-줄무늬' and '별' would do")
+    dice = Dice("alike", look, shape, seed, number)
+    ground = dice.pick([each for each in GROUNDS if colour in colours_on(each)])
+    cells = sorted(dice.some(range(len(PLACES)), int(objects)))
+    things = [_object(dice, cell, colour, shape, size, pattern) for cell in cells]
+    return {"ground": {"colour": ground, "kind": dice.pick(FAINT), "seed": dice.below(1 << 30)}, "objects": things}
+
+
 def check_number(number: int) -> None:
     """Raises BodaError unless a scene can hold so many objects."""
     if not 1 <= number <= len(PLACES):
         raise BodaError(f"a scene cannot hold {number} objects: it has {len(PLACES)} places, and one object at least")
 
 
-def _object(dice: Dice, cell: int, colour: str, shape: str) -> dict:
-    size = "큰" if dice.chance(0.6) else "작은"
+def _object(dice: Dice, cell: int, colour: str, shape: str, size: str = "", pattern: str = "") -> dict:
+    """An object at a place; with a size, the pattern is given too."""
+    any_size = not size
+    size = size or ("큰" if dice.chance(0.6) else "작은")
     radius = round(2 * dice.between(*SIZES[size])) / 2
     free = CELL // 2 - 1 - math.ceil(radius)  # how far the middle may move within its cell
-    pattern = dice.pick(PATTERNS[1:]) if size == "큰" and dice.chance(0.3) else ""
+    if any_size and size == "큰" and dice.chance(0.3):
+        pattern = dice.pick(PATTERNS[1:])
     return {
         "shape": shape,
         "colour": colour,

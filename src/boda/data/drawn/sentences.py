@@ -234,12 +234,12 @@ def _say_place(place: str, style: str) -> str:
     return place if style == "short" else there_is(f"{place}에", style)
 
 
-def _say_size(size: str, style: str) -> str:
+def say_size(size: str, style: str) -> str:
     forms = {"큰": ("큽니다.", "커요.", "크다.", "큼"), "작은": ("작습니다.", "작아요.", "작다.", "작음")}
     return forms[size][STYLES.index(style)]
 
 
-def _say_pattern(pattern: str, style: str) -> str:
+def say_pattern(pattern: str, style: str) -> str:
     if style == "short":
         return pattern or "없음"
     none = {"formal": "무늬가 없습니다.", "polite": "무늬가 없어요.", "plain": "무늬가 없다."}
@@ -329,8 +329,8 @@ KINDS: dict[str, Callable[[dict, dict, str, Dice], Said | None]] = {
     "position": _attribute("cell", PLACES, _say_place),
     "existence": _existence,
     "count": _count,
-    "size": _attribute("size", tuple(SIZES), _say_size),
-    "pattern": _attribute("pattern", PATTERNS, _say_pattern),
+    "size": _attribute("size", tuple(SIZES), say_size),
+    "pattern": _attribute("pattern", PATTERNS, say_pattern),
     "object": _object,
     "relation": _relation,
     "statement": _statement,

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from PIL import Image
-
 from boda.data.drawn.canvas import SIZE
 from boda.data.drawn.samples import read
 from boda.data.sample import IMAGE_MARK, Sample
-from boda.data.sheet import Cell, draw_sheet
+from boda.data.sheet import INK, Cell, draw_sheet
 from boda.errors import BodaError
 from boda.files import as_lines, whole_folder
 from boda.terminal import Progress, clear_line
@@ -30,8 +28,9 @@ def write(
     words: Sequence[str] | None = None,
     quiet: bool = True,
 ) -> dict:
-    """Draws a collection of so many pictures (texts in `text`) into a folder, whole or not at all -> {folder, pictures, rows, seconds}.
+    """Draws a collection into a folder, whole or not at all -> {folder, pictures, rows, seconds}.
 
+    `count`: pictures, of `text` texts, of `interleaved` documents.
     `data.jsonl` has a row for each conversation, with tags, and of `preferences` also the rejected answer; documents, which
     nobody asks for, go into `text.jsonl`. Raises BodaError where nothing such can be drawn, `out` holds other things, or it cannot be
     written.
@@ -43,20 +42,23 @@ def write(
     if out.exists() and (not out.is_dir() or any(path.name not in FILES for path in out.iterdir())):
         raise BodaError(f"{out} holds other things than drawn data; choose another folder")
     names: dict[str, str] = {}  # file name of each drawn picture
-    first: list[Image.Image] = []
+    first: list[Cell] = []
     rows, began = 0, time.monotonic()
     line = lambda seen: f"{seen.done:,} of {count:,} drawn, {seen.rate:.0f}/s, {seen.left}"  # noqa: E731
     progress = Progress(line, count + 1, quiet=quiet)  # one more: the last picture's rows are no end to be told of
     with whole_folder(out, advice="free some space and run the same command again") as folder, ExitStack() as stack:
         files = {}
         for sample in samples:
-            for ref in sample.images:
+            for place, ref in enumerate(sample.images):
                 if ref.drawn not in names:
                     names[ref.drawn] = f"images/{len(names):06d}.png"
                     (folder / "images").mkdir(exist_ok=True)
                     picture = ref.picture()
                     picture.save(folder / names[ref.drawn])
-                    first += [picture] if len(first) < SHEET else []
+                    # Of documents of several pictures each stands over its own words.
+                    told = sample.messages[2 * place : 2 * place + 2] if len(sample.images) > 1 else ()
+                    if len(first) < SHEET:
+                        first.append(Cell([picture], [(message.text, INK, 3) for message in told if message.text]))
             name = "text.jsonl" if sample.is_document else "data.jsonl"
             if name not in files:
                 files[name] = stack.enter_context((folder / name).open("w", encoding="utf-8"))
@@ -68,7 +70,7 @@ def write(
         if not rows:
             raise BodaError(f"nothing of {collection} is left of {dict(where or {})}; ask for other kinds")
         if first:
-            draw_sheet([Cell([picture]) for picture in first], folder / "sheet.png", columns=COLUMNS, side=SIZE)
+            draw_sheet(first, folder / "sheet.png", columns=COLUMNS, side=SIZE)
     return {"folder": str(out), "pictures": len(names), "rows": rows, "seconds": time.monotonic() - began}
 
 

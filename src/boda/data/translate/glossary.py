@@ -1,0 +1,93 @@
+"""Names and their fixed translations, which every engine has to keep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from boda.data.files import Place
+from boda.data.rows import text_rows
+from boda.errors import BadRow, BodaError
+
+
+class Glossary:
+    """source -> target, found in any case as whole words, the longer of two names first.
+
+    Raises BodaError, naming the lines: an empty side, one name with two translations, names that translate each other in a circle. A
+    name that is its own translation stays as it is.
+    """
+
+    def __init__(self, entries: Iterable[tuple[str, str]] = (), where: str = "the glossary", first_line: int = 1):
+        self.pairs: dict[str, str] = {}
+        lines: dict[str, tuple[int, str]] = {}
+        names: list[str] = []
+        for line, pair in enumerate(entries, first_line):
+            source, target = (" ".join(unicodedata.normalize("NFC", side).split()) for side in pair)
+            if not source or not target:
+                raise BodaError(
+                    f"{where}, line {line}: {'source' if not source else 'target'} is empty; fill it or drop the line"
+                )
+            key = _key(source)
+            known = lines.setdefault(key, (line, target))
+            if known[1] != target:
+                said = f"'{source}' is '{known[1]}' in line {known[0]} and '{target}' in line {line}"
+                raise BodaError(f"{where}: {said}; keep one of them")
+            self.pairs.setdefault(key, target)
+            names.append(source)
+        for start in self.pairs:
+            _refuse_circle(start, self.pairs, lines, where)
+        said = json.dumps(sorted(self.pairs.items()), ensure_ascii=False)
+        self.identity = hashlib.sha256(said.encode()).hexdigest()[:16] if self.pairs else ""
+        self._names = _pattern(names)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Glossary:
+        """A CSV or TSV file whose first line is `source,target`, or JSON lines of {"source", "target"}."""
+        place, entries = Place.of(path), []
+        for _, row in text_rows(place):
+            if isinstance(row, BadRow):
+                raise row
+            if not all(isinstance(row.get(side), str) for side in ("source", "target")):
+                raise BodaError(f"{path}: a glossary has the columns source and target; there are {', '.join(map(str, row))}")
+            entries.append((row["source"], row["target"]))
+        return cls(entries, str(path), 2 if place.suffix in (".csv", ".tsv") else 1)
+
+    def find(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """(start, end, target) of every name in the text."""
+        for match in self._names.finditer(text) if self._names else ():
+            if target := self.pairs.get(_key(match[0])):
+                yield *match.span(), target
+
+
+def _key(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def _refuse_circle(start: str, pairs: dict[str, str], lines: dict[str, tuple[int, str]], where: str) -> None:
+    """Raises BodaError if translations, looked up as names again, come back to `start`."""
+    walked, name = [start], _key(pairs[start])
+    while name in pairs and name not in walked:
+        walked.append(name)
+        name = _key(pairs[name])
+    if name == start and len(walked) > 1:
+        said = " -> ".join(f"'{each}' (line {lines[each][0]})" for each in walked)
+        raise BodaError(f"{where}: a circle of names, {said} -> '{start}'; a name and its translation are no two names")
+
+
+def _pattern(names: Iterable[str]) -> re.Pattern | None:
+    """Any of the names; one in letters with cases or digits as whole words, in scripts without spaces anywhere."""
+    found = [
+        (r"(?<!\w)" if _is_spaced(name[0]) else "")
+        + r"\s+".join(map(re.escape, name.split()))
+        + (r"(?!\w)" if _is_spaced(name[-1]) else "")
+        for name in sorted(names, key=lambda each: (-len(each), each))
+    ]
+    return re.compile("|".join(found), re.IGNORECASE) if found else None
+
+
+def _is_spaced(letter: str) -> bool:
+    return letter.isdigit() or (letter.isalpha() and ord(letter) < 0x2E80) or letter == "_"

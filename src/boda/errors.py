@@ -40,4 +40,8 @@ class BadRow(BodaError):
         return {"where": self.where, "row": self.row, "field": self.field, "why": self.why}
 
     def __reduce__(self):
-        return BadRow, (self.where, self.row, self.field, self.why)
+        return type(self), (self.where, self.row, self.field, self.why)
+
+
+class LeftOut(BadRow):
+    """A sound row that a rule leaves out: counted under `why`, and no mistake."""

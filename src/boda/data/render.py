@@ -206,31 +206,47 @@ class Renderer:
     def render_all(self, sample: Sample) -> list[Rendered]:
         """Sample -> one Rendered, or for a document longer than max_length as many as hold all of it.
 
-        A document is read as it is, whatever the chat template. Each piece begins with the last token of the one before, so that
-        every token but the document's first is trained once.
+        A document is read as it is, whatever the chat template. A piece ends where its last picture begins, and the next begins
+        with that; if there is none, with the last token of the one before. So every token of text but the document's first is
+        trained once.
         """
         if not sample.is_document:
             return [self.render(sample)]
-        sample.check_trainable()
-        if self.tokenizer.eos_token_id is None:
-            raise BodaError("the tokenizer has no end-of-text token (eos_token), which closes a text; take another tokenizer")
-        text = sample.messages[0].text
+        self._check(sample)
+        text = "".join(IMAGE_MARK if part.type == "image" else part.text for part in sample.messages[0].content)
         ids = np.array([*self._start(text), *self._encode(text)[0], self.tokenizer.eos_token_id], dtype=np.int32)
-        most = self.max_length or len(ids)
-        if most < 2:
-            why = f"max_length is {most}, and a text is learnt from two tokens at least; raise max_length"
-            raise sample.bad("messages", why)
-        pieces = [ids[start : start + most] for start in range(0, len(ids) - 1, most - 1)]
-        return [Rendered(piece, np.arange(len(piece)) > 0, ()) for piece in pieces]
+        is_image = ids == self.image_id
+        ends, pictures = np.cumsum(np.where(is_image, self.num_image_tokens, 1)), np.append(0, np.cumsum(is_image))
+        assert pictures[-1] == len(sample.images)
+        most = self.max_length or int(ends[-1])
+        if most < (self.num_image_tokens + 1 if sample.images else 2):
+            least = f"a picture of {self.num_image_tokens} tokens and one more" if sample.images else "two tokens"
+            raise sample.bad("messages", f"max_length is {most}, and a text is learnt from {least} at least; raise max_length")
+        pieces, start = [], 0
+        while start < len(ids) - 1:
+            end = int(np.searchsorted(ends, most + (ends[start - 1] if start else 0), side="right"))
+            following = end - 1
+            if end < len(ids) and len(borders := np.flatnonzero(is_image[start + 1 : end + 1])):
+                end = following = start + 1 + int(borders[-1])
+            trained = ~is_image[start:end] & (np.arange(start, end) > start)
+            if trained.any():
+                pieces.append(Rendered(ids[start:end], trained, sample.images[pictures[start] : pictures[end]]))
+            start = following if end < len(ids) else end
+        return pieces
+
+    def _check(self, sample: Sample) -> None:
+        sample.check_trainable()
+        if sample.images and not self.num_image_tokens:
+            raise sample.bad("images", "the row has a picture and the model takes none")
+        if sample.is_document and self.tokenizer.eos_token_id is None:
+            raise BodaError("the tokenizer has no end-of-text token (eos_token), which closes a text; take another tokenizer")
 
     def render(self, sample: Sample) -> Rendered:
         """Sample -> Rendered, cut to max_length. Raises BadRow where nothing can be trained on or a picture would be cut."""
         if sample.is_document:
             first, *more = self.render_all(sample)
-            return replace(first, truncated=bool(more))
-        sample.check_trainable()
-        if sample.images and not self.num_image_tokens:
-            raise sample.bad("images", "the row has a picture and the model takes none")
+            return replace(first, truncated=first.truncated or bool(more))
+        self._check(sample)
         try:
             text, spans = self.spans(sample)
         except BadRow:

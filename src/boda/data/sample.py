@@ -21,6 +21,7 @@ from boda.errors import WHY, BadRow, BodaError, explaining
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 IMAGE_MARK = "<image>"
+IN_JSON = ".json#/"  # in the name of a picture that is a text in a json: behind it the keys and numbers that lead there
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ImageRef:
     """Where a picture is; nothing is read before `read()`."""
 
     path: str = ""  # the picture's file, or the archive or Parquet file that holds it
-    member: str = ""  # its name inside a zip or tar
+    member: str = ""  # its name inside a zip or tar; `a.json#/b/0`: the base64 text at this place of the json
     row: int = -1  # its row inside a Parquet file
     column: str = ""  # the image column there (`images[1]`: the second of a list)
     data: bytes | None = field(default=None, repr=False)  # the bytes themselves, of pictures that come from a request
@@ -46,7 +47,8 @@ class ImageRef:
             if self.row >= 0:
                 return read_cell(self.path, self.row, self.column)
             if self.offset >= 0:
-                return read_part(self.path, self.offset, self.size)
+                data, (_, mark, place) = read_part(self.path, self.offset, self.size), self.member.partition(IN_JSON)
+                return _from_json(data, place) if mark else data
             if self.member:
                 return read_member(self.path, self.member)
             return Path(self.path).read_bytes()
@@ -169,7 +171,7 @@ class Sample:
 
     @property
     def is_document(self) -> bool:
-        """Whether it is a text for itself, no answer to anything: one message, the assistant's."""
+        """Whether it is a text for itself, maybe with pictures in it, no answer to anything: one message, the assistant's."""
         return len(self.messages) == 1 and self.messages[0].role == "assistant"
 
     def check_trainable(self) -> Sample:
@@ -183,7 +185,7 @@ class Sample:
         if not self.is_document and (turns[0] != "user" or any(first == second for first, second in zip(turns, turns[1:]))):
             raise self.bad("messages", f"turns must alternate user, assistant, ...; they are {', '.join(turns)}")
         for message in self.messages:
-            if message.role == "assistant" and message.num_images:
+            if message.role == "assistant" and message.num_images and not self.is_document:
                 raise self.bad("images", "an assistant turn holds a picture; answers are words: move it to the question")
             if message.role == "assistant" and not message.text.strip():
                 raise self.bad("messages", "an assistant turn is empty")
@@ -206,6 +208,20 @@ def printable(text: str, most: int = 60) -> str:
 def conversation(*turns: tuple[Role, str], images: tuple[ImageRef, ...] = (), **rest) -> Sample:
     """A Sample from (role, text) pairs; `<image>` in a text is the place of the next picture."""
     return Sample(tuple(Message(role, split_marks(text)) for role, text in turns), images, **rest)
+
+
+def base64_bytes(text: str) -> bytes:
+    """What a base64 text stands for, also one that was printed as Python's bytes (b'...'). Raises BodaError if it is none."""
+    with explaining(f"no base64 ({WHY})", ValueError, TypeError, AttributeError):
+        return base64.b64decode(text.removeprefix("b'").removesuffix("'"), validate=True)
+
+
+def _from_json(data: bytes, place: str) -> bytes:
+    with explaining(f"no picture at {place} of the json ({WHY})", ValueError, TypeError):
+        value = json.loads(data)
+        for step in place.split("/"):
+            value = value[int(step) if isinstance(value, list) else step]
+        return base64_bytes(value)
 
 
 def _is_unicode(text: str) -> bool:

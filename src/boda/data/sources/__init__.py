@@ -221,7 +221,7 @@ def _data_files(path: Path, format: str | None) -> list[Place]:
     picture = next((file for file in place.files() if file.suffix in PICTURES), None)
     depth = str(place).count("/") + 1
     top = [file for file in place.files() if str(file).count("/") == depth]
-    found = [file for file in top if file.suffix in DATA_SUFFIXES]
+    found = [file for file in top if file.suffix in DATA_SUFFIXES and not str(file).endswith("/shards.json")]
     shards = [file.path for file in top if file.path.endswith((".tar", *COMPRESSED_TARS)) and not place.inside]
     if shards and (format == "webdataset" or (format is None and not found and picture is None)):
         return [Place.of(path) for path in shards]

@@ -11,7 +11,7 @@ from boda.data.sources.common import PICTURES, Options, Row, file_rows
 from boda.data.templates import is_empty
 from boda.errors import BadRow
 
-CAPTIONS = ("caption", "captions", "text")
+CAPTIONS = ("caption", "caption_ko", "captions", "text")  # AI Hub's COCO has its English ones in `captions`
 IMAGES = ("image", "file_path", "file_name")
 
 

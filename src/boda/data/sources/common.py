@@ -186,9 +186,12 @@ class Row:
     def sample(self, messages: Iterable[Message], images: Iterable[ImageRef] = (), rejected: str | None = None) -> Sample:
         """The finished sample. Raises BadRow if turns and pictures make no conversation to learn from."""
         tags = self.cells.get("tags")
+        if isinstance(tags, list):  # of Parquet, where the fields of an object would be the same in all rows
+            tags = {tag["name"]: tag["value"] for tag in tags}
         if not (tags is None or isinstance(tags, dict)):
             raise self.bad("tags", f"an object of labels is needed; this is {kind_of(tags)}")
-        source = Source(self.options.name, self.number, self.options.licence)
+        licence = self.options.licence or as_text(self.get("licence", "license", "LICENSE") or "")
+        source = Source(self.options.name, self.number, licence)
         labels = tuple((str(key), as_text(value)) for key, value in (tags or {}).items())
         made = Sample(tuple(messages), tuple(images), rejected=rejected, source=source, tags=labels)
         return made.check_trainable() if self.options.trainable else made
@@ -340,7 +343,7 @@ class BadRows:
 
     def check(self, max_fraction: float, listed_in: str | Path = "bad_rows.jsonl") -> None:
         """Raises BodaError naming the first three if more than this share of the rows is bad."""
-        bad, seen = len(self.rows), max(self.seen, len(self.rows), 1)
+        bad, seen = len(self), max(self.seen, len(self), 1)
         if bad / seen > max_fraction:
             first = "".join(f"\n  {row}" for row in self.rows[:3])
             raise BodaError(

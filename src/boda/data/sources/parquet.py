@@ -15,7 +15,7 @@ from boda.errors import WHY, BadRow, BodaError, explaining
 
 # Columns that are read without being asked for.
 FIELDS = {
-    *("image", "images", "system", "tags", "id", "question", "answer", "text"),
+    *("image", "images", "system", "tags", "id", "question", "answer", "text", "licence", "license", "LICENSE"),
     *("conversations", "messages", "instruction", "input", "output", "history"),
     *("prompt", "chosen", "rejected", "rejected_response"),
     *captions.CAPTIONS,

@@ -12,7 +12,6 @@ import os
 import re
 import tarfile
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import NamedTuple
 
 from boda.data.files import read_part
@@ -20,7 +19,6 @@ from boda.data.rows import Rows
 from boda.data.sample import ImageRef, Sample
 from boda.data.sources import captions
 from boda.data.sources.common import Options, Row
-from boda.data.templates import as_text
 from boda.errors import BadRow, BodaError
 from boda.files import cache_folder, whole_file
 
@@ -136,6 +134,4 @@ def samples(row: Row) -> Iterable[Sample]:
     if "txt" in cells and "caption" not in options.columns:
         cells["caption"] = cells["txt"]
     talk = "messages" in cells and not (options.question or options.answer or "caption" in options.columns)
-    licence = options.licence or as_text(row.get("licence", "license", "LICENSE") or "")
-    for sample in [row.conversation("messages", [cells["image"]])] if talk else captions.samples(row):
-        yield replace(sample, source=replace(sample.source, licence=licence))
+    return [row.conversation("messages", [cells["image"]])] if talk else captions.samples(row)

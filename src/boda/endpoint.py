@@ -35,6 +35,10 @@ class Unanswered(BodaError):
     """This one request was refused or not answered; another may be."""
 
 
+class Refused(Unanswered):
+    """The server is there and does not want it."""
+
+
 class _Unconnected(OSError):
     """There was no connection; `cause` says why."""
 
@@ -228,7 +232,7 @@ class Endpoint:
             what = self.refusals.get(status, "takes no more requests from this account")
             raise self.gone(f"the {self.name} at {self.place} {what} ({status}: {said})")
         if status not in AGAIN and status < 500:
-            raise Unanswered(f"the {self.name} refused the request ({status}: {said})")
+            raise Refused(f"the {self.name} refused the request ({status}: {said})")
 
     def _nobody(self, error: Exception) -> str:
         """What to say where nobody is at the address; empty where somebody is."""

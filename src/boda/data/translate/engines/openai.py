@@ -1,0 +1,105 @@
+"""A language model behind any endpoint that speaks as OpenAI's does: a text a request, asked for by a prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from boda.data.translate.engines import EngineGone, Reply, checked
+from boda.data.translate.engines.prompt import Prompt
+from boda.data.translate.engines.service import Service
+from boda.data.translate.glossary import Glossary
+from boda.endpoint import Endpoint, Refused, Unanswered, read_key
+from boda.errors import BodaError
+
+KEYS = ("BODA_TRANSLATE_KEY", "OPENAI_API_KEY")
+OPENAI = "https://api.openai.com/v1"
+
+
+@dataclass
+class Translator(Service):
+    """`model` as the server calls it; `prompt` is a file. A server of one's own needs no key. `temperature` None: the server's own."""
+
+    name: ClassVar[str] = "openai"
+
+    url: str = OPENAI
+    prompt: str | Path = ""
+    temperature: float | None = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.model:
+            raise BodaError("the engine openai needs a model, as the server calls it")
+        self._prompt = Prompt(self.prompt)
+        self._limit = "max_tokens"
+        self._asked: set[bytes] = set()
+
+    def settings(self) -> dict[str, Any]:
+        return {"prompt": self._prompt.text, "temperature": self.temperature}
+
+    @cached_property
+    def endpoint(self) -> Endpoint:
+        key, keys = read_key(KEYS, "translation server"), " or ".join(KEYS)
+        if not key and self.url == OPENAI:
+            raise EngineGone(f"the engine openai needs a key; put it into {keys}, or give the url of another server")
+        return self._endpoint(
+            self.url,
+            "translation server",
+            {"Authorization": f"Bearer {key}"} if key else {},
+            [key],
+            {
+                401: f"does not take the key; put the right one into {keys}",
+                402: "takes no more requests from this account",
+                403: f"does not allow this key to use '{self.model}'; see {keys} and the model",
+                404: f"has no model '{self.model}', or the url is not that of its API (often it ends in /v1)",
+            },
+            advice="start it, or give another url",
+        )
+
+    def check(self) -> None:
+        self.endpoint.probe("models")
+
+    def translate(self, texts: list[str]) -> list[Reply]:
+        return [self._one(text) for text in texts]
+
+    def _one(self, text: str) -> Reply:
+        glossary = self.glossary if isinstance(self.glossary, Glossary) else None
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": self._prompt.messages(text, self.source_language, glossary),
+            self._limit: 256 + 4 * len(text),
+        }
+        if self.temperature is not None:
+            body["temperature"] = self.temperature
+        # A server that knows this header bills a request once that is sent again after it has got lost. What was answered and is asked
+        # again is a request of its own: the answer was of no use.
+        key = hashlib.sha256(json.dumps(body).encode()).digest()
+        again = "" if key not in self._asked else "-again"
+        try:
+            found, why, tokens = self.ask("chat/completions", body, self._read, {"Idempotency-Key": key.hex() + again})
+        except Refused as error:
+            if self._limit in str(error) and "max_completion_tokens" in str(error) and self._limit == "max_tokens":
+                self._limit = "max_completion_tokens"  # what newer models of OpenAI's call it
+                return self._one(text)
+            return Reply(error=str(error))
+        except Unanswered as error:
+            return Reply(error=str(error))
+        self._asked.add(key)
+        if why not in (None, "stop"):
+            cut = (
+                f"the translation was cut off after {body[self._limit]} tokens"
+                if why == "length"
+                else f"the model gave up: {why}"
+            )
+            return Reply(error=cut, characters=len(text), tokens=tokens)
+        return checked(text, found, len(text), tokens)
+
+    def _read(self, found: Any) -> tuple[str, str | None, int]:
+        """A reply -> its text, why it ended, and what it has cost."""
+        choice = found["choices"][0]
+        text, tokens = choice["message"].get("content") or "", (found.get("usage") or {}).get("total_tokens")
+        return self.endpoint.clean(str(text)), choice.get("finish_reason"), int(tokens or 0)

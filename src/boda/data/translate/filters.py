@@ -1,0 +1,274 @@
+"""What a usable Korean translation is: small checks of one pair, each with a reason when it refuses, and duplicates in a whole set."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from boda.data.translate.protect import protect, spans
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A text and its Korean translation; no `source` where a set is Korean only."""
+
+    source: str
+    translation: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is still good; docs/filters.md says what each was measured on."""
+
+    hangul_share: float = 0.5  # of the letters outside protected spans, at least
+    other_share: float = 0.1  # of them in neither Hangul nor Latin letters nor in the source, at most
+    shortest: float = 0.2  # letters and digits of the translation for one of the source, at least
+    longest: float = 1.2  # ... at most, and `longest_extra` letters more
+    longest_extra: int = 15
+    repeated_share: float = 0.4  # of a translation that repeats itself, above what its source does, at most
+    copied_words: int = 5  # words of the source in a row that stand untranslated, fewer than
+    lost_numbers: int = 0  # numbers of the source that are not said, at most
+    max_characters: int = 1000  # fewer than; 0: any
+    emoji: str = "keep"  # keep, refuse, or drop: taken out of the translation
+
+
+Filter = Callable[[Pair, Limits], str | None]
+
+_HANGUL = re.compile("[가-힣ㄱ-ㅣ]")
+_OPAQUE = ("mark", "tag", "address", "file", "code", "formula", "slot")
+_EXACT = (*_OPAQUE, "box", "option")
+EMOJI = re.compile(
+    "(?:[\U0001f1e6-\U0001f1ff]{2}|[0-9#*]\ufe0f?\u20e3|[\U0001f300-\U0001faff\u2600-\u27bf\u2b50\u2b55\u231a-\u23ff][\ufe0f\u200d\U0001f3fb-\U0001f3ff]*)+"
+)
+_CHATTER = re.compile(
+    r"^\W*(?:한국어\s*)?(?:번역(?:문|본|\s*결과)?|translation|korean)(?:\s*\([^)]*\))?\W*[::]"
+    r"|다음은.{0,40}번역|번역(?:해\s*드리겠|하면 (?:다음|아래)|은 (?:다음|아래)과|해\s*드릴|할 수 없)|으로 번역(?:됩니다|할 수 있습니다)"
+    r"|\b(?:here is|here's|sure|certainly|below is|as an ai)\b.{0,60}\b(?:translat|korean|language model)|\btranslated text\b"
+    r"|</?think>|플레이스홀더|placeholder|AI 언어 모델",
+    re.IGNORECASE | re.DOTALL,
+)
+_SCALES = dict(zip("십백천만억조", (10, 100, 10**3, 10**4, 10**8, 10**12)))
+_WORD_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "bn": 10**9}
+_VALUE = re.compile(rf"(\d[\d,]*(?:\.\d+)?)(?:\s?-?({'|'.join(_WORD_SCALES)})|\s?([십백천만억조]+))?", re.IGNORECASE)
+_SMALL = dict(enumerate("영|하나|둘|세|네|다섯|여섯|일곱|여덟|아홉|열|열한|열두".split("|"))) | {
+    100: "백",
+    1000: "천",
+    10000: "만",
+}
+_OTHER_FORMS = {
+    1: "한|첫|일|하루",
+    2: "두|이|양|이틀",
+    3: "셋|석|삼|사흘",
+    4: "넷|넉|사",
+    5: "오",
+    6: "육",
+    7: "칠",
+    8: "팔",
+    9: "구",
+    10: "십",
+}
+
+
+def empty(pair: Pair, limits: Limits) -> str | None:
+    """Nothing was answered."""
+    return None if pair.translation.strip() else "the translation is empty"
+
+
+def hangul(pair: Pair, limits: Limits) -> str | None:
+    """No Hangul at all; what is no word in the source, or an abbreviation in capitals, may stay as it is."""
+    may_stay = not re.search(r"[^\W\d_]", pair.source.translate(_CAPITALS)) or protect(pair.source).is_fixed
+    if _HANGUL.search(_plain(pair.translation)) or (
+        pair.source and may_stay and pair.translation.strip() == pair.source.strip()
+    ):
+        return None
+    return "no Hangul in the translation"
+
+
+_CAPITALS = {number: None for number in range(ord("A"), ord("Z") + 1)}
+
+
+def hangul_share(pair: Pair, limits: Limits) -> str | None:
+    """Little Hangul among the letters."""
+    letters = [letter for letter in _plain(pair.translation) if letter.isalpha()]
+    share = sum(map(_is_hangul, letters)) / max(len(letters), 1)
+    return (
+        f"{share:.0%} of the letters are Hangul; at least {limits.hangul_share:.0%} should be"
+        if letters and 0 < share < limits.hangul_share
+        else None
+    )
+
+
+def other_language(pair: Pair, limits: Limits) -> str | None:
+    """Kana, Han, Cyrillic and the like that the source does not have."""
+    letters = [letter for letter in _plain(pair.translation) if letter.isalpha()]
+    other = [one for one in letters if not _is_hangul(one) and ord(one) > 0x24F and one not in pair.source]
+    if len(other) > limits.other_share * len(letters):
+        return f"letters of another language: {''.join(other[:20])}"
+    return None
+
+
+def length_ratio(pair: Pair, limits: Limits) -> str | None:
+    """Far shorter or longer than translations are."""
+    source, translation = (len(re.findall(r"[^\W_]", _plain(side))) for side in (pair.source, pair.translation))
+    if translation < limits.shortest * source - 3 or translation > limits.longest * source + limits.longest_extra:
+        return f"{translation} letters for the source's {source}"
+    return None
+
+
+def repetition(pair: Pair, limits: Limits) -> str | None:
+    """Says the same over and over, as models do that do not find an end."""
+    share = _repeated(pair.translation)
+    return f"{share:.0%} of it repeats what is said" if share - _repeated(pair.source) > limits.repeated_share else None
+
+
+def residue(pair: Pair, limits: Limits) -> str | None:
+    """Words of the source in a row that are not translated."""
+    source, translation = (
+        re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", _plain(side).casefold()) for side in (pair.source, pair.translation)
+    )
+    size = limits.copied_words
+    runs = {tuple(source[start : start + size]) for start in range(len(source) - size + 1)}
+    copied = next((run for start in range(len(translation)) if (run := tuple(translation[start : start + size])) in runs), ())
+    return f"not translated: {' '.join(copied)} ..." if copied and not any(map(_HANGUL.search, copied)) else None
+
+
+def span_loss(pair: Pair, limits: Limits) -> str | None:
+    """Marks, addresses, code, formulas, boxes and option letters that are not in the translation as often."""
+    found = Counter(pair.source[start:end].strip("().: ") for _, start, end in spans(pair.source, *_EXACT))
+    lost = [span for span, count in found.items() if pair.translation.count(span) < count]
+    if lost or pair.source.count("<image>") != pair.translation.count("<image>"):
+        return f"lost: {', '.join(lost[:3])}" if lost else "another number of <image> marks"
+    return None
+
+
+def numbers(pair: Pair, limits: Limits) -> str | None:
+    """Numbers of the source that are not said, in figures, with 만 and 억, or in words."""
+    said = {value for values in _values(pair.translation) for value in values}
+    lost = [values[0] for values in _values(pair.source) if not _is_said(values[0], said, pair.translation)]
+    return (
+        f"numbers that are not said: {', '.join(f'{value:,.10g}' for value in lost[:5])}"
+        if len(lost) > limits.lost_numbers
+        else None
+    )
+
+
+def chatter(pair: Pair, limits: Limits) -> str | None:
+    """A model speaking of its translation."""
+    found = _CHATTER.search(pair.translation)
+    if found and not re.search("translat|korean|번역|placeholder|<think>|language model", pair.source, re.IGNORECASE):
+        return f"speaks of the translation: {found[0][:60]!r}"
+    return None
+
+
+def emoji(pair: Pair, limits: Limits) -> str | None:
+    """Emoji, where they are refused."""
+    found = EMOJI.search(pair.translation) if limits.emoji == "refuse" else None
+    return f"has the emoji {found[0]}" if found else None
+
+
+def length(pair: Pair, limits: Limits) -> str | None:
+    """Too long."""
+    count = len(pair.translation)
+    return (
+        f"{count:,} characters; fewer than {limits.max_characters:,} are kept" if 0 < limits.max_characters <= count else None
+    )
+
+
+def openflaminko(pair: Pair, limits: Limits) -> str | None:
+    """The published rule, to the letter: a space counts as Korean, so English sentences pass it."""
+    text = pair.translation
+    if not re.search("[ㄱ-ㅣ가-힣 ]", text):
+        return "no letter of [ㄱ-ㅣ가-힣 ]"
+    return f"{len(text):,} characters; fewer than 1,000 are kept" if len(text) >= 1000 else None
+
+
+# The first that refuses gives the reason, so what says most comes first.
+FILTERS: dict[str, Filter] = {
+    each.__name__: each
+    for each in (
+        empty,
+        chatter,
+        hangul,
+        other_language,
+        repetition,
+        residue,
+        hangul_share,
+        span_loss,
+        numbers,
+        length_ratio,
+        length,
+        emoji,
+    )
+}
+NEED_SOURCE = ("residue", "span_loss", "numbers", "length_ratio")
+PRESETS: dict[str, tuple[dict[str, Filter], Limits]] = {
+    "boda": (FILTERS, Limits()),
+    "openflaminko": ({"openflaminko": openflaminko}, Limits(emoji="drop")),
+}
+
+
+def check_pair(pair: Pair, limits: Limits = Limits(), filters: dict[str, Filter] | None = None) -> tuple[str, str] | None:
+    """(filter, reason) of the first that refuses the pair; None: it is good. Without a source, what needs one is left out."""
+    for name, each in (FILTERS if filters is None else filters).items():
+        if (pair.source or name not in NEED_SOURCE) and (reason := each(pair, limits)):
+            return name, reason
+    return None
+
+
+def without_emoji(text: str) -> str:
+    """The text without emoji, and without the space that stood before each."""
+    return re.sub(rf" ?{EMOJI.pattern}", "", text)
+
+
+def _is_hangul(letter: str) -> bool:
+    return "가" <= letter <= "힣" or "ㄱ" <= letter <= "ㅣ"
+
+
+@lru_cache(8)
+def _plain(text: str) -> str:
+    """Composed, and with spaces for what is no language: marks, addresses, code."""
+    letters = list(text)
+    for _, start, end in spans(text, *_OPAQUE):
+        letters[start:end] = " " * (end - start)
+    return unicodedata.normalize("NFC", "".join(letters))
+
+
+def _repeated(text: str) -> float:
+    """The share of a text that only repeats it: letters in a row (at least 4 times), or groups of words said before."""
+    if len(text) < 12:
+        return 0.0
+    runs = sum(len(match[0]) - len(match[1]) for match in re.finditer(r"(.{1,40}?)\1{3,}", text, re.DOTALL) if match[1].strip())
+    words = text.split()
+    groups = [tuple(words[start : start + 3]) for start in range(len(words) - 2)]
+    said_before = 1 - len(set(groups)) / len(groups) if len(groups) > 5 else 0.0
+    return max(runs / len(text), said_before)
+
+
+def _values(text: str) -> list[tuple[float, ...]]:
+    """(value, figure as written) of every number; 12조3천억 is one."""
+    found: list[tuple[float, ...]] = []
+    end, was_scaled = -2, False
+    for match in _VALUE.finditer(re.sub(r"&#?\w+;|:00\b", " ", text)):
+        figure = value = float(match[1].replace(",", ""))
+        value *= _WORD_SCALES.get((match[2] or "").lower(), 1)
+        for scale in match[3] or "":
+            value *= _SCALES[scale]
+        if was_scaled and match.start() <= end + 1:
+            found[-1] = (found[-1][0] + value, *found[-1][1:], value, figure)
+        else:
+            found.append((value, figure))
+        end, was_scaled = match.end(), bool(match[3])
+    return found
+
+
+def _is_said(value: float, said: set[float], translation: str) -> bool:
+    if value in said or (value > 100 and value % 100 in said and value < 2100):  # 90년대
+        return True
+    words = [
+        form for forms in (_SMALL.get(int(value), ""), _OTHER_FORMS.get(int(value), "")) if forms for form in forms.split("|")
+    ]
+    return value == int(value) and any(word in translation for word in words)

@@ -118,8 +118,9 @@ def _task(dice: Dice, names: tuple[str, ...], pair: str, choice: Choice) -> Told
     tasks = [(a, f) for a in ATTRIBUTES for f in FORMS if ((a, f) in HELD_OUT_TASKS) == (pair == "unseen")]
     attribute, form = dice.pick(tasks)
     looks = [_look(dice, **{attribute: dice.pick(ATTRIBUTES[attribute])}) for _ in names]
-    turns = [("", FORMS[form](NOUNS.get(look[attribute], look[attribute]))) for look in looks]
-    return [_name(look, name) for look, name in zip(looks, names)], turns, {"attribute": attribute, "form": form}
+    values = [NOUNS.get(look[attribute], look[attribute]) for look in looks]
+    tags = {"attribute": attribute, "form": form, "value": values[0]}
+    return [_name(look, name) for look, name in zip(looks, names)], [("", FORMS[form](value)) for value in values], tags
 
 
 def _names(dice: Dice, names: tuple[str, ...], pair: str, choice: Choice) -> Told:

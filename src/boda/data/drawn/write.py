@@ -10,7 +10,7 @@ from pathlib import Path
 from boda.data.drawn.canvas import SIZE
 from boda.data.drawn.samples import read
 from boda.data.sample import IMAGE_MARK, Sample
-from boda.data.sheet import INK, Cell, draw_sheet
+from boda.data.sheet import FAINT, INK, Cell, draw_sheet
 from boda.errors import BodaError
 from boda.files import as_lines, whole_folder
 from boda.terminal import Progress, clear_line
@@ -55,10 +55,11 @@ def write(
                     (folder / "images").mkdir(exist_ok=True)
                     picture = ref.picture()
                     picture.save(folder / names[ref.drawn])
-                    # Of documents of several pictures each stands over its own words.
+                    # Of documents of several pictures each stands over its own words; every second document is framed.
                     told = sample.messages[2 * place : 2 * place + 2] if len(sample.images) > 1 else ()
+                    texts = [(message.text, INK, 3) for message in told if message.text]
                     if len(first) < SHEET:
-                        first.append(Cell([picture], [(message.text, INK, 3) for message in told if message.text]))
+                        first.append(Cell([picture], texts, FAINT if told and rows % 2 else "white"))
             name = "text.jsonl" if sample.is_document else "data.jsonl"
             if name not in files:
                 files[name] = stack.enter_context((folder / name).open("w", encoding="utf-8"))

@@ -19,7 +19,15 @@ TASKS: dict[str, tuple[str, str]] = {
         "drawn[:seed=N][:number=N][:only=colour,word]: fresh drawn scenes and words, pairs and a font never trained on among them",
     ),
     "drawn-pairs": ("drawn_pairs.from_option", "drawn-pairs: fresh drawn scenes: tiles, descriptions, words (pair models)"),
+    "drawn-shots": (
+        "drawn_interleaved.from_option",
+        "drawn-shots[:seed=N][:number=N][:shots=0/1/4][:only=latest,task,names]: what a model learns from pictures shown before",
+    ),
     "emoji-ko": ("retrieval.emoji", "emoji-ko[:PATH][:text={caption}]: emoji and their Korean names (pair models)"),
+    "few-shot": (
+        "few_shot.from_option",
+        "few-shot:PATH[:train=PATH][:shots=0/4/8][:choose=random|MODEL][:as=questions|captions]: after solved examples",
+    ),
     "imagenet-ko": ("zero_shot.imagenet", "imagenet-ko:DIR[:names=FILE]: a folder of photos each class (pair models)"),
     "komt": ("komt.from_option", "komt[:PATH]: KoMT-Bench, 80 two-turn questions (judged)"),
     "kullm-geval": (
@@ -44,14 +52,23 @@ def list_tasks() -> dict[str, str]:
 
 
 def make_task(text: str, data_dir: str | Path | None = None) -> Task | Measured:
-    """The task a `--tasks` entry names. Raises BodaError naming the tasks there are."""
+    """The task a `--tasks` entry names. Raises BodaError naming the tasks there are, or that there are several."""
+    first, *others = make_tasks(text, data_dir)
+    if others:
+        raise BodaError(f"{text} names {1 + len(others)} tasks; make_tasks gives them all")
+    return first
+
+
+def make_tasks(text: str, data_dir: str | Path | None = None) -> list[Task | Measured]:
+    """The tasks a `--tasks` entry names: one, or of `few-shot` one for each number of shots."""
     name, _, option = text.partition(":")
     if family_of(name):
-        return harness_task(name, option, data_dir)
+        return [harness_task(name, option, data_dir)]
     if name not in TASKS:
         raise BodaError(f"no task '{name}'; {nearest(name, sorted([*TASKS, *FAMILIES]))}")
     module, function = TASKS[name][0].split(".")  # imported now: it may need Pillow
-    return getattr(importlib.import_module(f"{__name__}.{module}"), function)(option, data_dir)
+    made = getattr(importlib.import_module(f"{__name__}.{module}"), function)(option, data_dir)
+    return made if isinstance(made, list) else [made]
 
 
 def split_tasks(text: str) -> list[str]:

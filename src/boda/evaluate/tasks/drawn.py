@@ -47,18 +47,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     path, given = read_options("drawn", option, "seed", "number", "only")
     if path:
         raise BodaError(f"drawn: '{path}' is no option; drawn[:seed=N][:number=N][:only={TYPES[0]},{TYPES[-1]}]")
-    numbers = {"seed": TEST_SEED, "number": DEFAULT_NUMBER}
-    for key in numbers.keys() & given:
-        if not (given[key].isascii() and given[key].isdecimal()):
-            raise BodaError(f"drawn: {key} '{given[key]}' is no whole number (a seed is 0 to {MAX_SEED}, a number at least 1)")
-        numbers[key] = int(given[key])
-    seed, number = numbers.values()
-    only = tuple(given["only"].split(",")) if "only" in given else TYPES
-    check_seed(seed)
-    if number < 1:
-        raise BodaError(f"drawn: number {number}: at least one question a set")
-    if wrong := [kind for kind in only if kind not in TYPES]:
-        raise BodaError(f"drawn: no questions of type '{wrong[0]}'; types are {', '.join(TYPES)}")
+    seed, number, only = read_numbers("drawn", given, TYPES)
     samples = [
         sample
         for place, (which, (kind, _, _, share)) in enumerate(SETS.items())
@@ -84,6 +73,23 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         return {**scored, "particle_errors": particle_errors(answer)}
 
     return replace(task, score=score, summarise=lambda records: _with_remarks(task.summarise(records), records))
+
+
+def read_numbers(task: str, given: dict[str, str], types: tuple[str, ...]) -> tuple[int, int, tuple[str, ...]]:
+    """Seed, number and types of questions that are given, or the usual ones. Raises BodaError: out of range, or no such type."""
+    numbers = {"seed": TEST_SEED, "number": DEFAULT_NUMBER}
+    for key in numbers.keys() & given:
+        if not (given[key].isascii() and given[key].isdecimal()):
+            raise BodaError(f"{task}: {key} '{given[key]}' is no whole number (a seed is 0 to {MAX_SEED}, a number at least 1)")
+        numbers[key] = int(given[key])
+    seed, number = numbers.values()
+    only = tuple(given["only"].split(",")) if "only" in given else types
+    check_seed(seed)
+    if number < 1:
+        raise BodaError(f"{task}: number {number}: at least one question a set")
+    if wrong := [kind for kind in only if kind not in types]:
+        raise BodaError(f"{task}: no questions of type '{wrong[0]}'; types are {', '.join(types)}")
+    return seed, number, only
 
 
 def _of_set(which: str, seed: int, number: int, start: int) -> list[Sample]:

@@ -146,6 +146,8 @@ def survey(
     rows = max(bad_rows.seen, len(bad_rows))
     found = {"name": name, "format": ", ".join(bad_rows.formats), "rows": rows}
     found |= {"good": rows - len(bad_rows), "bad": len(bad_rows)}
+    if bad_rows.left_out:
+        found["left_out"] = dict(bad_rows.left_out)
     if count:
         found |= look.values() | {"empty_answers": bad_rows.empty_answers}
     if not found["good"] and (hint := guess(bad_rows.example, next(iter(bad_rows.formats), None))):

@@ -12,10 +12,10 @@ from typing import Any
 from boda.data.files import COMPRESSED_TARS, Place, matching
 from boda.data.rows import Rows
 from boda.data.sample import Sample
-from boda.data.sources import captions, conversations, parallel, parquet, text, webdataset
+from boda.data.sources import captions, conversations, mmc4, parallel, parquet, text, webdataset
 from boda.data.sources.common import PICTURES, BadRows, Format, NoBadRows, Options, Row, file_rows, table_samples
 from boda.data.templates import Template, as_text
-from boda.errors import WHY, BadRow, BodaError, explaining
+from boda.errors import WHY, BadRow, BodaError, LeftOut, explaining
 
 # In the order they are asked whether a row is theirs: the first that says so reads it.
 FORMATS: dict[str, Format] = {
@@ -81,6 +81,12 @@ FORMATS: dict[str, Format] = {
         parallel.samples,
         (set(parallel.SIDES["ko"]), set(parallel.SIDES["en"])),
         parallel.rows,
+    ),
+    "mmc4": Format(
+        '{"text_list": ["문장.", ...], "image_info": [...], "similarity_matrix": [[0.3, ...], ...]}, or tar shards of KEY.json',
+        mmc4.samples,
+        ({"text_list"}, {"image_info"}),
+        mmc4.rows,
     ),
     # These two are told by the file, not by its columns.
     "parquet": Format(
@@ -186,6 +192,9 @@ def _read(places: list[Place], format: str | None, asked: Options, limit: int | 
                         others[", ".join(f"{name} = {as_text(cells[name])}" for name in options.keep)] = None
                     continue
                 made = list(FORMATS[name].samples(row))  # all of them or none
+            except LeftOut as out:
+                bad_rows.left_out[out.why] += 1
+                continue
             except BadRow as bad:
                 bad_rows.add(bad)
             bad_rows.seen += 1
@@ -199,6 +208,9 @@ def _read(places: list[Place], format: str | None, asked: Options, limit: int | 
     if others and not count and not bad_rows:
         kept = " and ".join(f"{name} = {' or '.join(values)}" for name, values in asked.keep.items())
         raise BodaError(f"{places[0]}: none of {seen} rows has {kept}; there are {'; '.join(others)}")
+    if bad_rows.left_out and not count and not bad_rows:
+        rules = "; ".join(f"{why} ({number:,})" for why, number in bad_rows.left_out.items())
+        raise BodaError(f"{places[0]}: all of {seen:,} documents are left out: {rules}")
 
 
 def _guarded(rows, options: Options) -> Rows:
@@ -214,16 +226,18 @@ def _data_files(path: Path, format: str | None) -> list[Place]:
         return [place]
     if not place.is_folder:
         if matches := [Place(name) for name in matching(path)]:
-            return matches
+            return [
+                file for each in matches for file in (_data_files(Path(each.path), format) if each.suffix == ".zip" else [each])
+            ]
         raise BodaError(f"no data set at {path}")
-    if format == "webdataset" and place.is_archive:
+    if place.is_archive and (format == "webdataset" or (format == "mmc4" and place.suffix == ".tar")):
         return [place]
     picture = next((file for file in place.files() if file.suffix in PICTURES), None)
     depth = str(place).count("/") + 1
     top = [file for file in place.files() if str(file).count("/") == depth]
     found = [file for file in top if file.suffix in DATA_SUFFIXES and not str(file).endswith("/shards.json")]
     shards = [file.path for file in top if file.path.endswith((".tar", *COMPRESSED_TARS)) and not place.inside]
-    if shards and (format == "webdataset" or (format is None and not found and picture is None)):
+    if shards and (format in ("webdataset", "mmc4") or (format is None and not found and picture is None)):
         return [Place.of(path) for path in shards]
     tables = [file for file in found if file.suffix == ".parquet"]
     if format != "captions" and tables and len(tables) == len(found):
@@ -246,7 +260,9 @@ def tell_format(options: Options) -> str:
     place = options.place
     templates = {name for name in ("question", "answer") if getattr(options, name)}
     if place.is_archive and place.suffix == ".tar" and (shard := webdataset.shard_index(place.path)).groups:
-        return "webdataset" if shard.samples > len(shard.groups) / 2 else "captions"  # that is packed in any order
+        if 2 * sum(set(parts) == {"json"} for _, _, parts in shard.groups) > len(shard.groups):
+            return "mmc4"
+        return "webdataset" if 2 * shard.samples > len(shard.groups) else "captions"  # that is packed in any order
     if place.is_folder:
         return "captions"
     if parallel.is_two_files(place):

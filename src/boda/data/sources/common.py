@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -16,7 +17,7 @@ from boda.data.files import Place, archive_index
 from boda.data.rows import Rows, text_rows
 from boda.data.sample import IMAGE_MARK, ImageRef, Message, Part, Role, Sample, Source, image_from_uri, printable, split_marks
 from boda.data.templates import Template, as_text, is_empty
-from boda.errors import BadRow, BodaError
+from boda.errors import BadRow, BodaError, LeftOut
 from boda.files import as_lines
 
 _template = lru_cache(Template)
@@ -186,7 +187,8 @@ class Row:
     def sample(self, messages: Iterable[Message], images: Iterable[ImageRef] = (), rejected: str | None = None) -> Sample:
         """The finished sample. Raises BadRow if turns and pictures make no conversation to learn from."""
         tags = self.cells.get("tags")
-        if isinstance(tags, list):  # of Parquet, where the fields of an object would be the same in all rows
+        if isinstance(tags, list) and all(isinstance(tag, dict) and {"name", "value"} <= set(tag) for tag in tags):
+            # Of Parquet, where the fields of an object would be the same in all rows.
             tags = {tag["name"]: tag["value"] for tag in tags}
         if not (tags is None or isinstance(tags, dict)):
             raise self.bad("tags", f"an object of labels is needed; this is {kind_of(tags)}")
@@ -326,9 +328,13 @@ class BadRows:
     seen: int = 0  # rows that were read, good and bad
     formats: dict[str, None] = field(default_factory=dict)  # that they were read as
     example: dict[str, Any] = field(default_factory=dict)  # the first row as it was read
+    left_out: Counter[str] = field(default_factory=Counter)  # sound rows that a rule of their format leaves out, by rule
 
     def add(self, row: BadRow) -> None:
-        self.rows.append(row)
+        if isinstance(row, LeftOut):
+            self.left_out[row.why] += 1
+        else:
+            self.rows.append(row)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from boda.data.files import read_part
@@ -27,22 +27,25 @@ _MEMBER = re.compile(r"(?:\./)?((?:.*/)?[^/.]+)\.([^/]+)")  # a key goes up to t
 _APART = "its parts stand apart, or the key comes twice: pack it in the order of names (tar --sort=name)"
 
 
-class Shard(NamedTuple):
-    """What lies in a shard: (key, what is wrong or "", {suffix: (offset, size)}) for each key; how the tar breaks off, or ""."""
+Parts = dict[str, tuple[int, int]]  # {suffix: (offset, size)} of a key
 
-    groups: list[tuple[str, str, dict[str, tuple[int, int]]]]
+
+class Shard(NamedTuple):
+    """What lies in a shard: (key, what is wrong with its order or "", parts) for each key; how the tar breaks off, or ""."""
+
+    groups: list[tuple[str, str, Parts]]
     cut: str
 
     @property
     def samples(self) -> int:
-        """How many can be read of it."""
-        return sum(not problem for _, problem, _ in self.groups)
+        """How many pictures with texts can be read of it."""
+        return sum(not (problem or _problem(parts)) for _, problem, parts in self.groups)
 
 
 def shard_index(path: str) -> Shard:
     """The index of a shard, from the cache or by walking the tar. Raises BodaError if it is none."""
     status = os.stat(path)
-    state = [1, os.path.abspath(path), status.st_size, status.st_mtime_ns]
+    state = [2, os.path.abspath(path), status.st_size, status.st_mtime_ns]
     kept = cache_folder() / "shards" / f"{hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()[:32]}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
         found, groups, cut = json.loads(kept.read_text(encoding="utf-8"))
@@ -89,10 +92,10 @@ def _walk(path: str, length: int) -> Shard:
     if cut and (len(groups) < 2 or set(groups[-1][2]) != set(groups[-2][2])):
         del groups[-1:]  # a part of it lay beyond the end
     why = f"it breaks off after {end:,} of {length:,} bytes; what is whole, {len(groups):,} keys, is used: fetch it again"
-    return Shard([(key, problem or _problem(parts), parts) for key, problem, parts in groups], why if cut else "")
+    return Shard([(key, problem, parts) for key, problem, parts in groups], why if cut else "")
 
 
-def _problem(parts: dict[str, tuple[int, int]]) -> str:
+def _problem(parts: Parts) -> str:
     """What keeps a group from being a sample, or nothing."""
     pictures = [suffix for suffix in parts if suffix in PICTURES]
     if len(pictures) != 1:
@@ -104,23 +107,33 @@ def _problem(parts: dict[str, tuple[int, int]]) -> str:
 
 def rows(options: Options) -> Rows:
     """One row for each key: the fields of its json, its text as `txt`, its picture as a reference into the shard."""
-    path = options.place.path
     if not options.place.is_archive or options.place.suffix != ".tar":
         raise BodaError(f"{options.name} is no tar shard; pictures and texts in a folder or zip are format captions")
+    return shard_rows(options, _problem, _cells)
+
+
+def _cells(options: Options, key: str, parts: Parts) -> dict:
+    path, suffix = options.place.path, next(suffix for suffix in parts if suffix in PICTURES)
+    image = ImageRef(path, f"{key}.{suffix}", offset=parts[suffix][0], size=parts[suffix][1])
+    if options.probe:
+        options.check(image)
+    text = read_part(path, *parts["txt"]).decode("utf-8-sig", "surrogateescape").strip() if "txt" in parts else ""
+    return {"image": image} | ({"txt": text} if text else {})
+
+
+def shard_rows(options: Options, problem_of: Callable[[Parts], str], cells_of: Callable[[Options, str, Parts], dict]) -> Rows:
+    """One row for each key of a tar shard: the fields of its json, and `cells_of` its parts where these have no problem."""
+    path = options.place.path
     shard = shard_index(path)
     for key, problem, parts in shard.groups:
         try:
-            if problem:
+            if problem := problem or problem_of(parts):
                 raise BodaError(problem)
-            suffix = next(suffix for suffix in parts if suffix in PICTURES)
-            image = ImageRef(path, f"{key}.{suffix}", offset=parts[suffix][0], size=parts[suffix][1])
-            if options.probe:
-                options.check(image)
+            own = cells_of(options, key, parts)
             cells = json.loads(read_part(path, *parts["json"])) if "json" in parts else {}
             if not isinstance(cells, dict):
                 raise BodaError("its json is no object {...}")
-            text = read_part(path, *parts["txt"]).decode("utf-8-sig", "surrogateescape").strip() if "txt" in parts else ""
-            yield key, cells | {"image": image} | ({"txt": text} if text else {})
+            yield key, cells | own
         except (ValueError, RecursionError) as error:  # a BodaError, too
             why = str(error) if isinstance(error, BodaError) else f"its json cannot be read ({error})"
             yield key, BadRow(options.name, key, "group", why)

@@ -59,6 +59,7 @@ def test_placeholders_may_change_places_but_not_be_lost_or_doubled(text: str, pl
         ("1,000 people, -3.5 °C, 50% and 5 km on 2024-01-05 at 10:30", ["1,000", "-3.5 °C", "50%", "5 km", "2024-01-05", "10:30"]),
         ("Three of 5 men, a 30-year-old and an H2O bottle", ["5", "30", "H2O"]),
         ("$110 million in the 1990s on the 3rd at 5pm for $2bn", []),
+        ("Andrew H. Bass knows George W. Bush.", []),
         ("I like A Tale of Two Cities. It's a (very) good book?", []),
         ("Points [[1, 2], [3, 4]] and (5, 6)", ["[[1, 2], [3, 4]]", "(5, 6)"]),
         ("⟦0⟧ stands here 3 times", ["⟦0⟧", "3"]),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+
+import numpy as np
 
 from boda.data.translate.protect import protect, spans
 
@@ -39,6 +42,7 @@ class Limits:
 Filter = Callable[[Pair, Limits], str | None]
 
 _HANGUL = re.compile("[가-힣ㄱ-ㅣ]")
+_BRACKETS = re.compile(r"\([^()]*\)")
 _OPAQUE = ("mark", "tag", "address", "file", "code", "formula", "slot")
 _EXACT = (*_OPAQUE, "box", "option")
 EMOJI = re.compile(
@@ -51,9 +55,14 @@ _CHATTER = re.compile(
     r"|</?think>|플레이스홀더|placeholder|AI 언어 모델",
     re.IGNORECASE | re.DOTALL,
 )
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, near the golden ratio: spreads what it is multiplied with
 _SCALES = dict(zip("십백천만억조", (10, 100, 10**3, 10**4, 10**8, 10**12)))
 _WORD_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "bn": 10**9}
 _VALUE = re.compile(rf"(\d[\d,]*(?:\.\d+)?)(?:\s?-?({'|'.join(_WORD_SCALES)})|\s?([십백천만억조]+))?", re.IGNORECASE)
+# No numbers of the text: entities, full hours, and measures that Korean converts.
+_NO_VALUE = re.compile(
+    r"&#?\w+;|[:;]00\b|\d[\d,.]*(?:\s?million)?[\s-](?:miles?|feet|foot|inch(?:es)?|mph|pounds|ounces|gallons|acres|degrees)\b"
+)
 _SMALL = dict(enumerate("영|하나|둘|세|네|다섯|여섯|일곱|여덟|아홉|열|열한|열두".split("|"))) | {
     100: "백",
     1000: "천",
@@ -79,27 +88,21 @@ def empty(pair: Pair, limits: Limits) -> str | None:
 
 
 def hangul(pair: Pair, limits: Limits) -> str | None:
-    """No Hangul at all; what is no word in the source, or an abbreviation in capitals, may stay as it is."""
-    may_stay = not re.search(r"[^\W\d_]", pair.source.translate(_CAPITALS)) or protect(pair.source).is_fixed
-    if _HANGUL.search(_plain(pair.translation)) or (
-        pair.source and may_stay and pair.translation.strip() == pair.source.strip()
-    ):
+    """No Hangul at all; what holds no word, or an abbreviation in capitals, may stay as it is."""
+    if _HANGUL.search(_plain(pair.translation)) or not pair.translation.strip():
         return None
-    return "no Hangul in the translation"
-
-
-_CAPITALS = {number: None for number in range(ord("A"), ord("Z") + 1)}
+    said = pair.source or pair.translation
+    may_stay = pair.translation.strip() == said.strip() and (said.isupper() or protect(said).is_fixed)
+    return None if may_stay else "no Hangul in the translation"
 
 
 def hangul_share(pair: Pair, limits: Limits) -> str | None:
-    """Little Hangul among the letters."""
-    letters = [letter for letter in _plain(pair.translation) if letter.isalpha()]
+    """Little Hangul among the letters; names in brackets behind their Korean form do not count."""
+    letters = [letter for letter in _BRACKETS.sub("", _plain(pair.translation)) if letter.isalpha()]
     share = sum(map(_is_hangul, letters)) / max(len(letters), 1)
-    return (
-        f"{share:.0%} of the letters are Hangul; at least {limits.hangul_share:.0%} should be"
-        if letters and 0 < share < limits.hangul_share
-        else None
-    )
+    if not 0 < share < limits.hangul_share or len(letters) < 12:
+        return None
+    return f"{share:.0%} of the letters are Hangul; at least {limits.hangul_share:.0%} should be"
 
 
 def other_language(pair: Pair, limits: Limits) -> str | None:
@@ -126,22 +129,31 @@ def repetition(pair: Pair, limits: Limits) -> str | None:
 
 
 def residue(pair: Pair, limits: Limits) -> str | None:
-    """Words of the source in a row that are not translated."""
+    """Words of the source in a row that are not translated, other than in brackets."""
     source, translation = (
-        re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", _plain(side).casefold()) for side in (pair.source, pair.translation)
+        re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", _plain(side).casefold())
+        for side in (pair.source, _BRACKETS.sub(" ", pair.translation))
     )
     size = limits.copied_words
     runs = {tuple(source[start : start + size]) for start in range(len(source) - size + 1)}
     copied = next((run for start in range(len(translation)) if (run := tuple(translation[start : start + size])) in runs), ())
-    return f"not translated: {' '.join(copied)} ..." if copied and not any(map(_HANGUL.search, copied)) else None
+    return f"not translated: {' '.join(copied)} ..." if copied and not _HANGUL.search("".join(copied)) else None
 
 
 def span_loss(pair: Pair, limits: Limits) -> str | None:
     """Marks, addresses, code, formulas, boxes and option letters that are not in the translation as often."""
     found = Counter(pair.source[start:end].strip("().: ") for _, start, end in spans(pair.source, *_EXACT))
-    lost = [span for span, count in found.items() if pair.translation.count(span) < count]
+    lost = [span for span, count in found.items() if span[0] != "&" and pair.translation.count(span) < count]
     if lost or pair.source.count("<image>") != pair.translation.count("<image>"):
         return f"lost: {', '.join(lost[:3])}" if lost else "another number of <image> marks"
+    return None
+
+
+def ending(pair: Pair, limits: Limits) -> str | None:
+    """Breaks off: the source ends a sentence, the translation ends with neither a mark nor the end of a Korean sentence."""
+    said = pair.translation.rstrip()
+    if re.search(r"\w{3}[.!?][\"'”’)\s]*$", pair.source) and _HANGUL.match(said[-1:]) and not _is_ended(said[-1]):
+        return f"breaks off: ...{said[-20:]}"
     return None
 
 
@@ -199,12 +211,13 @@ FILTERS: dict[str, Filter] = {
         hangul_share,
         span_loss,
         numbers,
+        ending,
         length_ratio,
         length,
         emoji,
     )
 }
-NEED_SOURCE = ("residue", "span_loss", "numbers", "length_ratio")
+NEED_SOURCE = ("residue", "ending", "span_loss", "numbers", "length_ratio")
 PRESETS: dict[str, tuple[dict[str, Filter], Limits]] = {
     "boda": (FILTERS, Limits()),
     "openflaminko": ({"openflaminko": openflaminko}, Limits(emoji="drop")),
@@ -219,6 +232,84 @@ def check_pair(pair: Pair, limits: Limits = Limits(), filters: dict[str, Filter]
     return None
 
 
+def scored(score: Callable[[Pair], float], least: float, what: str) -> Filter:
+    """A filter by a score that the caller knows how to get: of the picture beside the text, or of the text translated back."""
+
+    def refuse(pair: Pair, limits: Limits) -> str | None:
+        found = score(pair)
+        return f"{what} {found:.3f}; at least {least:g} is wanted" if found < least else None
+
+    return refuse
+
+
+def back_translation(translate: Callable[[Sequence[str]], Sequence[str]]) -> Callable[[Pair], float]:
+    """chrF (0 to 1) of the translation translated back beside its source; `translate` is an engine's, from Korean."""
+    return lambda pair: chrf(translate([pair.translation])[0], pair.source) if pair.source else 1.0
+
+
+def chrf(hypothesis: str, reference: str, order: int = 6, beta: float = 2.0) -> float:
+    """Popović's character F-score, spaces left out: mean precision and recall of 1- to 6-grams -> 0 to 1."""
+    sides = ["".join(text.split()) for text in (hypothesis, reference)]
+    rates = []
+    for size in range(1, order + 1):
+        ours, theirs = (Counter(side[start : start + size] for start in range(len(side) - size + 1)) for side in sides)
+        if ours and theirs:
+            same = (ours & theirs).total()
+            rates.append((same / ours.total(), same / theirs.total()))
+    precision, recall = (sum(rate) / len(rates) for rate in zip(*rates)) if rates else (0.0, 0.0)
+    return (1 + beta**2) * precision * recall / max(beta**2 * precision + recall, 1e-12)
+
+
+class Duplicates:
+    """Texts seen before, exactly or nearly: MinHash of groups of five letters, compared where one of 16 bands agrees.
+
+    The latest `rows` texts are remembered, in about 0.4 KiB each and 64 MiB of tables (a million: 0.5 GiB), so that memory stays the
+    same however long a set is. Texts shorter than 20 letters and digits are only compared exactly.
+    """
+
+    def __init__(self, nearly: float = 0.7, rows: int = 1 << 20):
+        self.nearly, self.rows, self.read, self.kept = nearly, rows, 0, 0
+        self.exact: OrderedDict[bytes, int] = OrderedDict()
+        self.signatures = np.zeros((rows, 64), dtype=np.uint16)  # zeros take no memory before they are written to
+        self.places = np.zeros(rows, dtype=np.int64)
+        self.tables = np.zeros((16, 1 << 20), dtype=np.int64)
+        self.factors = np.random.Generator(np.random.PCG64(0)).integers(1, 1 << 63, (64, 1), dtype=np.uint64) * 2 + 1
+
+    def check(self, text: str) -> tuple[str, str] | None:
+        """(filter, reason) of a text that was there before; any other is remembered."""
+        self.read += 1
+        text = "".join(re.findall(r"[^\W_]", unicodedata.normalize("NFKC", text).casefold())) or text
+        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+        if key in self.exact:
+            return "duplicate", f"the same as text {self.exact[key]:,}"
+        signature = _signature(text, self.factors) if len(text) >= 20 else None
+        if signature is not None:
+            slots = (signature.view(np.uint64) * _MIX) >> np.uint64(44)
+            found = self.tables[np.arange(16), slots] - 1
+            found = np.unique(found[(found >= 0) & (found > self.kept - self.rows)]) % self.rows
+            alike = (self.signatures[found] == signature).mean(axis=1)
+            if len(found) and alike.max() >= self.nearly:
+                place = self.places[found[alike.argmax()]]
+                return "near_duplicate", f"about {alike.max():.0%} the same as text {place:,}"
+            self.signatures[self.kept % self.rows], self.places[self.kept % self.rows] = signature, self.read
+            self.kept += 1
+            self.tables[np.arange(16), slots] = self.kept
+        self.exact[key] = self.read
+        if len(self.exact) > self.rows:
+            self.exact.popitem(last=False)
+        return None
+
+
+def _signature(text: str, factors: np.ndarray) -> np.ndarray:
+    """Of each of 64 orders of all groups of five letters the first one, in 16 bits."""
+    letters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
+    groups = np.zeros(len(letters) - 4, dtype=np.uint64)
+    for start in range(5):
+        groups = (groups + letters[start : start + len(groups)]) * _MIX
+        groups ^= groups >> np.uint64(29)
+    return ((groups * factors).min(axis=1) * _MIX >> np.uint64(48)).astype(np.uint16)
+
+
 def without_emoji(text: str) -> str:
     """The text without emoji, and without the space that stood before each."""
     return re.sub(rf" ?{EMOJI.pattern}", "", text)
@@ -226,6 +317,11 @@ def without_emoji(text: str) -> str:
 
 def _is_hangul(letter: str) -> bool:
     return "가" <= letter <= "힣" or "ㄱ" <= letter <= "ㅣ"
+
+
+def _is_ended(letter: str) -> bool:
+    """Whether a Korean sentence may end with this syllable: 다, 요, 까, ... or one closed by ㅁ, as notes and headlines are."""
+    return letter in "다요까죠오라자네지군나야어아해데걸" or (ord(letter) - ord("가")) % 28 == 16
 
 
 @lru_cache(8)
@@ -252,7 +348,7 @@ def _values(text: str) -> list[tuple[float, ...]]:
     """(value, figure as written) of every number; 12조3천억 is one."""
     found: list[tuple[float, ...]] = []
     end, was_scaled = -2, False
-    for match in _VALUE.finditer(re.sub(r"&#?\w+;|:00\b", " ", text)):
+    for match in _VALUE.finditer(_NO_VALUE.sub(" ", text)):
         figure = value = float(match[1].replace(",", ""))
         value *= _WORD_SCALES.get((match[2] or "").lower(), 1)
         for scale in match[3] or "":

@@ -43,6 +43,7 @@ KINDS: dict[str, str] = {
     r"|(?<![\w$€£¥₩:.,-])(?!\d+(?:st|nd|rd|th|s|[ap]m|[AP]M)\b)(?=[A-Za-z]*\d)[A-Za-z0-9]*[A-Za-z][A-Za-z0-9]*(?![A-Za-z0-9_])",
 }
 _PATTERNS = {kind: re.compile(pattern) for kind, pattern in KINDS.items()}
+_OPTIONS = re.compile(r"(?:^|\s)A[.)]\s.*\sB[.)]\s")  # a single letter inside a line is an initial: George H. Smith
 _LIKE = {  # what engines write for one character of a placeholder
     **dict.fromkeys("⟦【〚", r"(?:⟦|【|〚|［|\[\[|(?<!\[)\[(?!\[))"),
     **dict.fromkeys("⟧】〛", r"(?:⟧|】|〛|］|\]\]|(?<!\])\](?!\]))"),
@@ -105,7 +106,9 @@ def protect(text: str, placeholder: str = "⟦{}⟧", glossary: Glossary | None 
     taken = [(match.start(), match.end(), match[0]) for match in _reader(placeholder).finditer(text)]
     taken += [(start, end, text[start:end]) for _, start, end in spans(text)]
     taken += glossary.find(text) if glossary else ()
-    pieces, kept, position, is_open = [], [], 0, False
+    pieces: list[str] = []
+    kept: list[str] = []
+    position, is_open = 0, False
     for start, end, said in _leftmost_longest(taken):
         if is_open and start == position:  # neighbours travel together
             kept[-1] += said
@@ -121,7 +124,8 @@ def spans(text: str, *kinds: str) -> Iterator[tuple[str, int, int]]:
     for kind in kinds or KINDS:
         for match in _PATTERNS[kind].finditer(text):
             group = next((name for name, value in match.groupdict().items() if value and name.startswith("it")), 0)
-            yield kind, *match.span(group)
+            if group != "it4" or _OPTIONS.search(text):
+                yield kind, *match.span(group)
 
 
 def _leftmost_longest(taken: list[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:

@@ -85,11 +85,11 @@ def _latest(dice: Dice, names: tuple[str, ...], pair: str, choice: Choice) -> To
     """Pictures with questions and captions. What the last is asked about is otherwise in all before it, the question too."""
     asked, style = dice.pick(tuple(ATTRIBUTES)), dice.pick(choice.style).replace(FULL, "formal")
     value = dice.pick(ATTRIBUTES[asked])
-    looks = [_look(dice, pair == "unseen", **{asked: value})]
+    looks = [_look(dice, {asked: value}, pair == "unseen")]
     turns = [_ask(looks[0], asked, style, dice)]
     before, others = asked, []
     for _ in names[1:]:
-        looks.append(_look(dice, **{asked: dice.pick([each for each in ATTRIBUTES[asked] if each != value])}))
+        looks.append(_look(dice, {asked: dice.pick([each for each in ATTRIBUTES[asked] if each != value])}))
         before = dice.pick([each for each in (*ATTRIBUTES, "description") if each != before])
         turns.append(_ask(looks[-1], before, style, dice))
         others.append(SAY[asked](looks[-1][asked], style))
@@ -99,7 +99,9 @@ def _latest(dice: Dice, names: tuple[str, ...], pair: str, choice: Choice) -> To
 
 def _captions(dice: Dice, names: tuple[str, ...], pair: str, choice: Choice) -> Told:
     """Each picture with a few words on it, with or without size and pattern throughout."""
-    full, pictures, turns = dice.chance(0.5), [], []
+    full = dice.chance(0.5)
+    pictures: list[str] = []
+    turns: list[tuple[str, str]] = []
     for place, name in enumerate(names):
         unseen = pair == "unseen" and place == 0
         if dice.chance(0.3) and not unseen:
@@ -107,7 +109,7 @@ def _captions(dice: Dice, names: tuple[str, ...], pair: str, choice: Choice) -> 
             pictures.append(f"scene/2/seen/{name}")
             turns.append(("", describe(scene_facts("2", "seen", seed, number), "short")))
             continue
-        look = _look(dice, unseen)
+        look = _look(dice, {}, unseen)
         pictures.append(_name(look, name))
         turns.append(("", _caption(look, full)))
     return pictures, turns, {}
@@ -117,7 +119,7 @@ def _task(dice: Dice, names: tuple[str, ...], pair: str, choice: Choice) -> Told
     """One attribute of each picture, said in one form throughout."""
     tasks = [(a, f) for a in ATTRIBUTES for f in FORMS if ((a, f) in HELD_OUT_TASKS) == (pair == "unseen")]
     attribute, form = dice.pick(tasks)
-    looks = [_look(dice, **{attribute: dice.pick(ATTRIBUTES[attribute])}) for _ in names]
+    looks = [_look(dice, {attribute: dice.pick(ATTRIBUTES[attribute])}) for _ in names]
     values = [NOUNS.get(look[attribute], look[attribute]) for look in looks]
     tags = {"attribute": attribute, "form": form, "value": values[0]}
     return [_name(look, name) for look, name in zip(looks, names)], [("", FORMS[form](value)) for value in values], tags
@@ -128,7 +130,7 @@ def _names(dice: Dice, names: tuple[str, ...], pair: str, choice: Choice) -> Tol
     attribute = dice.pick(("colour", "shape"))
     values = dice.some(ATTRIBUTES[attribute], 2 + dice.below(3))
     called = dict(zip(values, dice.some(NAMES[pair], len(values))))
-    looks = [_look(dice, **{attribute: dice.pick(values), "count": COUNTS[0]}) for _ in names]
+    looks = [_look(dice, {attribute: dice.pick(values), "count": COUNTS[0]}) for _ in names]
     turns = [("", called[look[attribute]]) for look in looks]
     known = "yes" if turns[0] in turns[1:] else "no"
     return [_name(look, name) for look, name in zip(looks, names)], turns, {"attribute": attribute, "known": known}
@@ -139,8 +141,8 @@ _TELL: dict[str, Callable[[Dice, tuple[str, ...], str, Choice], Told]] = {
 }  # fmt: skip
 
 
-def _look(dice: Dice, unseen: bool = False, **fixed: str) -> dict[str, str]:
-    """A value of every attribute; `unseen`: colour and shape are a held-out pair."""
+def _look(dice: Dice, fixed: dict[str, str], unseen: bool = False) -> dict[str, str]:
+    """A value of every attribute, those that are fixed as they are; `unseen`: colour and shape are a held-out pair."""
     colour, shape = dice.pick(_pairs(unseen, fixed.get("colour", ""), fixed.get("shape", "")))
     # Only large objects have patterns.
     size = fixed.get("size") or ("큰" if dice.chance(0.6) or fixed.get("pattern") else "작은")

@@ -230,7 +230,8 @@ def _data_files(path: Path, format: str | None) -> list[Place]:
                 file for each in matches for file in (_data_files(Path(each.path), format) if each.suffix == ".zip" else [each])
             ]
         raise BodaError(f"no data set at {path}")
-    if place.is_archive and (format == "webdataset" or (format == "mmc4" and place.suffix == ".tar")):
+    is_shard = format == "webdataset" or (format == "mmc4" and place.suffix == ".tar") or (not format and mmc4.is_shard(place))
+    if place.is_archive and is_shard:
         return [place]
     picture = next((file for file in place.files() if file.suffix in PICTURES), None)
     depth = str(place).count("/") + 1
@@ -258,11 +259,11 @@ def _data_files(path: Path, format: str | None) -> list[Place]:
 def tell_format(options: Options) -> str:
     """The format of a data set by its first good row. Raises BodaError that shows the formats there are."""
     place = options.place
+    if mmc4.is_shard(place):
+        return "mmc4"
     templates = {name for name in ("question", "answer") if getattr(options, name)}
     if place.is_archive and place.suffix == ".tar" and (shard := webdataset.shard_index(place.path)).groups:
-        if 2 * sum(set(parts) == {"json"} for _, _, parts in shard.groups) > len(shard.groups):
-            return "mmc4"
-        return "webdataset" if 2 * shard.samples > len(shard.groups) else "captions"  # that is packed in any order
+        return "webdataset" if shard.samples > len(shard.groups) / 2 else "captions"  # that is packed in any order
     if place.is_folder:
         return "captions"
     if parallel.is_two_files(place):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from boda.data.files import Place, read_part
 from boda.data.images import probe_image
 from boda.data.rows import Rows
 from boda.data.sample import IN_JSON, ImageRef, Message, Part, Sample, base64_bytes
 from boda.data.sources.common import Options, Row, file_rows, kind_of
-from boda.data.sources.webdataset import Parts, shard_rows
+from boda.data.sources.webdataset import Parts, shard_index, shard_rows
 from boda.errors import BodaError, LeftOut
 
 KILOBYTES = 10  # a picture has more
@@ -32,6 +34,17 @@ def rows(options: Options) -> Rows:
     if options.place.is_archive and options.place.suffix == ".tar":
         return shard_rows(options, _problem, _cells)
     return file_rows(options)
+
+
+def is_shard(place: Place) -> bool:
+    """Whether a file is a tar of such documents; its first keys tell."""
+    if not place.is_archive or place.suffix != ".tar":
+        return False
+    for _, _, parts in shard_index(place.path).groups[:8]:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if {"text_list", "is_gpt"} & set(json.loads(read_part(place.path, *parts["json"]))):
+                return True
+    return False
 
 
 def _problem(parts: Parts) -> str:
@@ -69,11 +82,11 @@ def _matched(row: Row) -> list[str | ImageRef]:
     # Decided by the words alone, so that every process, run and form of the data decides alike.
     if len(before) == 1 and hashlib.sha256("\n".join(sentences).encode("utf-8", "replace")).digest()[0] % 2:
         raise _left_out(row, "a single picture, which half of such documents are left out for")
-    pieces: list[str | ImageRef] = []
+    pieces: list = [""]
     for number, sentence in enumerate(sentences):
-        pieces += [before[number]] if number in before else []
-        pieces += [sentence + " " * (number + 1 < len(sentences))]
-    return pieces
+        pieces += [before[number], ""] if number in before else []
+        pieces[-1] += sentence + " "
+    return [*pieces[:-1], pieces[-1][:-1]]
 
 
 def _generated(row: Row) -> list[str | ImageRef]:

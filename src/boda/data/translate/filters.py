@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 import unicodedata
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from boda.data.translate.protect import protect, spans
+from boda.errors import BodaError, explaining
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,12 @@ class Limits:
     copied_words: int = 5  # words of the source in a row that stand untranslated, fewer than
     lost_numbers: int = 0  # numbers of the source that are not said, at most
     max_characters: int = 1000  # fewer than; 0: any
+    broken_off: float = 0.38  # letters for one of the source, below which a translation without an end is taken for cut off
+    nearly: float = 0.7  # of the groups of five letters shared with a text before, from which it is a near duplicate
+    similarity: float = 0.2  # of picture and text, where a model is asked, at least
+    back_translation: float = 0.3  # chrF of source and translation translated back, where an engine is asked, at least
     emoji: str = "keep"  # keep, refuse, or drop: taken out of the translation
+    unquote: bool = False  # takes the b'...' away that Python puts around bytes
 
 
 Filter = Callable[[Pair, Limits], str | None]
@@ -116,7 +123,7 @@ def other_language(pair: Pair, limits: Limits) -> str | None:
 
 def length_ratio(pair: Pair, limits: Limits) -> str | None:
     """Far shorter or longer than translations are."""
-    source, translation = (len(re.findall(r"[^\W_]", _plain(side))) for side in (pair.source, pair.translation))
+    source, translation = _count(pair.source), _count(pair.translation)
     if translation < limits.shortest * source - 3 or translation > limits.longest * source + limits.longest_extra:
         return f"{translation} letters for the source's {source}"
     return None
@@ -151,8 +158,9 @@ def span_loss(pair: Pair, limits: Limits) -> str | None:
 
 def ending(pair: Pair, limits: Limits) -> str | None:
     """Breaks off: the source ends a sentence, the translation ends with neither a mark nor the end of a Korean sentence."""
-    said = pair.translation.rstrip()
-    if re.search(r"\w{3}[.!?][\"'”’)\s]*$", pair.source) and _HANGUL.match(said[-1:]) and not _is_ended(said[-1]):
+    said, ratio = pair.translation.rstrip(), _count(pair.translation) / max(_count(pair.source), 1)
+    is_sentence = re.search(r"\w{3}[.!?][\"'”’)\s]*$", pair.source)
+    if is_sentence and ratio < limits.broken_off and _HANGUL.match(said[-1:]) and not _is_ended(said[-1]):
         return f"breaks off: ...{said[-20:]}"
     return None
 
@@ -220,8 +228,22 @@ FILTERS: dict[str, Filter] = {
 NEED_SOURCE = ("residue", "ending", "span_loss", "numbers", "length_ratio")
 PRESETS: dict[str, tuple[dict[str, Filter], Limits]] = {
     "boda": (FILTERS, Limits()),
-    "openflaminko": ({"openflaminko": openflaminko}, Limits(emoji="drop")),
+    "openflaminko": ({"openflaminko": openflaminko}, Limits(emoji="drop", unquote=True)),
 }
+
+
+def changed_limits(limits: Limits, said: Mapping[str, str]) -> Limits:
+    """Limits with others by name, as they are written on a command line. Raises BodaError: no such limit, or no value of it."""
+    known = dataclasses.asdict(limits)
+    for name, value in said.items():
+        if name not in known:
+            raise BodaError(f"no limit '{name}'; there are {', '.join(known)}")
+        kind = type(known[name])
+        with explaining(f"the limit {name} is a number, such as {known[name]}; it cannot be '{value}'", ValueError):
+            known[name] = kind(value) if kind is not bool else value.lower() in ("true", "1", "yes")
+    if known["emoji"] not in ("keep", "drop", "refuse"):
+        raise BodaError(f"emoji are to keep, drop or refuse, not '{known['emoji']}'")
+    return Limits(**known)
 
 
 def check_pair(pair: Pair, limits: Limits = Limits(), filters: dict[str, Filter] | None = None) -> tuple[str, str] | None:
@@ -232,19 +254,15 @@ def check_pair(pair: Pair, limits: Limits = Limits(), filters: dict[str, Filter]
     return None
 
 
-def scored(score: Callable[[Pair], float], least: float, what: str) -> Filter:
-    """A filter by a score that the caller knows how to get: of the picture beside the text, or of the text translated back."""
+def back_translation(translate: Callable[[list[str]], list[str]]) -> Callable[[Sequence[Pair]], list[float]]:
+    """Scores pairs: chrF, 0 to 1, of the translations translated back beside their sources; `translate` is an engine's, from Korean."""
 
-    def refuse(pair: Pair, limits: Limits) -> str | None:
-        found = score(pair)
-        return f"{what} {found:.3f}; at least {least:g} is wanted" if found < least else None
+    def score(pairs: Sequence[Pair]) -> list[float]:
+        return [
+            chrf(back, pair.source) for back, pair in zip(translate([pair.translation for pair in pairs]), pairs, strict=True)
+        ]
 
-    return refuse
-
-
-def back_translation(translate: Callable[[Sequence[str]], Sequence[str]]) -> Callable[[Pair], float]:
-    """chrF (0 to 1) of the translation translated back beside its source; `translate` is an engine's, from Korean."""
-    return lambda pair: chrf(translate([pair.translation])[0], pair.source) if pair.source else 1.0
+    return score
 
 
 def chrf(hypothesis: str, reference: str, order: int = 6, beta: float = 2.0) -> float:
@@ -313,6 +331,18 @@ def _signature(text: str, factors: np.ndarray) -> np.ndarray:
 def without_emoji(text: str) -> str:
     """The text without emoji, and without the space that stood before each."""
     return re.sub(rf" ?{EMOJI.pattern}", "", text)
+
+
+def tidied(text: str, limits: Limits) -> str:
+    """The text as it is kept: without what the limits say is dropped."""
+    if limits.unquote and re.fullmatch(r"b'.*'|b\".*\"", text, re.DOTALL):
+        text = text[2:-1]
+    return without_emoji(text) if limits.emoji == "drop" else text
+
+
+def _count(text: str) -> int:
+    """Letters and digits of what is language."""
+    return len(re.findall(r"[^\W_]", _plain(text)))
 
 
 def _is_hangul(letter: str) -> bool:

@@ -17,6 +17,13 @@ DataDir = Annotated[Path | None, typer.Option("--data", help="where relative dat
 OutDir = Annotated[Path | None, typer.Option("--out", help="folder of the run; runs/<recipe> unless given")]
 
 
+def pairs_of(words: list[str] | None) -> dict[str, str]:
+    """KEY=VALUE words."""
+    if wrong := [word for word in words or [] if "=" not in word]:
+        raise typer.BadParameter(f"'{wrong[0]}' is no KEY=VALUE, such as answer=정답")
+    return dict(word.split("=", 1) for word in words or [])
+
+
 def say(text: str) -> None:
     """For people: nothing with --quiet; on stderr with --json, which keeps stdout for the object."""
     if not settings["quiet"]:

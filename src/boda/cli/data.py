@@ -8,9 +8,14 @@ from typing import Annotated
 
 import typer
 
-from boda.cli.console import DataDir, Pairs, result, settings
+from boda.cli.console import DataDir, Pairs, pairs_of, result, settings
+from boda.cli.convert import convert, merge
+from boda.cli.translate import translate
 
 data_app = typer.Typer(help="Data sets: look at them before training, draw new ones.", no_args_is_help=True)
+data_app.command()(convert)
+data_app.command()(merge)
+data_app.command()(translate)
 
 
 @data_app.command("check", help="Read a data set, or a recipe's, decode every picture, list what cannot be used (exit code 1).")
@@ -55,13 +60,6 @@ def survey_data(
     result({"sets": found, **totals}, "\n".join(map(survey.table, found)))
     if any(each["problem"] or (is_check and each["bad"]) for each in found):
         raise typer.Exit(1)
-
-
-def pairs_of(words: list[str] | None) -> dict[str, str]:
-    """KEY=VALUE words."""
-    if wrong := [word for word in words or [] if "=" not in word]:
-        raise typer.BadParameter(f"'{wrong[0]}' is no KEY=VALUE, such as answer=정답")
-    return dict(word.split("=", 1) for word in words or [])
 
 
 def _data_sets(path: str, data: Path | None, given: dict) -> list[tuple]:

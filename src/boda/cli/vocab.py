@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from boda.cli.console import DataDir, Pairs, result, settings
-from boda.cli.data import pairs_of
+from boda.cli.console import DataDir, Pairs, pairs_of, result, settings
 
 vocab_app = typer.Typer(help="Vocabulary: give a tokenizer more pieces, measure what they save.", no_args_is_help=True)
 

@@ -48,6 +48,7 @@ class Engine:
     concurrency: int = 8
 
     def __post_init__(self):
+        self.model = str(self.model)
         if isinstance(self.glossary, (str, Path)):
             self.glossary = Glossary.read(self.glossary) if str(self.glossary) else None
         if self.concurrency < 1 or self.price < 0:

@@ -63,7 +63,7 @@ class Translator(Service):
 
     def _body(self, texts: list[str]) -> dict[str, Any]:
         body = {
-            "text": [_as_xml(text) for text in texts],
+            "text": [_as_xml(text.strip()) for text in texts],
             "target_lang": "KO",
             "tag_handling": "xml",
             "tag_handling_version": "v2",
@@ -110,7 +110,7 @@ def _replies(texts: list[str], found: Any, endpoint: Endpoint) -> list[Reply]:
     replies = []
     for text, answer in zip(texts, answers):
         billed = answer.get("billed_characters")
-        characters = len(_MARK.sub("", text)) if billed is None else int(billed)
+        characters = len(_MARK.sub("", text.strip())) if billed is None else int(billed)
         replies.append(checked(text, endpoint.clean(_from_xml(answer["text"])), characters))
     return replies
 

@@ -70,7 +70,7 @@ class Translator(Service):
         glossary = self.glossary if isinstance(self.glossary, Glossary) else None
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": self._prompt.messages(text, self.source_language, glossary),
+            "messages": self._prompt.messages(text.strip(), self.source_language, glossary),
             self._limit: 256 + 4 * len(text),
         }
         if self.temperature is not None:
@@ -95,8 +95,8 @@ class Translator(Service):
                 if why == "length"
                 else f"the model gave up: {why}"
             )
-            return Reply(error=cut, characters=len(text), tokens=tokens)
-        return checked(text, found, len(text), tokens)
+            return Reply(error=cut, characters=len(text.strip()), tokens=tokens)
+        return checked(text, found, len(text.strip()), tokens)
 
     def _read(self, found: Any) -> tuple[str, str | None, int]:
         """A reply -> its text, why it ended, and what it has cost."""

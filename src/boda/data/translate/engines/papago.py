@@ -49,11 +49,11 @@ class Translator(Service):
         if len(text) > MOST_CHARACTERS:
             return Reply(error=f"the text has {len(text):,} characters, and Papago takes {MOST_CHARACTERS:,}")
         source = {"zh": "zh-CN"}.get(self.source_language, self.source_language)
-        body = {"source": source, "target": "ko", "text": text}
+        body = {"source": source, "target": "ko", "text": text.strip()}
         try:
             return self.ask("translation", body, lambda found: self._read(text, found))
         except Unanswered as error:
             return Reply(error=str(error))
 
     def _read(self, text: str, found: Any) -> Reply:
-        return checked(text, self.endpoint.clean(found["message"]["result"]["translatedText"]), len(text))
+        return checked(text, self.endpoint.clean(found["message"]["result"]["translatedText"]), len(text.strip()))

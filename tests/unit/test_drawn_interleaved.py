@@ -246,7 +246,7 @@ def test_the_more_is_shown_the_more_is_known():
 
 def test_nothing_of_a_test_is_in_training():
     def pixels(seed: int, pair: str) -> set[bytes]:
-        images = [image for sample in read("interleaved", 150, seed, {"pair": pair}) for image in sample.images]
+        images = [image for sample in read("interleaved", 70, seed, {"pair": pair}) for image in sample.images]
         return {hashlib.sha256(image.picture().tobytes()).digest() for image in images}
 
     assert not pixels(0, "seen") & (pixels(TEST_SEED, "seen") | pixels(TEST_SEED, "unseen"))
@@ -276,7 +276,7 @@ class Scripted:
         return found
 
 
-def evaluated(reply, folder, task: str = "drawn-shots:number=60") -> dict:
+def evaluated(reply, folder, task: str = "drawn-shots:number=25") -> dict:
     return run(Scripted(reply), [task], folder, quiet=True, batch_size=64)[task]
 
 
@@ -285,8 +285,8 @@ def curve(result: dict, kind: str, key: str = "score") -> list[float]:
 
 
 def test_whoever_knows_the_right_answers_has_them_all_right(tmp_path):
-    rows = make_task("drawn-shots:number=60").load(None)
-    assert len(rows) == 60 * (4 + 6 + 6)
+    rows = make_task("drawn-shots:number=25").load(None)
+    assert len(rows) == 25 * (4 + 6 + 6)
     right = {(row.value.images[-1].drawn, len(row.value.images)): row.value.messages[-1].text for row in rows}
     result = evaluated(lambda names, told: right[names[-1], len(names)], tmp_path)
     assert result["score"] == 1.0 and result["n"] == len(rows)
@@ -295,9 +295,9 @@ def test_whoever_knows_the_right_answers_has_them_all_right(tmp_path):
 
 
 def test_whoever_answers_about_the_picture_before_is_found_out(tmp_path):
-    rows = make_task("drawn-shots:number=60:only=latest").load(None)
+    rows = make_task("drawn-shots:number=25:only=latest").load(None)
     others = {row.value.images[-1].drawn: dict(row.value.tags)["others"].split("|")[-1] for row in rows if row.value.images[1:]}
-    result = evaluated(lambda names, told: others[names[-1]], tmp_path, "drawn-shots:number=60:only=latest")
+    result = evaluated(lambda names, told: others[names[-1]], tmp_path, "drawn-shots:number=25:only=latest")
     assert curve(result, "latest") == [0] * 4 and curve(result, "latest", "earlier") == [0, 1, 1, 1]
 
 

@@ -268,7 +268,10 @@ def merge(
 @app.command(name="import")
 def import_(
     source: Annotated[
-        str, typer.Argument(help="a folder or hub id of a LLaVA, a LoRA of one, or a Flax KoCLIP; an mm_projector.bin")
+        str,
+        typer.Argument(
+            help="a folder or hub id of a LLaVA, a LoRA of one, or a Flax KoCLIP; an mm_projector.bin; OpenFlamingo's .pt"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="folder of the model")],
     vision: Annotated[str | None, typer.Option(help="its vision tower, where it is not inside")] = None,
@@ -276,7 +279,7 @@ def import_(
     connector: Annotated[str | None, typer.Option(help="its projector's kind, where it cannot be told")] = None,
     template: Annotated[str | None, typer.Option(help="chat template, where it cannot be told or is told wrongly")] = None,
 ) -> None:
-    """Turn a checkpoint of LLaVA, in its own or in transformers' layout, or of KoCLIP in Flax's, into a model folder."""
+    """Turn a checkpoint of LLaVA, in its own or in transformers' layout, OpenFlamingo or Flax KoCLIP into a model folder."""
     from boda.models.checkpoints import read_info
     from boda.train.importing import import_checkpoint
 
@@ -284,7 +287,7 @@ def import_(
     found = read_info(folder)["imported"]
     told = f"tokenizer: {found['tokenizer']}" if "tokenizer" in found else ""
     told = told or f"chat template: {found['chat_template']} ({found['chat_template_why']}); another with --template"
-    result({"model": str(folder), **found}, f"model: {folder}\n{told}")
+    result({"model": str(folder), **found}, "\n".join([f"model: {folder}", *found.get("notes", ()), told]))
 
 
 def main() -> None:

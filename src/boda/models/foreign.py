@@ -1,4 +1,4 @@
-"""Checkpoints in other projects' layouts, taken apart: LLaVA's own three, transformers' LLaVA, and KoCLIP's in Flax.
+"""Checkpoints in other projects' layouts, taken apart: LLaVA's own three, transformers' LLaVA, OpenFlamingo's, KoCLIP's in Flax.
 
 To add a layout: a function that reads it and a line in LAYOUTS.
 """
@@ -19,9 +19,9 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from boda.errors import WHY, BodaError, explaining
 from boda.files import read_json
+from boda.models.foreign_flamingo import KEYS as FLAMINGO_KEYS
+from boda.models.foreign_flamingo import Weights, language_weights, read_open_clip, settings_of, without_wrapper
 from boda.models.loading import LOADING_ERRORS, config_from, is_path, open_part
-
-Weights = dict[str, torch.Tensor]
 
 # LLaVA's name of a projector -> our connector, how its keys begin -> how ours do, and a key by which to tell it.
 PROJECTORS: dict[str, tuple[str, dict[str, str], str]] = {
@@ -43,8 +43,9 @@ ORIGINAL_KEYS = {
 }
 OLD_KEYS = {"connector": "multi_modal_projector.", "vision": "vision_tower.", "language": "language_model."}
 NEW_KEYS = {part: "model." + begin for part, begin in OLD_KEYS.items()} | {"head": "lm_head."}
+TRAINERS = ("model_state_dict", "state_dict")  # under which training scripts keep the weights beside their own state
 IGNORED = ("rotary_emb.inv_freq", "embeddings.position_ids")  # computed; old versions of transformers saved them
-HUB_FILES = ["*.json", "*.jinja", "*.bin", "*.safetensors", "*.model", "*.txt", "*.msgpack"]
+HUB_FILES = ["*.json", "*.jinja", "*.bin", "*.pt", "*.safetensors", "*.model", "*.txt", "*.msgpack"]
 FLAX_KEYS = {
     "vision": r"vision_model\.",
     "language": r"text_model\.",
@@ -60,8 +61,8 @@ class Parts:
     vision: str | dict
     language: Any
     tokenizer: str
-    connector: str  # "": a pair model, which has none
-    connector_weights: Weights  # named as in boda.models.connectors
+    connector: str | dict  # "": a pair model, which has none; a mapping: a flamingo's settings
+    connector_weights: Weights  # named as in boda.models.connectors; of a flamingo resampler.* and layers.N.cross_attention.*
     vision_layer: int
     vision_weights: Weights
     language_weights: Weights  # all, or those that take the place of a named language model's
@@ -69,6 +70,8 @@ class Parts:
     image_processor: Any = None
     image_fit: str | None = None  # None: as the tower's own image processor does it
     marks: list[str] = field(default_factory=list)  # tokens that the source adds to the tokenizer
+    colours: dict = field(default_factory=dict)  # mean and std of pictures, where there is no image processor to say it
+    notes: list[str] = field(default_factory=list)  # what was taken where the checkpoint leaves a choice, for the user
     layout: str = ""
     said: dict = field(default_factory=dict)  # config.json
     names: list[str] = field(default_factory=list)  # what may tell how the model was talked to
@@ -247,6 +250,40 @@ def read_hybrid_clip(folder: Path, config: dict, given: Given) -> Parts:
     return Parts(vision, text, tokenizer, "", found["connector"], -1, found["vision"], found["language"])
 
 
+def read_flamingo(path: Path, config: dict, given: Given) -> Parts:
+    """OpenFlamingo's or OpenFlaminKO's .pt: what was trained. The language model is named by the user, and so is the tower where
+    none is inside."""
+    given.refuse("connector")
+    file = path if path.is_file() else next(path.glob("*.pt"))
+    found = split(without_wrapper(load_file(file)), FLAMINGO_KEYS, file)
+    settings, note = settings_of(found["resampler"], found["blocks"], file)
+    blocks = {f"layers.{key.replace('.gated_cross_attn_layer.', '.cross_attention.')}": t for key, t in found["blocks"].items()}
+    vision, tower, place = given.vision or "", found["vision"], file
+    for part, there in (("language", given.language), ("vision", vision or tower)):
+        if not there:
+            raise BodaError(f"{file} holds no {part} model; --{part} names the one it was trained with, a folder or hub id")
+    if vision and not tower and Path(vision).expanduser().is_file():
+        vision, place = "", Path(vision).expanduser()
+        named = without_wrapper(load_file(place))
+        tower = {key.removeprefix("visual."): tensor for key, tensor in named.items() if key.startswith("visual.")}
+    parts = Parts(
+        vision,
+        given.language,
+        str(given.language),
+        settings,
+        {f"resampler.{key}": tensor for key, tensor in found["resampler"].items()} | blocks,
+        -1,
+        {},
+        language_weights(found["language"]),
+        notes=[note],
+    )
+    if not vision or tower:
+        opened = read_open_clip(tower, place)
+        parts.vision, parts.vision_weights, parts.colours = vision or opened.config, opened.weights, opened.colours
+        parts.notes += [] if vision else [opened.note]
+    return parts
+
+
 # Name (its files) -> whether path and config.json are that, and what takes it apart. The first that fits is taken.
 LAYOUTS = {
     "LLaVA adapter (adapter_config.json, adapter_model, non_lora_trainables.bin)":
@@ -259,6 +296,8 @@ LAYOUTS = {
         (lambda path, config: path.suffix == ".bin" or (path / "mm_projector.bin").is_file(), read_projector),
     "KoCLIP in Flax (config.json with model_type: hybrid-clip, flax_model.msgpack)":
         (lambda path, config: config.get("model_type") == "hybrid-clip", read_hybrid_clip),
+    "OpenFlamingo (one .pt with perceiver.* and gated_cross_attn_layer.*)":
+        (lambda path, config: path.suffix == ".pt" or len(list(path.glob("*.pt"))) == 1, read_flamingo),
 }  # fmt: skip
 
 
@@ -280,9 +319,11 @@ def load_weights(folder: Path, names: tuple[str, ...] = ("model.safetensors", "p
 def load_file(path: Path) -> Weights:
     """One file of tensors, read without running what code it may hold."""
     is_bin = path.suffix != ".safetensors"
-    kinds = (*LOADING_ERRORS, EOFError, AttributeError, pickle.UnpicklingError)
-    with explaining(f"{path} cannot be read as tensors by name: {WHY}", *kinds):
+    kinds = (*LOADING_ERRORS, EOFError, AttributeError)
+    cannot, why = f"{path} cannot be read as tensors by name", "damaged, or it holds objects that only running its code makes"
+    with explaining(f"{cannot}: {WHY}", *kinds), explaining(f"{cannot}: it is {why}", pickle.UnpicklingError):
         weights = torch.load(path, map_location="cpu", weights_only=True) if is_bin else load_safetensors(path)
+        weights = next((weights[name] for name in TRAINERS if name in weights), weights)
         return {key: tensor.detach() for key, tensor in weights.items() if not key.endswith(IGNORED)}
 
 

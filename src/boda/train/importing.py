@@ -13,11 +13,14 @@ from boda.data.images import ImageSpec
 from boda.data.render import Renderer, processor_template
 from boda.errors import WHY, BodaError, explaining
 from boda.files import read_json
-from boda.models.assemble import HEADS, Assembled, load_language, load_tokenizer, load_tower, put_together
+from boda.models.assemble import END_OF_CHUNK, HEADS, Assembled, load_language, load_tokenizer, load_tower, put_together
 from boda.models.checkpoints import first_position, move_text_positions
+from boda.models.flamingo import LookingLayer
 from boda.models.foreign import Given, Parts, Weights, check_keys, load_weights, read_parts
+from boda.models.foreign_flamingo import add_published_tokens
 from boda.models.loading import quiet_loading
 from boda.models.pairing import join_pair, write_pair
+from boda.models.vlm import feature_size
 from boda.models.vocabulary import IMAGE_TOKEN, add_token, resize_embeddings
 from boda.recipe import Generation, template_names, template_text
 from boda.train.build import write_vlm
@@ -29,6 +32,7 @@ NAMES = (
     ("hyperclovax", "small-korean-vlm"), ("synatra", "kollava"), ("llama-?2", "llama-2"), ("mistral", "mistral"),
     ("v1|llava-1|vicuna", "vicuna"),
 )  # fmt: skip
+DEMONSTRATED = Generation(beams=3, max_new_tokens=20)  # how OpenFlamingo's and OpenFlaminKO's examples ask
 MARKED = (
     "{%- set marked = namespace(messages=[]) -%}{%- for message in messages -%}{%- set marked.messages = marked.messages + "
     "[dict(message, content=message.content | replace('<image>', '<im_start><image><im_end>'))] -%}{%- endfor -%}"
@@ -44,11 +48,13 @@ def import_checkpoint(
     connector: str | None = None,
     template: str | None = None,
 ) -> Path:
-    """Turns a checkpoint of LLaVA, in its own or in transformers' layout, or of KoCLIP in Flax's, into a model folder, `out`.
+    """Turns a checkpoint of LLaVA, in its own or in transformers' layout, of OpenFlamingo, or of KoCLIP in Flax's, into a model
+    folder, `out`.
 
-    `source`: folder, hub id, or an mm_projector.bin. `vision`, `language`: hub ids or folders of what it does not hold and does
-    not name. `connector`: the projector's kind, where it cannot be told. `template`: name of a chat template or a .jinja file,
-    where the source does not tell it; boda.json says under `imported` which was taken, and why.
+    `source`: folder, hub id, an mm_projector.bin or OpenFlamingo's .pt. `vision`, `language`: hub ids or folders of what it does not
+    hold and does not name; OpenFlamingo's tower may also be a file of open_clip's. `connector`: the projector's kind, where it cannot
+    be told. `template`: name of a chat template or a .jinja file, where the source does not tell it; boda.json says under `imported`
+    which was taken, and why.
     Raises BodaError: no layout that is known, or something is missing or does not fit.
     """
     out = Path(out)
@@ -69,7 +75,13 @@ def import_checkpoint(
     else:
         end_ids = Renderer(tokenizer, text, assembled.num_image_tokens).end_ids()
         text = processor_template(text)
-    spec = ImageSpec.from_processor(assembled.image_processor).refit(assembled.image_size, parts.image_fit)
+    kind, settings = "vlm", Generation()
+    if isinstance(parts.connector, dict):
+        kind, settings = "flamingo", DEMONSTRATED
+        end_ids = sorted({*end_ids, *tokenizer.convert_tokens_to_ids([END_OF_CHUNK, tokenizer.eos_token])})
+    processor, size = assembled.image_processor, assembled.image_size
+    spec = ImageSpec(size, **parts.colours) if processor is None else ImageSpec.from_processor(processor)
+    spec = spec.refit(size, parts.image_fit)
     imported = {
         "source": str(source),
         "layout": parts.layout,
@@ -78,9 +90,9 @@ def import_checkpoint(
         "image_fit": spec.fit,
         "chat_template": name or "own",
         "chat_template_why": why,
-    }
-    info = {"kind": "vlm", "imported": imported, "revisions": assembled.revisions, "versions": versions()}
-    return write_vlm(assembled, text, spec, end_ids, Generation().model_dump(), out, info)
+    } | ({"notes": parts.notes} if parts.notes else {})
+    info = {"kind": kind, "imported": imported, "revisions": assembled.revisions, "versions": versions()}
+    return write_vlm(assembled, text, spec, end_ids, settings.model_dump(), out, info)
 
 
 @torch.no_grad()
@@ -110,6 +122,8 @@ def choose_template(parts: Parts, tokenizer, given: str | None) -> tuple[str, st
         return given, "said by --template"
     if own and parts.layout == "transformers' LLaVA":
         return "", "the checkpoint's own"
+    if parts.layout == "OpenFlamingo":
+        return "flamingo", "as OpenFlamingo writes"
     if parts.layout == "LLaVA projector":
         return "plain", "a projector alone has seen captions only"
     for pattern, name in NAMES:
@@ -164,7 +178,10 @@ def assemble_parts(parts: Parts) -> Assembled:
         tokenizer = load_tokenizer(parts.tokenizer, what="language", config=parts.language)
     for mark in parts.marks:
         add_token(tokenizer, mark)
-    resize_embeddings(language, tokenizer)
+    if isinstance(parts.connector, dict):
+        language = _ready_for_flamingo(tower, language, tokenizer, parts)
+    else:
+        resize_embeddings(language, tokenizer)
     if isinstance(parts.language, str):
         _replace(language, parts.language_weights, tokenizer.convert_tokens_to_ids(parts.marks))
     if parts.adapter:
@@ -196,10 +213,38 @@ def _fill(what: str, own: dict[str, torch.Tensor], weights: Weights) -> None:
         parameter.copy_(weights[name])
 
 
+def _ready_for_flamingo(tower, language, tokenizer, parts: Parts):
+    """The language model with as many rows of tokens as the checkpoint has, which also tell the tokens that its tokenizer gets; in
+    a type that holds the checkpoint's numbers. Raises BodaError where a part is of another width, or there are no such rows."""
+    weights = parts.connector_weights
+    query = next(tensor for key, tensor in weights.items() if key.endswith(".cross_attention.attn.to_q.weight"))
+    _check_width(parts, "vision", "resampler takes", weights["resampler.latents"], feature_size(tower.module.config))
+    _check_width(parts, "language", "cross-attention takes", query, language.config.hidden_size)
+    table, head = language.get_input_embeddings().weight, language.get_output_embeddings().weight
+    named = language.named_parameters(remove_duplicate=False)
+    tables = {name: parameter for name, parameter in named if parameter is table or parameter is head}
+    rows = {name: len(parts.language_weights[name]) for name in tables if name in parts.language_weights}
+    if not any(tables[name] is table for name in rows) or len(set(rows.values())) > 1:
+        found = ", ".join(f"{name} of {number} rows" for name, number in rows.items()) or "none of them"
+        raise BodaError(
+            f"the checkpoint has {found}, and {' and '.join(tables)} of as many rows are needed, the first at least"
+        )
+    number = next(iter(rows.values()))
+    project, tokens = add_published_tokens(tokenizer, number)
+    assert isinstance(parts.connector, dict)
+    parts.connector |= {"places": False, "special_tokens": list(tokens[1:-1])}
+    parts.notes.append(f"tokens: the {len(tokens)} of {project}, told from {number} rows")
+    if table is not head and len(rows) == 1:
+        parts.notes.append("head: the language model's own, as the checkpoint has none; a new token's row is the mean of all")
+    resize_embeddings(language, tokenizer)
+    language.resize_token_embeddings(number, mean_resizing=False)  # fewer, where the language model has rows to spare
+    return language.to(torch.promote_types(language.dtype, weights["resampler.latents"].dtype))
+
+
 @torch.no_grad()
 def _replace(language, weights: Weights, marks: list[int]) -> None:
     """Puts trained tensors in the place of a language model's own; of the embeddings perhaps only the rows of `marks`."""
-    own = dict(language.named_parameters())
+    own = dict(language.named_parameters(remove_duplicate=False))
     check_keys("language model", unknown=set(weights) - set(own))
     for name, tensor in weights.items():
         if tensor.shape[1:] != own[name].shape[1:] or len(tensor) > len(own[name]):
@@ -223,16 +268,26 @@ def _merged(language, folder: Path):
     return adapted.merge_and_unload().to(dtype)
 
 
+def _check_width(parts: Parts, part: str, what: str, matrix: torch.Tensor, width: int, axis: int = -1) -> None:
+    """Raises BodaError where a part that is named has vectors of another width than what was trained with it."""
+    if (given := matrix.shape[axis]) != width:
+        name = getattr(parts, part) if isinstance(getattr(parts, part), str) else f"the {part} model"
+        raise BodaError(f"the {what} vectors of {given} numbers and {name} has {width}: it was trained with another")
+
+
 def _fill_connector(model, parts: Parts) -> None:
-    weights, own = parts.connector_weights, dict(model.model.multi_modal_projector.named_parameters())
+    weights = parts.connector_weights
+    if isinstance(parts.connector, dict):
+        layers = [layer for layer in model.model.language_model.modules() if isinstance(layer, LookingLayer)]
+        named = {"resampler.": model.model.resampler, **{f"layers.{number}.": layer for number, layer in enumerate(layers)}}
+        own = {begin + key: value for begin, module in named.items() for key, value in module.named_parameters()}
+        own = {name: value for name, value in own.items() if ".decoder_layer." not in name}
+        return _fill("resampler and cross-attention", own, weights)
+    own = dict(model.model.multi_modal_projector.named_parameters())
     if parts.connector == "linear":  # in the stock class a second matrix follows, which does nothing
         own = {name: parameter for name, parameter in own.items() if name.startswith("linear_1.")}
     first = next(iter(own))
-    pairs = zip(weights[first].shape[::-1], own[first].shape[::-1]) if first in weights else ()
-    for (verb, part), (given, width) in zip((("takes", "vision"), ("gives", "language")), pairs):
-        if given != width:
-            name = getattr(parts, part) if isinstance(getattr(parts, part), str) else f"the {part} model"
-            raise BodaError(
-                f"the projector {verb} vectors of {given} numbers and {name} has {width}: it was trained with another"
-            )
+    if first in weights and weights[first].ndim == own[first].ndim:
+        _check_width(parts, "vision", "projector takes", weights[first], own[first].shape[-1])
+        _check_width(parts, "language", "projector gives", weights[first], len(own[first]), axis=0)
     _fill("projector", own, weights)

@@ -188,7 +188,7 @@ def test_a_stopped_conversion_leaves_nothing(tmp_path, pictures):
     for to in ("llava", "messages", "parquet", "webdataset"):
         with pytest.raises(KeyboardInterrupt):
             convert(stops, to, tmp_path / "out", per_shard=1 if to in ("parquet", "webdataset") else None)
-        assert not any(path.is_dir() for path in tmp_path.iterdir())
+        assert not list(tmp_path.iterdir())
 
 
 def test_names_of_pictures(tmp_path, pictures, monkeypatch):
@@ -312,10 +312,13 @@ def test_weights_take_the_same_rows_again(tmp_path):
 def test_the_files_of_a_translation_job_become_one(tmp_path):
     job = tmp_path / "job"
     (job / "data").mkdir(parents=True)
-    (job / "manifest.json").write_text("{}")
+    (job / "manifest.json").write_text('{"settings": {}}')
     for number in (1, 0):
         row = {"instruction": f"{number}번은?", "input": "사과", "output": "답"}
         (job / "data" / f"part-{number}.json").write_text(json.dumps([row], ensure_ascii=False), encoding="utf-8")
+    with pytest.raises(BodaError, match="the job is not finished"):
+        merge([job], tmp_path / "all")
+    (job / "manifest.json").write_text('{"settings": {}, "finished": "2025-01-01"}')
     done = merge([job], tmp_path / "all")
     assert (done["to"], done["samples"], done["sets"]) == ("messages", 2, {str(job): 2})
     expected = [facts(one) for number in (0, 1) for one in read(job / "data" / f"part-{number}.json")]

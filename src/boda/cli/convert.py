@@ -42,14 +42,18 @@ def convert(
 
     file = resolve_data(path, data)
     pictures = resolve_data(images, data) if images else None
-    given = {"columns": pairs_of(columns), "where": pairs_of(where), "question": question or None, "answer": answer or None}
+    given: dict[str, Any] = {
+        "columns": pairs_of(columns),
+        "where": pairs_of(where),
+        "question": question or None,
+        "answer": answer or None,
+    }
 
     def start(bad):
         samples = read(file, format, images=pictures, limit=limit, licence=licence, bad_rows=bad, **given)
         return (each for sample in samples for each in converting.single_turns(sample)) if single_turns else samples
 
-    written = {"images": pictures, "copy_images": copy_images, "per_shard": per_shard, "max_bad_rows": max_bad_rows}
-    done = converting.convert(start, to, out, **written, quiet=settings["quiet"])
+    done = converting.convert(start, to, out, **_writing(pictures, copy_images, per_shard, max_bad_rows))
     result(done, _said(done))
 
 
@@ -79,14 +83,16 @@ def merge(
     except ValueError:
         raise typer.BadParameter(f"--weights {weights}: numbers with commas between, such as 1,0.5") from None
     reading = {"format": format, "images": pictures, "columns": pairs_of(columns)}
-    written = {"images": pictures, "copy_images": copy_images, "per_shard": per_shard, "max_bad_rows": max_bad_rows}
-    files = [resolve_data(path, data) for path in paths]
-    done = write(
-        files, out, to, weights=times, drop_duplicates=drop_duplicates, reading=reading, **written, quiet=settings["quiet"]
-    )
+    files, writing = [resolve_data(path, data) for path in paths], _writing(pictures, copy_images, per_shard, max_bad_rows)
+    done = write(files, out, to, weights=times, drop_duplicates=drop_duplicates, reading=reading, **writing)
     counts = [f"  {count:,} from {name}" for name, count in done["sets"].items()]
     dropped = [f"  {done['duplicates']:,} left out because the same was there before"] * drop_duplicates
     result(done, "\n".join([_said(done), *counts, *dropped]))
+
+
+def _writing(images: Path | None, copies: bool, per_shard: int | None, most: float) -> dict[str, Any]:
+    chosen = {"images": images, "copy_images": copies, "per_shard": per_shard, "max_bad_rows": most}
+    return {**chosen, "quiet": settings["quiet"]}
 
 
 def _said(done: dict[str, Any]) -> str:

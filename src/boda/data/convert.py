@@ -65,19 +65,20 @@ def convert(
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise BodaError(f"{out} is there already; choose another folder, or remove it first")
     listed = out.with_name(f"{out.name}.bad_rows.jsonl")
-    line = lambda seen: f"{seen.done:,} samples, {seen.rate:,.0f} a second"  # noqa: E731
-    progress = Progress(line, quiet=quiet)
-    with whole_folder(out, advice="free some space and run the same command again") as folder:
-        with listed.open("w", encoding="utf-8", errors="backslashreplace") as stream:
-            bad = FirstBad(stream)
-            rows = _Rows(to, out, folder, images, copy_images)
-            _write(to, _made(start(bad), rows, bad, progress), folder, per_shard or 10_000)
-        clear_line()
-        if not len(bad):
+    progress = Progress(lambda seen: f"{seen.done:,} samples, {seen.rate:,.0f} a second", quiet=quiet)
+    try:
+        with whole_folder(out, advice="free some space and run the same command again") as folder:
+            with listed.open("w", encoding="utf-8", errors="backslashreplace") as stream:
+                bad = FirstBad(stream)
+                rows = _Rows(to, out, folder, images, copy_images)
+                _write(to, _made(start(bad), rows, bad, progress), folder, per_shard or 10_000)
+            clear_line()
+            bad.check(max_bad_rows, listed)
+            if not rows.count:
+                raise BodaError(f"no row could be written to {out}{f'; why is listed in {listed}' if len(bad) else ''}")
+    finally:
+        if listed.is_file() and not listed.stat().st_size:
             listed.unlink()
-        bad.check(max_bad_rows, listed)
-        if not rows.count:
-            raise BodaError(f"no row could be written to {out}{f'; why is listed in {listed}' if len(bad) else ''}")
     done = {"folder": str(out), "to": to, "samples": rows.count, "rows": bad.seen, "bad": len(bad), "joined": rows.joined}
     return done | {"images": str(rows.base) if rows.named and rows.base != out else ""}
 
@@ -121,36 +122,33 @@ class _Rows:
         """What is written of a sample. Raises BodaError: the target cannot hold it, or a picture cannot be read."""
         kind = TEXT if sample.is_document else PAIR if sample.rejected is not None else TALK
         self._check(sample, kind)
-        row: Any = {"id": f"{self.count:09d}"}
-        if self.to == "webdataset":
-            row = sample
-        elif kind == TEXT:
+        row = sample if self.to == "webdataset" else self._columns(sample, kind)
+        self.kind, self.count, self.named = kind, self.count + 1, self.named or bool(sample.images)
+        return row
+
+    def _columns(self, sample: Sample, kind: str) -> dict[str, Any]:
+        row: dict[str, Any] = {"id": f"{self.count:09d}"}
+        if kind == TEXT:
             row["text"] = sample.messages[0].text
         elif self.to == "llava":
             names = [self.name(image) for image in sample.images]
-            row |= {"image": names[0] if len(names) == 1 else names} if names else {}
-            said = [self._marked(sample, message) for message in sample.messages]
-            speakers = [_SPEAKERS.get(message.role, message.role) for message in sample.messages]
-            row["conversations"] = [{"from": who, "value": value} for who, value in zip(speakers, said)]
-            self.joined += any(
-                one.type == two.type == "text" for each in sample.messages for one, two in itertools.pairwise(each.content)
-            )
+            row["image"] = names[0] if len(names) == 1 else names
+            said = [(_SPEAKERS.get(message.role, message.role), self._marked(sample, message)) for message in sample.messages]
+            row["conversations"] = [{"from": who, "value": value} for who, value in said]
+            pairs = [pair for message in sample.messages for pair in itertools.pairwise(message.content)]
+            self.joined += any(one.type == other.type == "text" for one, other in pairs)
         elif self.to == "messages":
             row["messages"] = [{"role": message.role, "content": _content(message)} for message in sample.messages]
             row["images"] = [self.name(image) for image in sample.images]
         else:
             row["messages"] = [message.as_dict() for message in sample.messages]
             row["images"] = [{"bytes": image.read(), "path": _file_name(image)} for image in sample.images]
-        if self.to != "webdataset":
-            source = f"{sample.source.dataset}, row {sample.source.row}"
-            row |= {"rejected": sample.rejected} if kind == PAIR else {}
-            row |= {"tags": dict(sample.tags), "licence": sample.source.licence, "source": source}
-            if self.to == "parquet":
-                row["tags"] = [{"name": name, "value": value} for name, value in sample.tags]
-            else:
-                row = {name: value for name, value in row.items() if value}
-        self.kind, self.count, self.named = kind, self.count + 1, self.named or bool(sample.images)
-        return row
+        source = f"{sample.source.dataset}, row {sample.source.row}"
+        row |= {"tags": dict(sample.tags), "licence": sample.source.licence, "source": source}
+        row |= {"rejected": sample.rejected} if kind == PAIR else {}
+        if self.to == "parquet":  # an object's fields would be the same in all rows
+            return row | {"tags": [{"name": name, "value": value} for name, value in sample.tags]}
+        return {name: value for name, value in row.items() if value}
 
     def _check(self, sample: Sample, kind: str) -> None:
         others = "--to messages and parquet do"
@@ -239,7 +237,7 @@ def _write_parquet(rows: Iterator[dict], folder: Path, per_shard: int) -> None:
     turns = pyarrow.list_(_struct(role=text, content=pyarrow.list_(_struct(type=text, text=text))))
     pictures = pyarrow.list_(_struct(bytes=pyarrow.binary(), path=text))
     for number in itertools.count():
-        shard = itertools.islice(rows, per_shard)
+        shard: Iterator[dict] = itertools.islice(rows, per_shard)
         if (first := next(shard, None)) is None:
             return
         columns = {"text": text} if "text" in first else {"messages": turns, "images": pictures}

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from boda.data.convert import convert
+from boda.data.files import Place
 from boda.data.sample import Sample
 from boda.data.sources import DATA_SUFFIXES, BadRows, read
 from boda.errors import BadRow, BodaError
+from boda.files import read_json
 
 
 def merge(
@@ -68,10 +70,16 @@ def merge(
 
 
 def set_files(path: Path) -> list[Path]:
-    """The files of a set: of a translation job or a folder of several data files all of these, in the order of their names."""
-    folder = path / "data" if (path / "manifest.json").is_file() else path
-    found = [each for each in folder.iterdir() if each.suffix in DATA_SUFFIXES] if folder.is_dir() else []
-    return sorted(found) if len(found) > 1 else [folder]
+    """The files of a set, in the order of their names: those of a translation job, and of a folder of several data files.
+
+    Raises BodaError: the job is not finished.
+    """
+    if (path / "data").is_dir() and (job := read_json(path / "manifest.json")):
+        if "finished" not in job:
+            raise BodaError(f"{path}: the job is not finished; run its boda data translate again, then merge")
+        return sorted((path / "data").iterdir())
+    found = [each for each in path.iterdir() if Place(str(each)).suffix in DATA_SUFFIXES] if path.is_dir() else []
+    return sorted(found) if len(found) > 1 else [path]
 
 
 def _format(path: Path, reading: dict[str, Any]) -> str:

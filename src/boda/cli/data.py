@@ -10,12 +10,14 @@ import typer
 
 from boda.cli.console import DataDir, Pairs, pairs_of, result, settings
 from boda.cli.convert import convert, merge
+from boda.cli.filter import filter_rows
 from boda.cli.translate import translate
 
 data_app = typer.Typer(help="Data sets: look at them before training, draw new ones.", no_args_is_help=True)
 data_app.command()(convert)
 data_app.command()(merge)
 data_app.command()(translate)
+data_app.command("filter")(filter_rows)
 
 
 @data_app.command("check", help="Read a data set, or a recipe's, decode every picture, list what cannot be used (exit code 1).")

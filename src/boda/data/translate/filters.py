@@ -38,7 +38,7 @@ class Limits:
     copied_words: int = 5  # words of the source in a row that stand untranslated, fewer than
     lost_numbers: int = 0  # numbers of the source that are not said, at most
     max_characters: int = 1000  # fewer than; 0: any
-    broken_off: float = 0.38  # letters for one of the source, below which a translation without an end is taken for cut off
+    broken_off: float = 0.42  # letters for one of the source, below which a translation without an end is taken for cut off
     nearly: float = 0.7  # of the groups of five letters shared with a text before, from which it is a near duplicate
     similarity: float = 0.2  # of picture and text, where a model is asked, at least
     back_translation: float = 0.3  # chrF of source and translation translated back, where an engine is asked, at least
@@ -246,7 +246,7 @@ def changed_limits(limits: Limits, said: Mapping[str, str]) -> Limits:
     return Limits(**known)
 
 
-def check_pair(pair: Pair, limits: Limits = Limits(), filters: dict[str, Filter] | None = None) -> tuple[str, str] | None:
+def check_pair(pair: Pair, limits: Limits = Limits(), filters: Mapping[str, Filter] | None = None) -> tuple[str, str] | None:
     """(filter, reason) of the first that refuses the pair; None: it is good. Without a source, what needs one is left out."""
     for name, each in (FILTERS if filters is None else filters).items():
         if (pair.source or name not in NEED_SOURCE) and (reason := each(pair, limits)):

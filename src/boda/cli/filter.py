@@ -1,0 +1,111 @@
+"""`boda data filter`: rows of a Korean set that are no good left out, with the reasons beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from boda.cli.console import DataDir, pairs_of, result, settings
+
+
+def filter_rows(
+    path: Annotated[
+        str, typer.Argument(help="a file, a folder or pattern of files, or two files of aligned lines: news.{ko,en}")
+    ],
+    out: Annotated[Path, typer.Option(help="folder to write: data/ with files of the same names, rejects.jsonl")],
+    fields: Annotated[
+        str | None, typer.Option(help="what is looked at, with commas between: conversations[].value,title")
+    ] = None,
+    source_fields: Annotated[
+        str | None, typer.Option(help="what each was translated from; filters that compare need it")
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="format of the rows; told from them unless given")] = None,
+    preset: Annotated[str, typer.Option(help="boda, or openflaminko: the published rule")] = "boda",
+    skip: Annotated[list[str] | None, typer.Option(help="a filter that is not used; repeatable")] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="e.g. max_characters=0 emoji=drop; repeatable")
+    ] = None,
+    similarity: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="a pair model that says whether text and picture fit")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="what the rows' picture names start from")] = None,
+    back_translation: Annotated[str | None, typer.Option(metavar="ENGINE", help="an engine that translates back")] = None,
+    engine: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="its settings: model, url, prompt, concurrency; repeatable")
+    ] = None,
+    data: DataDir = None,
+) -> None:
+    """Leave out rows that are no good Korean translation, or were there before."""
+    from boda.data.filtering import Task, filter_set
+    from boda.data.sources import resolve_data
+    from boda.data.translate.filters import PRESETS, changed_limits
+
+    if preset not in PRESETS:
+        raise typer.BadParameter(f"no preset '{preset}'; there are {', '.join(PRESETS)}")
+    filters, limits = PRESETS[preset]
+    has_duplicates = preset == "openflaminko" or "duplicates" in (skip or [])
+    if unknown := [name for name in skip or [] if name not in (*filters, "duplicates")]:
+        raise typer.BadParameter(f"no filter '{unknown[0]}'; there are {', '.join([*filters, 'duplicates'])}")
+    scores: dict[str, Any] = {}
+    if similarity:
+        scores["similarity"] = _similarity(similarity)
+    if back_translation:
+        scores["back_translation"] = _back(back_translation, pairs_of(engine))
+    task = Task(
+        [name.strip() for name in (fields or "").split(",") if name.strip()],
+        [name.strip() for name in (source_fields or "").split(",") if name.strip()],
+        format,
+        {name: each for name, each in filters.items() if name not in (skip or [])},
+        changed_limits(limits, pairs_of(limit)),
+        has_duplicates,
+        scores,
+        resolve_data(images, data) if images else None,
+        settings["quiet"],
+    )
+    done = filter_set(resolve_data(path, data), out, task)
+    result(done, _table(done))
+
+
+def _table(done: dict[str, Any]) -> str:
+    lines = [f"{done['rows']:,} rows, {done['kept']:,} kept ({done['kept'] / max(done['rows'], 1):.1%}): {done['out']}"]
+    lines += [f"{count:>9,}  {name}" for name, count in done["rejected"].items()]
+    if done["skipped"]:
+        lines.append(f"not used without sources (--source-fields names them): {', '.join(done['skipped'])}")
+    return "\n".join(lines)
+
+
+def _similarity(model: str):
+    from boda.data.images import load_image
+    from boda.models.encoder import Encoder
+
+    encoder = Encoder.load(model)
+    return lambda pairs, images: (
+        (encoder.images(map(load_image, images)) * encoder.texts([pair.translation for pair in pairs])).sum(axis=1).tolist()
+    )
+
+
+def _back(name: str, options: dict[str, str]):
+    """Scores by an engine that translates from Korean, as many texts at once as it takes."""
+    from concurrent.futures import ThreadPoolExecutor
+    from importlib.resources import files
+
+    from boda.data.translate.engines import EngineGone, open_engine
+    from boda.data.translate.filters import back_translation
+
+    if name == "openai" and "prompt" not in options:
+        options["prompt"] = str(files("boda.data.translate") / "prompts" / "back.txt")
+    known: dict[str, Any] = {key: int(value) if value.isdigit() else value for key, value in options.items()}
+    opened = open_engine(name, **{"source_language": "ko", **known})
+    opened.check()
+
+    def translate(texts: list[str]) -> list[str]:
+        with ThreadPoolExecutor(opened.concurrency) as threads:
+            replies = [reply for found in threads.map(lambda text: opened.translate([text]), texts) for reply in found]
+        if bad := next((reply.error for reply in replies if reply.error), None):
+            raise EngineGone(f"a text could not be translated back: {bad}")
+        return [reply.text for reply in replies]
+
+    score = back_translation(translate)
+    return lambda pairs, images: score(pairs)

@@ -14,7 +14,7 @@ from boda.evaluate.answers import ADVICE, Answerer, AnswersFile, answered, answe
 from boda.evaluate.judge import NAMES, Judge, judge_answers, usage, wanted, with_judgements
 from boda.evaluate.report import show
 from boda.evaluate.task import Measured, PairTask, Row, Task
-from boda.evaluate.tasks import make_task
+from boda.evaluate.tasks import make_tasks
 from boda.files import read_json, write_json
 from boda.terminal import Progress
 
@@ -51,7 +51,7 @@ def run(
         raise BodaError("no task: name at least one, e.g. --tasks questions:PATH")
     if batch_size < 1 or (limit is not None and limit < 1):
         raise BodaError(f"batch size {batch_size} and limit {limit}: both are at least 1")
-    made = [make_task(task, data_dir) if isinstance(task, str) else task for task in tasks]
+    made = [each for task in tasks for each in (make_tasks(task, data_dir) if isinstance(task, str) else [task])]
     names = [task.name for task in made]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise BodaError(f"task '{doubled[0]}' is named twice")

@@ -126,11 +126,11 @@ class Text:
     def units(self) -> list[str]:
         return [self.pieces[place] for place in self.places]
 
-    def filled(self, translations: Mapping[str, str]) -> str:
-        """The string with its units' translations in their places."""
+    def filled(self, translations: Sequence[str]) -> str:
+        """The string with its units' translations, in their order."""
         pieces = list(self.pieces)
-        for place in self.places:
-            pieces[place] = translations[pieces[place]]
+        for place, translation in zip(self.places, translations, strict=True):
+            pieces[place] = translation
         return "".join(pieces)
 
 

@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS units (key BLOB PRIMARY KEY, text TEXT, error TEXT, j
 
 @dataclass(frozen=True)
 class Entry:
-    """A translation; or why this job has none."""
+    """A translation, with placeholders as the engine gave it; or why this job has none."""
 
     text: str = ""
     error: str = ""

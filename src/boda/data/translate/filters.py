@@ -52,8 +52,12 @@ _HANGUL = re.compile("[가-힣ㄱ-ㅣ]")
 _BRACKETS = re.compile(r"\([^()]*\)")
 _OPAQUE = ("mark", "tag", "address", "file", "code", "formula", "slot")
 _EXACT = (*_OPAQUE, "box", "option")
-EMOJI = re.compile(
-    "(?:[\U0001f1e6-\U0001f1ff]{2}|[0-9#*]\ufe0f?\u20e3|[\U0001f300-\U0001faff\u2600-\u27bf\u2b50\u2b55\u231a-\u23ff][\ufe0f\u200d\U0001f3fb-\U0001f3ff]*)+"
+# What is a picture by itself, what becomes one by a mark behind it, flags and keys. ★, ※ and ✓ are signs that texts use.
+_PICTURES = (
+    "\U0001f300-\U0001faff⌚⌛⏩-⏳◽◾☀☔☕☹☺♈-♓♥♿⚓⚡⚪⚫⚽⚾⛄⛅⛎⛔⛪⛲⛳⛵⛺⛽✅✊-✌✨❌❎❓-❕❗❤➕-➗➰➿⬛⬜⭐⭕"
+)
+_EMOJI = re.compile(
+    rf"(?:[\U0001f1e6-\U0001f1ff]{{2}}|[0-9#*]\ufe0f?\u20e3|(?:[{_PICTURES}]|[©®\u203c-\u3299]\ufe0f)[\ufe0f\u200d\U0001f3fb-\U0001f3ff]*)+"
 )
 _CHATTER = re.compile(
     r"^\W*(?:한국어\s*)?(?:번역(?:문|본|\s*결과)?|translation|korean)(?:\s*\([^)]*\))?\W*[::]"
@@ -68,7 +72,7 @@ _WORD_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 
 _VALUE = re.compile(rf"(\d[\d,]*(?:\.\d+)?)(?:\s?-?({'|'.join(_WORD_SCALES)})|\s?([십백천만억조]+))?", re.IGNORECASE)
 # No numbers of the text: entities, full hours, and measures that Korean converts.
 _NO_VALUE = re.compile(
-    r"&#?\w+;|[:;]00\b|\d[\d,.]*(?:\s?million)?[\s-](?:miles?|feet|foot|inch(?:es)?|mph|pounds|ounces|gallons|acres|degrees)\b"
+    r"&#?\w+;|[:;]00\b|\d[\d,.]*(?:\s?million)?[\s-](?:square[\s-])?(?:miles?|feet|foot|inch(?:es)?|mph|pounds|ounces|gallons|acres|degrees)\b"
 )
 _SMALL = dict(enumerate("영|하나|둘|세|네|다섯|여섯|일곱|여덟|아홉|열|열한|열두".split("|"))) | {
     100: "백",
@@ -170,7 +174,7 @@ def numbers(pair: Pair, limits: Limits) -> str | None:
     said = {value for values in _values(pair.translation) for value in values}
     lost = [values[0] for values in _values(pair.source) if not _is_said(values[0], said, pair.translation)]
     return (
-        f"numbers that are not said: {', '.join(f'{value:,.10g}' for value in lost[:5])}"
+        f"numbers that are not said: {', '.join(f'{value:,.15g}' for value in lost[:5])}"
         if len(lost) > limits.lost_numbers
         else None
     )
@@ -186,7 +190,7 @@ def chatter(pair: Pair, limits: Limits) -> str | None:
 
 def emoji(pair: Pair, limits: Limits) -> str | None:
     """Emoji, where they are refused."""
-    found = EMOJI.search(pair.translation) if limits.emoji == "refuse" else None
+    found = _EMOJI.search(pair.translation) if limits.emoji == "refuse" else None
     return f"has the emoji {found[0]}" if found else None
 
 
@@ -330,7 +334,7 @@ def _signature(text: str, factors: np.ndarray) -> np.ndarray:
 
 def without_emoji(text: str) -> str:
     """The text without emoji, and without the space that stood before each."""
-    return re.sub(rf" ?{EMOJI.pattern}", "", text)
+    return re.sub(rf" ?{_EMOJI.pattern}", "", text)
 
 
 def tidied(text: str, limits: Limits) -> str:
@@ -379,12 +383,12 @@ def _values(text: str) -> list[tuple[float, ...]]:
     found: list[tuple[float, ...]] = []
     end, was_scaled = -2, False
     for match in _VALUE.finditer(_NO_VALUE.sub(" ", text)):
-        figure = value = float(match[1].replace(",", ""))
-        value *= _WORD_SCALES.get((match[2] or "").lower(), 1)
+        figure, times = float(match[1].replace(",", "")), _WORD_SCALES.get((match[2] or "").lower(), 1)
         for scale in match[3] or "":
-            value *= _SCALES[scale]
+            times *= _SCALES[scale]
+        value = round(figure * times, 6)  # 4.1 million is 410만
         if was_scaled and match.start() <= end + 1:
-            found[-1] = (found[-1][0] + value, *found[-1][1:], value, figure)
+            found[-1] = (round(found[-1][0] + value, 6), *found[-1][1:], value, figure)
         else:
             found.append((value, figure))
         end, was_scaled = match.end(), bool(match[3])

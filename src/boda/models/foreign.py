@@ -20,7 +20,14 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from boda.errors import WHY, BodaError, explaining
 from boda.files import read_json
 from boda.models.foreign_flamingo import KEYS as FLAMINGO_KEYS
-from boda.models.foreign_flamingo import Weights, language_weights, read_open_clip, settings_of, without_wrapper
+from boda.models.foreign_flamingo import (
+    Weights,
+    language_weights,
+    open_clip_config,
+    open_clip_weights,
+    settings_of,
+    without_wrapper,
+)
 from boda.models.loading import LOADING_ERRORS, config_from, is_path, open_part
 
 # LLaVA's name of a projector -> our connector, how its keys begin -> how ours do, and a key by which to tell it.
@@ -273,14 +280,13 @@ def read_flamingo(path: Path, config: dict, given: Given) -> Parts:
         settings,
         {f"resampler.{key}": tensor for key, tensor in found["resampler"].items()} | blocks,
         -1,
-        {},
+        open_clip_weights(tower),
         language_weights(found["language"]),
         notes=[note],
     )
-    if not vision or tower:
-        opened = read_open_clip(tower, place)
-        parts.vision, parts.vision_weights, parts.colours = vision or opened.config, opened.weights, opened.colours
-        parts.notes += [] if vision else [opened.note]
+    if not vision:
+        parts.vision, parts.colours, told = open_clip_config(tower, place)
+        parts.notes.append(told)
     return parts
 
 

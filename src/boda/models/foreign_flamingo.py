@@ -90,20 +90,31 @@ def add_published_tokens(tokenizer, rows: int) -> tuple[str, tuple[str, ...]]:
     )
 
 
+def open_clip_weights(weights: Weights) -> Weights:
+    """open_clip's vision transformer, its keys without `visual.`, under the names of transformers' CLIP."""
+    renamed: Weights = {}
+    for key, tensor in weights.items():
+        for pattern, name in CLIP_NAMES.items():
+            key = re.sub(pattern, name, key)
+        if ".in_proj_" in key:
+            for part, third in zip("qkv", tensor.chunk(3)):
+                renamed[key.replace("in_proj_", f"{part}_proj.")] = third
+        elif key != "proj":  # to CLIP's common space, behind the features
+            renamed[key] = tensor
+    return {f"vision_model.{key}": tensor for key, tensor in renamed.items()}  # as published, which every version reads
+
+
 class OpenClip(NamedTuple):
-    """A tower of open_clip as transformers has it: the config, the weights, mean and std of its pictures, and what was taken."""
+    """What transformers needs to know of a tower: its config, mean and std of its pictures, and what was taken for the user."""
 
     config: dict
-    weights: Weights
     colours: dict
     note: str
 
 
-def read_open_clip(weights: Weights, file: Path) -> OpenClip:
-    """open_clip's vision transformer, its keys without `visual.`.
-
-    What shapes do not show, an open_clip_config.json beside the file says; without one, heads are 64 wide and the activation
-    is that of OpenAI's weights. Raises BodaError for other kinds of tower.
+def open_clip_config(weights: Weights, file: Path) -> OpenClip:
+    """Of open_clip's vision transformer. What shapes do not show, an open_clip_config.json beside the file says; without one, heads
+    are 64 wide and the activation is that of OpenAI's weights. Raises BodaError for other kinds of tower.
     """
     if missing := [key for key in ("conv1.weight", "positional_embedding") if key not in weights]:
         raise BodaError(f"the tower in {file} has no {missing[0]}; of open_clip's, plain vision transformers can be imported")
@@ -115,22 +126,11 @@ def read_open_clip(weights: Weights, file: Path) -> OpenClip:
         why = f"is {width} wide with {places} places: no heads of {head}, or no square of patches and a class token"
         raise BodaError(f"the tower in {file} {why}; an open_clip_config.json beside it may say more")
     activation = "quick_gelu" if model.get("quick_gelu", not said) else "gelu"
-    renamed: Weights = {}
-    for key, tensor in weights.items():
-        for pattern, name in CLIP_NAMES.items():
-            key = re.sub(pattern, name, key)
-        if ".in_proj_" in key:
-            for part, third in zip("qkv", tensor.chunk(3)):
-                renamed[key.replace("in_proj_", f"{part}_proj.")] = third
-        elif key != "proj":  # to CLIP's common space, behind the features
-            renamed[key] = tensor
-    layers = 1 + max((int(key.split(".")[2]) for key in renamed if key.startswith("encoder.layers.")), default=-1)
+    inner = [len(tensor) for key, tensor in weights.items() if key.endswith(".mlp.c_fc.bias")]  # of each layer
     config = {
-        "model_type": "clip_vision_model", "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": width // head,
-        "intermediate_size": len(renamed.get("encoder.layers.0.mlp.fc1.bias", ())), "patch_size": patch, "image_size": grid * patch,
-        "hidden_act": activation,
+        "model_type": "clip_vision_model", "hidden_size": width, "num_hidden_layers": len(inner), "intermediate_size": max(inner or [0]),
+        "num_attention_heads": width // head, "patch_size": patch, "image_size": grid * patch, "hidden_act": activation,
     }  # fmt: skip
-    renamed = {f"vision_model.{key}": tensor for key, tensor in renamed.items()}  # as published, which every version reads
-    why = "open_clip_config.json" if said else "as OpenAI's weights; no open_clip_config.json says otherwise"
     colours = {name: tuple(value) for name, value in said.get("preprocess_cfg", {}).items() if name in ("mean", "std")}
-    return OpenClip(config, renamed, colours, f"vision tower: activation {activation}, heads of {head} ({why})")
+    why = "open_clip_config.json" if said else "as OpenAI's weights; no open_clip_config.json says otherwise"
+    return OpenClip(config, colours, f"vision tower: activation {activation}, heads of {head} ({why})")

@@ -223,6 +223,8 @@ def _ready_for_flamingo(tower, language, tokenizer, parts: Parts):
     table, head = language.get_input_embeddings().weight, language.get_output_embeddings().weight
     named = language.named_parameters(remove_duplicate=False)
     tables = {name: parameter for name, parameter in named if parameter is table or parameter is head}
+    if language.config.model_type == "gpt_neox" and "embed_out.weight" in parts.language_weights:  # newer versions rename it
+        parts.language_weights[list(tables)[-1]] = parts.language_weights.pop("embed_out.weight")
     rows = {name: len(parts.language_weights[name]) for name in tables if name in parts.language_weights}
     if not any(tables[name] is table for name in rows) or len(set(rows.values())) > 1:
         found = ", ".join(f"{name} of {number} rows" for name, number in rows.items()) or "none of them"

@@ -39,7 +39,7 @@ class FlamingoRenderer(Renderer):
         # Trained is what follows a picture up to the end of its chunk: the last mark before a token is a picture's.
         places = np.where(is_image | (ids == self.chunk_id), np.arange(len(ids)), -1)
         last = np.append(-1, np.maximum.accumulate(places)[:-1])
-        trained = (last >= 0) & is_image[last] & ~is_image
+        trained = (last >= 0) & is_image[last]
         if not trained.any():
             why = f"no word that follows a picture is within max_length {self.max_length}"
             raise LeftOut(sample.source.dataset, sample.source.row, "images", why)

@@ -69,10 +69,12 @@ _CHATTER = re.compile(
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, near the golden ratio: spreads what it is multiplied with
 _SCALES = dict(zip("십백천만억조", (10, 100, 10**3, 10**4, 10**8, 10**12)))
 _WORD_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "bn": 10**9}
-_VALUE = re.compile(rf"(\d[\d,]*(?:\.\d+)?)(?:\s?-?({'|'.join(_WORD_SCALES)})|\s?([십백천만억조]+))?", re.IGNORECASE)
+_VALUE = re.compile(
+    rf"(\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)(?:\s?-?({'|'.join(_WORD_SCALES)})|\s?([십백천만억조]+))?", re.IGNORECASE
+)
 # No numbers of the text: entities, full hours, and measures that Korean converts.
 _NO_VALUE = re.compile(
-    r"&#?\w+;|[:;]00\b|\d[\d,.]*(?:\s?million)?[\s-](?:square[\s-])?(?:miles?|feet|foot|inch(?:es)?|mph|pounds|ounces|gallons|acres|degrees)\b"
+    r"&#?\w+;|[:;]00\b|\d[\d,.]*(?:\s?million)?[\s-](?:square[\s-])?(?:miles?|feet|foot|inch(?:es)?|mph|pounds|ounces|gallons|acres|degrees)\b|\d[\d,.]*\s?ft\b"
 )
 _SMALL = dict(enumerate("영|하나|둘|세|네|다섯|여섯|일곱|여덟|아홉|열|열한|열두".split("|"))) | {
     100: "백",
@@ -108,8 +110,10 @@ def hangul(pair: Pair, limits: Limits) -> str | None:
 
 
 def hangul_share(pair: Pair, limits: Limits) -> str | None:
-    """Little Hangul among the letters; names in brackets behind their Korean form do not count."""
-    letters = [letter for letter in _BRACKETS.sub("", _plain(pair.translation)) if letter.isalpha()]
+    """Little Hangul among the letters; names that are written as in the source, and brackets, do not count."""
+    names = set(re.findall("[A-Z][A-Za-z]*", pair.source))
+    text = re.sub("[A-Z][A-Za-z]*", lambda name: name[0] * (name[0] not in names), _BRACKETS.sub("", _plain(pair.translation)))
+    letters = [letter for letter in text if letter.isalpha()]
     share = sum(map(_is_hangul, letters)) / max(len(letters), 1)
     if not 0 < share < limits.hangul_share or len(letters) < 12:
         return None
@@ -355,7 +359,7 @@ def _is_hangul(letter: str) -> bool:
 
 def _is_ended(letter: str) -> bool:
     """Whether a Korean sentence may end with this syllable: 다, 요, 까, ... or one closed by ㅁ, as notes and headlines are."""
-    return letter in "다요까죠오라자네지군나야어아해데걸" or (ord(letter) - ord("가")) % 28 == 16
+    return letter in "다요까죠오라자네지군나야어아해데걸듯" or (ord(letter) - ord("가")) % 28 == 16
 
 
 @lru_cache(8)
@@ -382,7 +386,7 @@ def _values(text: str) -> list[tuple[float, ...]]:
     """(value, figure as written) of every number; 12조3천억 is one."""
     found: list[tuple[float, ...]] = []
     end, was_scaled = -2, False
-    for match in _VALUE.finditer(_NO_VALUE.sub(" ", text)):
+    for match in _VALUE.finditer(_NO_VALUE.sub(" ", re.sub(r"([$€£]\s?[\d,.]+)m\b", r"\1 million", text))):
         figure, times = float(match[1].replace(",", "")), _WORD_SCALES.get((match[2] or "").lower(), 1)
         for scale in match[3] or "":
             times *= _SCALES[scale]

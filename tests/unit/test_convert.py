@@ -325,6 +325,21 @@ def test_the_files_of_a_translation_job_become_one(tmp_path):
     assert [facts(one) for one in read(tmp_path / "all")] == expected
 
 
+def test_tags_and_licences_of_other_shapes(tmp_path):
+    """Both shapes of tags are read, any other is a bad row; a licence of the row gives way to the one asked for."""
+    turns = [{"role": "user", "content": "가?"}, {"role": "assistant", "content": "나."}]
+    tags = [{"종류": "과일"}, [{"name": "종류", "value": "과일"}], ["과일"], [{"name": "종류"}], "과일"]
+    rows = [{"messages": turns, "tags": each, "license": 3} for each in tags]
+    (tmp_path / "rows.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    bad = BadRows()
+    good = list(read(tmp_path / "rows.json", bad_rows=bad))
+    assert [sample.tags for sample in good] == [(("종류", "과일"),)] * 2 and [sample.source.licence for sample in good] == [
+        "3"
+    ] * 2
+    assert [(row.row, row.field) for row in bad] == [(2, "tags"), (3, "tags"), (4, "tags")]
+    assert next(read(tmp_path / "rows.json", licence="CC0")).source.licence == "CC0"
+
+
 def test_real_sets_come_back_equal(tmp_path):
     path = shared_data("kullm_v2/data/kullm-v1.jsonl")
     samples = list(read(path, "kullm", limit=300))

@@ -27,6 +27,7 @@ from boda.terminal import Progress, clear_line
 TARGETS = ("llava", "messages", "parquet", "webdataset")
 TALK, PAIR, TEXT = "a conversation", "a preference pair", "a text for itself"  # what a sample is, and then all of its set
 _BATCH, _ROW_GROUP = 2_000, 100  # rows of a row group without and with pictures: small ones are read in any order
+ADVICE = "free some space and run the same command again"  # on a full disk
 _SPEAKERS = {"user": "human", "assistant": "gpt"}
 
 
@@ -67,7 +68,7 @@ def convert(
     listed = out.with_name(f"{out.name}.bad_rows.jsonl")
     progress = Progress(lambda seen: f"{seen.done:,} samples, {seen.rate:,.0f} a second", quiet=quiet)
     try:
-        with whole_folder(out, advice="free some space and run the same command again") as folder:
+        with whole_folder(out, advice=ADVICE) as folder:
             with listed.open("w", encoding="utf-8", errors="backslashreplace") as stream:
                 bad = FirstBad(stream)
                 rows = _Rows(to, out, folder, images, copy_images)
@@ -213,7 +214,7 @@ def _file_name(image: ImageRef) -> str | None:
 
 def _write(to: str, rows: Iterator[Any], folder: Path, per_shard: int) -> None:
     if to == "webdataset":
-        write_shards(rows, folder, per_shard)
+        write_shards(rows, folder, per_shard, ADVICE)
     elif to == "parquet":
         _write_parquet(rows, folder, per_shard)
     else:
@@ -234,8 +235,10 @@ def _write_parquet(rows: Iterator[dict], folder: Path, per_shard: int) -> None:
     import pyarrow.parquet
 
     text = pyarrow.string()
-    turns = pyarrow.list_(_struct(role=text, content=pyarrow.list_(_struct(type=text, text=text))))
-    pictures = pyarrow.list_(_struct(bytes=pyarrow.binary(), path=text))
+    turns = pyarrow.list_(
+        pyarrow.struct({"role": text, "content": pyarrow.list_(pyarrow.struct({"type": text, "text": text}))})
+    )
+    pictures = pyarrow.list_(pyarrow.struct({"bytes": pyarrow.binary(), "path": text}))
     for number in itertools.count():
         shard: Iterator[dict] = itertools.islice(rows, per_shard)
         if (first := next(shard, None)) is None:
@@ -245,7 +248,7 @@ def _write_parquet(rows: Iterator[dict], folder: Path, per_shard: int) -> None:
         columns = {
             "id": text,
             **columns,
-            "tags": pyarrow.list_(_struct(name=text, value=text)),
+            "tags": pyarrow.list_(pyarrow.struct({"name": text, "value": text})),
             "licence": text,
             "source": text,
         }
@@ -257,12 +260,6 @@ def _write_parquet(rows: Iterator[dict], folder: Path, per_shard: int) -> None:
                 if not any(row.get("images") for row in group):
                     group += itertools.islice(shard, _BATCH - _ROW_GROUP)
                 file.write_table(pyarrow.Table.from_pylist(group, schema=schema))
-
-
-def _struct(**fields: Any) -> Any:
-    import pyarrow
-
-    return pyarrow.struct(list(fields.items()))
 
 
 def _feature(type_: Any) -> Any:

@@ -16,7 +16,9 @@ from boda.errors import BodaError
 from boda.files import read_json, whole_file, write_json, writing
 
 
-def write_shards(samples: Iterable[Sample], folder: str | Path, per_shard: int = 10_000) -> dict:
+def write_shards(
+    samples: Iterable[Sample], folder: str | Path, per_shard: int = 10_000, advice: str = "what is whole is kept"
+) -> dict:
     """Writes `00000.tar`, ... into `folder`; given the same samples again, goes on where it was stopped.
 
     Returns what stands in `shards.json`: {"samples", "shards": [{"name", "samples", "bytes", "sha256", "texts"}]}.
@@ -29,7 +31,7 @@ def write_shards(samples: Iterable[Sample], folder: str | Path, per_shard: int =
     listing = folder / "shards.json"
     known = read_json(listing).get("shards", [])
     other = BodaError(f"{folder} holds shards of other samples, or with another per_shard; choose an empty folder")
-    with writing(f"shards to {folder}", "what is whole is kept"):
+    with writing(f"shards to {folder}", advice):
         folder.mkdir(parents=True, exist_ok=True)
         while chunk := list(itertools.islice(rest, per_shard)):
             texts = [_texts(sample) for sample in chunk]

@@ -206,6 +206,8 @@ class LookingLayer(nn.Module):
         if hasattr(self, "cross_attention"):
             seen = () if looking is None else (looking.keys[self.number], looking.values[self.number], looking)
             hidden_states = self.cross_attention(hidden_states, *seen)
+        # A trained block gives fp32 under autocast, and the layer's own norms may be in half precision, which go with nothing else.
+        hidden_states = hidden_states.to(next(p.dtype for p in self.decoder_layer.parameters() if p.is_floating_point()))
         return self.decoder_layer(hidden_states, *args, **kwargs)
 
     def __getattr__(self, name: str):

@@ -200,6 +200,7 @@ def test_names_of_pictures(tmp_path, pictures, monkeypatch):
     done = written(rows, "llava", tmp_path / "a", images=tmp_path / "set" / "images")
     assert names(tmp_path / "a") == asked and done["images"] == str(tmp_path / "set" / "images")
     assert [facts(one) for one in read(tmp_path / "a", images=done["images"])] == [facts(row) for row in rows]
+    assert written(rows, "parquet", tmp_path / "inside", images=tmp_path / "set" / "images")["images"] == ""
     monkeypatch.chdir(tmp_path)
     Path("link").symlink_to("set")
     linked = list(read("link/chat.json", images="link/images"))

@@ -124,7 +124,7 @@ class _Rows:
         kind = TEXT if sample.is_document else PAIR if sample.rejected is not None else TALK
         self._check(sample, kind)
         row = sample if self.to == "webdataset" else self._columns(sample, kind)
-        self.kind, self.count, self.named = kind, self.count + 1, self.named or bool(sample.images)
+        self.kind, self.count = kind, self.count + 1
         return row
 
     def _columns(self, sample: Sample, kind: str) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class _Rows:
 
     def _name(self, image: ImageRef) -> str:
         """How a row names a picture: a file from the folder of pictures, anything else by its copy."""
-        path = image.path
+        path, self.named = image.path, True
         if image != ImageRef(path) or self.copies:
             path = str(self.out / self._copy(image))
         path = os.path.abspath(path)

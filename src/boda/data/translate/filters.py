@@ -110,8 +110,8 @@ def hangul(pair: Pair, limits: Limits) -> str | None:
 
 
 def hangul_share(pair: Pair, limits: Limits) -> str | None:
-    """Little Hangul among the letters; names that are written as in the source, and brackets, do not count."""
-    names = set(re.findall("[A-Z][A-Za-z]*", pair.source))
+    """Little Hangul among the letters; brackets do not count, nor names: words in capitals that are in the source, if there is one."""
+    names = set(re.findall("[A-Z][A-Za-z]*", pair.source or pair.translation))
     text = re.sub("[A-Z][A-Za-z]*", lambda name: name[0] * (name[0] not in names), _BRACKETS.sub("", _plain(pair.translation)))
     letters = [letter for letter in text if letter.isalpha()]
     share = sum(map(_is_hangul, letters)) / max(len(letters), 1)

@@ -140,7 +140,7 @@ class Translator(Engine):
                 places = fitting[first : first + self.batch_size]
                 limits = [min(self._limit(texts[place]), run.most - 1) for place in places]
                 for place, limit, made in zip(places, limits, run([rows[place] for place in places], max(limits))):
-                    tokens = len(rows[place]) + len(made)
+                    tokens = len(rows[place]) + min(len(made), limit)
                     is_whole = bool(made) and made[-1] in run.ends and len(made) <= limit
                     if is_whole:  # ... in this company as alone, where the limit is its own
                         text = self._tokenizer.decode(made, skip_special_tokens=True)

@@ -104,6 +104,26 @@ def test_pieces_lose_no_word_and_cut_no_picture(parts: list, pictures: int, more
         assert [piece.input_ids.tolist() for piece in pieces] == [ids[start : start + most].tolist() for start in starts]
 
 
+def test_a_long_document_in_rows(tmp_path):
+    """Every word is a label once, predicted by what stands before it, and each piece has its own pictures' pixels."""
+    made, sample = renderer(pictures=4, max_length=24), written("가나 ", *(piece for n in range(6) for piece in (n, LINES[n])))
+    data = prepare([(lambda: iter([sample]), 1.0)], made, tmp_path / "data", "key", pytest.fail)
+    (whole,) = renderer(pictures=4).render_all(sample)
+    rows = step_rows(data, np.arange(len(data)), 48, 1, True, True)[0]
+    assert len(data) > 3 and len(rows) > 1 and set(data.groups) == {-1}
+    words: dict[int, list[int]] = {}
+    for row in rows:
+        batch = build_batch(data, row, lambda ref: np.full((3, 2, 2), int(ref.path[0]), np.float32), (0, 0))
+        ids, places, borders = batch["input_ids"][0], batch["label_positions"], batch["cu_seq_lens"].tolist()
+        assert len(ids) <= 48 and ids[places + 1].tolist() == batch["labels"].tolist()
+        assert (ids == made.image_id).sum() == 4 * len(batch.get("pixel_values", []))
+        shown = [int(value) for value in batch["pixel_values"][:, 0, 0, 0]] if "pixel_values" in batch else []
+        assert shown == [int(ref.path[0]) for index in batch["sample_ids"].tolist() for ref in data.row(index).images]
+        for index, start, end in zip(batch["sample_ids"].tolist(), borders, borders[1:]):
+            words[index] = batch["labels"][(places >= start) & (places < end)].tolist()
+    assert [word for index in sorted(words) for word in words[index]] == whole.input_ids[whole.trained].tolist()
+
+
 def test_documents_that_cannot_be_rendered():
     with pytest.raises(BadRow, match="max_length is 4, and a text is learnt from a picture of 4 tokens and one more at least"):
         renderer(max_length=4).render_all(written(1, "가"))

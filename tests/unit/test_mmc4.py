@@ -6,12 +6,14 @@ import base64
 import gzip
 import io
 import json
+import re
 import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -24,6 +26,9 @@ from boda.data.sample import ImageRef, Sample
 from boda.data.sources import BadRows, read
 from boda.data.sources.mmc4 import assign
 from boda.errors import BadRow, BodaError
+from boda.recipe.schema import Data
+
+DATA_PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 
 
 @pytest.fixture(autouse=True)
@@ -352,3 +357,20 @@ def test_check_and_stats_show_what_was_left_out(tmp_path):
             assert found["bad"] == 1 and "cut off" in found["bad_rows"][0]["why"]
         else:
             assert found["pictures"] == 4 and found["hangul_share"] == 1.0
+
+
+def test_the_documentation(tmp_path, monkeypatch):
+    """Its example is a document, its script packs one, and its recipe is read."""
+    text = (Path(__file__).parents[2] / "docs" / "interleaved.md").read_text(encoding="utf-8")
+    row = json.loads(re.search(r"```json\n(.*?)```", text, re.DOTALL)[1])
+    assert row["text_list"] == json.loads(re.search(r"\| `mmc4` \| `(.*?)` \|", DATA_PAGE.read_text("utf-8"))[1])["text_list"]
+    (tmp_path / "images").mkdir()
+    for name, data in (("a.jpg", BIG[0]), ("b.jpg", BIG[1])):
+        (tmp_path / "images" / name).write_bytes(data)
+    (tmp_path / "docs.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], {})
+    (packed,), (loose,) = read("000000000.tar"), read("docs.jsonl", images="images")
+    assert told(packed) == told(loose) == [BIG[0], "사과다. ", BIG[1], "배다."]
+    (block,) = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])["data"]
+    assert Data(**block).source == "mmc4"

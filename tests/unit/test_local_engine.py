@@ -243,7 +243,6 @@ def test_a_converted_model_translates_as_the_original(tmp_path: Path):
     converters.TransformersConverter(str(original)).convert(str(tmp_path / "converted"))
     for file in original.glob("tokenizer*"):
         shutil.copy(file, tmp_path / "converted")
-    for beams in (1, 3):
-        expected = engine_of(original, beams=beams).translate(TEXTS)
-        assert engine_of(tmp_path / "converted", beams=beams).translate(TEXTS) == expected
-        assert any(reply.text for reply in expected)
+    expected = engine_of(original).translate(TEXTS)
+    assert engine_of(tmp_path / "converted").translate(TEXTS) == expected
+    assert len({reply.text for reply in expected}) >= 3

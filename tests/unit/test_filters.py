@@ -279,6 +279,33 @@ def test_the_command_says_what_was_refused_and_by_what(tmp_path):
     assert "not used without sources" in shown.stdout
 
 
+def test_an_engine_that_translates_back_is_asked_by_the_command(tmp_path):
+    (tmp_path / "words.csv").write_text("source,target\n고양이,the old cat\n개,a small dog\n", encoding="utf-8")
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(_lines([{"ko": "고양이", "en": "the old cat"}, {"ko": "개", "en": "my horse"}]), encoding="utf-8")
+    words = ["--back-translation", "dictionary", "--engine", f"model={tmp_path / 'words.csv'}", "--json"]
+    said = CliRunner().invoke(app, ["data", "filter", str(path), "--out", str(tmp_path / "out"), *words])
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.stdout.splitlines()[-1])["rejected"] == {"back_translation": 1}
+
+
+def test_a_pair_model_says_whether_text_and_picture_fit(tmp_path):
+    drawn = CliRunner().invoke(app, ["data", "draw", str(tmp_path / "set"), "--what", "descriptions", "--count", "8"])
+    assert drawn.exit_code == 0
+    path = tmp_path / "set" / "data.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for row, other in zip(rows[:4], rows[4:]):  # half of the answers are another picture's
+        row["messages"][1]["content"] = f"{other['messages'][1]['content']} 다른 그림입니다."
+    path.write_text(_lines(rows), encoding="utf-8")
+    words = ["--similarity", "mini-clip", "--limit", "similarity=0.45", "--skip", "duplicates", "--json"]
+    said = CliRunner().invoke(app, ["data", "filter", str(path), "--out", str(tmp_path / "out"), *words])
+    assert said.exit_code == 0, said.output
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
+    refused = {each["row"] for each in rejects}
+    assert refused <= {0, 1, 2, 3} and len(refused) >= 3, [(each["row"], each["reason"]) for each in rejects]
+    assert all(each["filter"] == "similarity" and each["field"] == "messages[1].content" for each in rejects)
+
+
 @pytest.mark.parametrize(
     "words, said",
     [

@@ -78,12 +78,16 @@ def _table(done: dict[str, Any]) -> str:
 
 def _similarity(model: str):
     from boda.data.images import load_image
+    from boda.data.sample import IMAGE_MARK
     from boda.models.encoder import Encoder
 
     encoder = Encoder.load(model)
-    return lambda pairs, images: (
-        (encoder.images(map(load_image, images)) * encoder.texts([pair.translation for pair in pairs])).sum(axis=1).tolist()
-    )
+
+    def score(pairs, images):
+        texts = encoder.texts([pair.translation.replace(IMAGE_MARK, " ") for pair in pairs])
+        return (encoder.images(map(load_image, images)) * texts).sum(axis=1).tolist()
+
+    return score
 
 
 def _back(name: str, options: dict[str, str]):

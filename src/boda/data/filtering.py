@@ -136,12 +136,12 @@ def _refusal(where: str, name: str, reason: str, pair: Pair | None = None) -> di
 
 
 def _score(name: str, score: Score, judged: list, pictures: Callable | None, limits: Limits) -> None:
-    """Refuses, among rows that are still good, those with a text whose score is too low."""
+    """Refuses, among rows that are still good, those with a text whose score is too low; to a picture belongs the last text."""
     asked = [
         (row, slot, pair, image)
         for row, (record, _, pairs, refusal) in enumerate(judged)
         for image in ([pictures(record) if pictures else None] if not refusal else [])
-        for slot, pair in pairs
+        for slot, pair in (pairs[-1:] if name == "similarity" else pairs)
         if pair.translation.strip() and (image is not None or name != "similarity")
     ]
     found = score([pair for _, _, pair, _ in asked], [image for *_, image in asked]) if asked else []

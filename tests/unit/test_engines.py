@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 import traceback
@@ -252,6 +255,26 @@ def test_a_proxy_is_asked_for_a_tunnel_and_not_told_the_key(monkeypatch):
             engine_at("https://translate.example/v1", retries=0).translate(["A dog."])
         assert (server.requests[0].method, server.requests[0].path) == ("CONNECT", "translate.example:443")
         assert "proxy-authorization" in server.requests[0].headers and KEY not in str(server.requests[0].headers)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_over_tls_connections_stay_open_and_certificates_are_checked(tmp_path: Path, monkeypatch):
+    names = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem"), "-subj", "/CN=localhost"]
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", *names]
+    subprocess.run([*made, "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with serving("openai") as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        url = f"https://localhost:{server.port}/v1"
+        with pytest.raises(EngineGone, match=r"^no translation server at localhost.*certificate verify failed"):
+            engine_at(url).translate(["A dog."])
+        assert not server.requests  # and no key went out
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        engine = engine_at(url)
+        for number in range(20):
+            assert engine.translate([f"text {number}"])[0].text == korean(f"text {number}")
+        assert server.connections == 1
 
 
 @pytest.mark.parametrize(

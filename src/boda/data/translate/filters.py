@@ -298,7 +298,7 @@ class Duplicates:
         self.exact: OrderedDict[bytes, int] = OrderedDict()
         self.signatures = np.zeros((rows, 64), dtype=np.uint16)  # zeros take no memory before they are written to
         self.places = np.zeros(rows, dtype=np.int64)
-        self.tables = np.zeros((16, 1 << 20), dtype=np.int64)
+        self.tables = np.zeros((16, 1 << 20), dtype=np.int32)
         self.factors = np.random.Generator(np.random.PCG64(0)).integers(1, 1 << 63, (64, 1), dtype=np.uint64) * 2 + 1
 
     def check(self, text: str) -> tuple[str, str] | None:

@@ -27,7 +27,7 @@ from boda.data.translate.filters import PRESETS, Pair, check_pair, without_emoji
 from boda.data.translate.folder import COSTS, JobFolder, totals
 from boda.data.translate.memory import Memory
 from boda.data.translate.protect import Protected, protect
-from boda.data.translate.shards import SHARDS, Record, Shard, open_shard
+from boda.data.translate.shards import SHARDS, Record, Shard, damaged, open_shard
 from boda.errors import WHY, BadRow, BodaError, explaining
 from boda.files import as_lines, whole_file, writing
 from boda.terminal import Progress, clear_line
@@ -227,28 +227,31 @@ def _read(shard: Shard, task: Task) -> Iterator[tuple[Record, list[_Part]]]:
     unit = lru_cache(REMEMBERED)(lambda line: _unit(line, task.engine, identity))
     if names := shard.names():
         shard.fields = fields = fields or fields_for(dict.fromkeys(names), str(shard.path), task.format)[1]
-    for record in shard.records():
-        parts: list[_Part] = []
-        if record.value is not None:
-            if rows == task.limit:
-                return
-            rows += 1
-        if isinstance(record.value, dict):
-            if is_first and not fields:
-                fields = fields_for(record.value, str(shard.path), task.format or shard.format)[1]
-            elif is_first and not any(name in record.value or re.split(r"[.\[]", name)[0] in record.value for name in fields):
-                has = ", ".join(map(str, record.value))
-                raise BodaError(f"{shard.path} has none of the fields {', '.join(fields)}; its rows have {has}")
-            is_first = False
-            for slot in find(record.value, fields):
-                text = Text(slot.text)
-                if text.places and not _is_text(slot.text):
-                    why = "parts written as JSON text, or bytes that are no UTF-8, cannot be translated in place"
-                    record.value, parts = BadRow(str(shard.path), record.number, slot.where, why), []
-                    break
-                if text.places:
-                    parts.append(_Part(slot, text, list(map(unit, text.units))))
-        yield record, parts
+    with damaged(shard.path):
+        for record in shard.records():
+            parts: list[_Part] = []
+            if record.value is not None:
+                if rows == task.limit:
+                    return
+                rows += 1
+            if isinstance(record.value, dict):
+                if is_first and not fields:
+                    fields = fields_for(record.value, str(shard.path), task.format or shard.format)[1]
+                elif is_first and not any(
+                    name in record.value or re.split(r"[.\[]", name)[0] in record.value for name in fields
+                ):
+                    has = ", ".join(map(str, record.value))
+                    raise BodaError(f"{shard.path} has none of the fields {', '.join(fields)}; its rows have {has}")
+                is_first = False
+                for slot in find(record.value, fields):
+                    text = Text(slot.text)
+                    if text.places and not _is_text(slot.text):
+                        why = "parts written as JSON text, or bytes that are no UTF-8, cannot be translated in place"
+                        record.value, parts = BadRow(str(shard.path), record.number, slot.where, why), []
+                        break
+                    if text.places:
+                        parts.append(_Part(slot, text, list(map(unit, text.units))))
+            yield record, parts
 
 
 def _unit(line: str, engine: Engine, identity: str) -> _Unit:

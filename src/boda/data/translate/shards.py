@@ -14,6 +14,7 @@ import json
 import json.scanner
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -372,7 +373,7 @@ class Tar(Shard):
                             raise
                         break
                     tar.members = []  # type: ignore[attr-defined]  # as in boda.data.files
-                    if info is None or info.offset_data + info.size > size:
+                    if info is None:
                         break
                     folder, slash, name = info.name.rpartition("/")
                     found = f"{folder}{slash}{name.partition('.')[0]}"
@@ -380,14 +381,17 @@ class Tar(Shard):
                         yield self._group(stream, key, parts, end / size)
                         parts = []
                     key, start = found, end
+                    if info.offset_data + info.size > size:
+                        break
                     end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                     parts.append((info, start, end))
-            if parts:
-                yield self._group(stream, key, parts, 1.0)
             stream.seek(end)
-            if stream.read(tarfile.BLOCKSIZE).strip(b"\0") or end + tarfile.BLOCKSIZE > size:
-                why = f"the tar breaks off after {end:,} of {size:,} bytes; what is whole before that is used: fetch it again"
-                yield Record("end", BadRow(str(self.path), "end", "shard", why), end=1.0)
+            is_cut = stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE)
+            if parts and not is_cut:
+                yield self._group(stream, key, parts, 1.0)
+            elif is_cut:  # what is lacking of this key nobody knows
+                why = f"the tar breaks off here, after {end:,} of {size:,} bytes; what stands before is used: fetch it again"
+                yield Record(key, BadRow(str(self.path), key, "shard", why), end=1.0)
 
     def _group(self, stream, key: str, parts: list, end: float) -> Record:
         """The members of one key, each with its place; their bytes are read again when they are written."""
@@ -445,6 +449,11 @@ SHARDS: dict[str, type[Shard]] = {
 }  # fmt: skip
 
 
+def damaged(path: Path) -> explaining:
+    """What is said where a compressed file breaks off while it is read."""
+    return explaining(f"{path} is cut off or damaged ({WHY}); fetch it again", EOFError, zlib.error, gzip.BadGzipFile)
+
+
 def open_shard(path: Path) -> Shard:
     """The file by its suffix; one called .json that holds an object a line is read as that. Raises BodaError on an unknown one."""
     place = Place.of(path)
@@ -454,7 +463,7 @@ def open_shard(path: Path) -> Shard:
             f"{path}: only {', '.join(SHARDS)} are translated in place (text also as .gz); unpack archives of them first"
         )
     if kind in (Lines, List):
-        with place.open_text() as stream:
+        with damaged(path), place.open_text() as stream:
             first, _, rest = stream.read(_CHUNK).lstrip().partition("\n")
         if first[:1] == "[":
             kind = List

@@ -43,14 +43,12 @@ class Engine:
 
     model: str = ""
     source_language: str = "auto"
-    glossary: Glossary | str | Path | None = None
+    glossary: Glossary | None = None
     price: float = 0.0
     concurrency: int = 8
 
     def __post_init__(self):
         self.model = str(self.model)
-        if isinstance(self.glossary, (str, Path)):
-            self.glossary = Glossary.read(self.glossary) if str(self.glossary) else None
         if self.concurrency < 1 or self.price < 0:
             raise BodaError("an engine needs a concurrency of at least 1 and a price that is not below 0")
         self.stop = threading.Event()  # set: whoever waits for the engine's server gives up
@@ -63,7 +61,7 @@ class Engine:
     @property
     def identity(self) -> str:
         """The same for engines that give the same translations."""
-        glossary = self.glossary.identity if isinstance(self.glossary, Glossary) else ""
+        glossary = self.glossary.identity if self.glossary else ""
         said = [self.name, self.model, self.source_language, self.placeholder, glossary, self.settings()]
         return hashlib.sha256(json.dumps(said, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
@@ -88,13 +86,15 @@ class Engine:
 
 
 def open_engine(name: str, model: str = "", **options: Any) -> Engine:
-    """The engine of this name. Raises BodaError: no such engine, or an option that it does not have."""
+    """The engine of this name; a `glossary` may be a file. Raises BodaError: no such engine, or an option that it does not have."""
     if name not in ENGINES:
         raise BodaError(f"no translation engine '{name}'; there are {', '.join(ENGINES)}")
     kind: type[Engine] = import_module(ENGINES[name]).Translator
     known = [field.name for field in fields(kind) if field.name != "model"]
     if unknown := sorted(set(options) - set(known)):
         raise BodaError(f"the engine {name} has no setting '{unknown[0]}'; it has {', '.join(known)}")
+    if isinstance(path := options.get("glossary"), (str, Path)):
+        options["glossary"] = Glossary.read(path) if str(path) else None
     return kind(model, **options)
 
 

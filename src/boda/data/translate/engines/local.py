@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from boda.data.translate.engines import Engine, EngineGone, Reply, checked
 from boda.data.translate.engines.prompt import Prompt
-from boda.data.translate.glossary import Glossary
 from boda.errors import BodaError
 
 # Codes as FLORES and NLLB write them, and mBART's; others are given as the model has them.
@@ -158,8 +157,7 @@ class Translator(Engine):
         if self._is_seq2seq:
             self._start  # noqa: B018  before the text: it tells the tokenizer the source language
             return self._tokenizer(self._prefix + text.strip()).input_ids
-        glossary = self.glossary if isinstance(self.glossary, Glossary) else None
-        messages = self._prompt.messages(text.strip(), self.source_language, glossary)
+        messages = self._prompt.messages(text.strip(), self.source_language, self.glossary)
         # Models that think before they answer are told not to; others do not look at it.
         said = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
         return self._tokenizer(said, add_special_tokens=False).input_ids

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 from boda.data.translate.engines import EngineGone, Reply, checked
 from boda.data.translate.engines.prompt import Prompt
 from boda.data.translate.engines.service import Service
-from boda.data.translate.glossary import Glossary
 from boda.endpoint import Endpoint, Refused, Unanswered, read_key
 from boda.errors import BodaError
 
@@ -67,10 +66,9 @@ class Translator(Service):
         return [self._one(text) for text in texts]
 
     def _one(self, text: str) -> Reply:
-        glossary = self.glossary if isinstance(self.glossary, Glossary) else None
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": self._prompt.messages(text.strip(), self.source_language, glossary),
+            "messages": self._prompt.messages(text.strip(), self.source_language, self.glossary),
             self._limit: 256 + 4 * len(text),
         }
         if self.temperature is not None:

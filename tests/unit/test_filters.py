@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import tarfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from typer.testing import CliRunner
 
 from boda.cli import app
@@ -15,6 +18,7 @@ from boda.data.filtering import Task, filter_set
 from boda.data.translate import filters
 from boda.data.translate.filters import FILTERS, PRESETS, Duplicates, Limits, Pair, check_pair, tidied
 from boda.errors import BodaError
+from tests.fake_encoder import RGB, FakeEncoder
 from tests.shared_data import shared_data
 
 GOOD = [
@@ -289,21 +293,35 @@ def test_an_engine_that_translates_back_is_asked_by_the_command(tmp_path):
     assert json.loads(said.stdout.splitlines()[-1])["rejected"] == {"back_translation": 1}
 
 
-def test_a_pair_model_says_whether_text_and_picture_fit(tmp_path):
-    drawn = CliRunner().invoke(app, ["data", "draw", str(tmp_path / "set"), "--what", "descriptions", "--count", "8"])
-    assert drawn.exit_code == 0
-    path = tmp_path / "set" / "data.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    for row, other in zip(rows[:4], rows[4:]):  # half of the answers are another picture's
-        row["messages"][1]["content"] = f"{other['messages'][1]['content']} 다른 그림입니다."
-    path.write_text(_lines(rows), encoding="utf-8")
-    words = ["--similarity", "mini-clip", "--limit", "similarity=0.45", "--skip", "duplicates", "--json"]
-    said = CliRunner().invoke(app, ["data", "filter", str(path), "--out", str(tmp_path / "out"), *words])
-    assert said.exit_code == 0, said.output
-    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8").splitlines()]
-    refused = {each["row"] for each in rejects}
-    assert refused <= {0, 1, 2, 3} and len(refused) >= 3, [(each["row"], each["reason"]) for each in rejects]
-    assert all(each["filter"] == "similarity" and each["field"] == "messages[1].content" for each in rejects)
+def test_a_pair_model_says_whether_text_and_picture_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr("boda.models.encoder.Encoder.load", lambda name: FakeEncoder(name))
+    path, said = tmp_path / "shard.tar", {"빨간": "빨간 그림입니다.", "초록": "초록 그림입니다.", "파란": "노란 그림입니다."}
+    with tarfile.open(path, "w") as tar:
+        for number, (colour, text) in enumerate(said.items()):
+            picture = io.BytesIO()
+            Image.new("RGB", (8, 8), RGB[colour]).save(picture, "PNG")
+            for suffix, data in (("png", picture.getvalue()), ("txt", text.encode())):
+                member = tarfile.TarInfo(f"{number:05}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    words = ["--similarity", "colours", "--limit", "similarity=0.9", "--json"]
+    found = CliRunner().invoke(app, ["data", "filter", str(path), "--out", str(tmp_path / "out"), *words])
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout.splitlines()[-1])["rejected"] == {"similarity": 1}
+    with tarfile.open(path) as before, tarfile.open(tmp_path / "out" / "data" / "shard.tar") as after:
+        kept = {each.name: after.extractfile(each).read() for each in after}  # type: ignore[union-attr]
+        assert kept == {each.name: before.extractfile(each).read() for each in before if each.name < "00002"}  # type: ignore[union-attr]
+
+
+def test_parquet_keeps_its_columns_and_types(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table(
+        {"korean": ["고양이 3마리", "개 5마리", "바다"], "english": ["3 cats", "7 dogs", "a sea"], "n": [1, 2, 3]}
+    )
+    parquet.write_table(table, tmp_path / "pairs.parquet", row_group_size=2)
+    done = filter_set(tmp_path / "pairs.parquet", tmp_path / "out", Task())
+    assert done["rejected"] == {"numbers": 1}
+    assert parquet.read_table(tmp_path / "out" / "data" / "pairs.parquet").equals(table.take([0, 2]))
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,12 @@ def rows(options: Options) -> Rows:
 
 
 def is_shard(place: Place) -> bool:
-    """Whether a file is a tar of such documents; its first keys tell."""
-    if not place.is_archive or place.suffix != ".tar":
-        return False
-    for _, _, parts in shard_index(place.path).groups[:8]:
+    """Whether a file is a tar of such documents; its first keys tell. One that cannot be read is none, which its reader says."""
+    groups = []
+    if place.is_archive and place.suffix == ".tar":
+        with contextlib.suppress(BodaError):
+            groups = shard_index(place.path).groups[:8]
+    for _, _, parts in groups:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             if {"text_list", "is_gpt"} & set(json.loads(read_part(place.path, *parts["json"]))):
                 return True

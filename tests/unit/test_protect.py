@@ -16,7 +16,9 @@ from boda.errors import BodaError
 PLACEHOLDERS = ["⟦{}⟧", '<x id="{}"/>', "<x{}/>", "[[{}]]", "__{}__"]
 PIECES = st.sampled_from(
     "<image>|<|im_end|>|https://a.kr/b?c=1|me@x.org|[0.52, 0.43, 0.65, 0.47]|1,000|-3.5|$x^2$|`a b`|(B)|{name}|%s|⟦3⟧|⟦|⟧|[[|]]|[1]|"
-    '<x id="2"/>|<x id="|"/>|a cat|  | |.|, |9th|\t|고양이|&lt;|/usr/bin|5 km|\\frac{1}{2}|<b>|A.|__4__|__|{5}|<x7/>|<'.split("|")
+    '<x id="2"/>|<x id="|"/>|a cat|  | |.|, |9th|\t|고양이|&lt;|/usr/bin|5 km|\\frac{1}{2}|<b>|A.|__4__|__|{5}|<x7/>|<'.split(
+        "|"
+    )
 )
 TEXTS = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=12).map("".join))
 
@@ -50,13 +52,19 @@ def test_placeholders_may_change_places_but_not_be_lost_or_doubled(text: str, pl
         ("<image>\nWhat is in [0.52, 0.43, 0.65, 0.47]?", ["<image>", "[0.52, 0.43, 0.65, 0.47]"]),
         ("Look at <|endofchunk|> and <obj>it</obj>.", ["<|endofchunk|>", "<obj>", "</obj>"]),
         ("See https://a.com/x?y=1. Or (www.b.org), me@c.co.kr.", ["https://a.com/x?y=1", "www.b.org", "me@c.co.kr"]),
-        ("Open /usr/bin/x, src/a/b.py, C:\\new\\x and photo.jpg, and/or that", ["/usr/bin/x", "src/a/b.py", "C:\\new\\x", "photo.jpg"]),
+        (
+            "Open /usr/bin/x, src/a/b.py, C:\\new\\x and photo.jpg, and/or that",
+            ["/usr/bin/x", "src/a/b.py", "C:\\new\\x", "photo.jpg"],
+        ),
         ("Given $x^2 + y$ and \\(a\\), it costs $5 and $10.", ["$x^2 + y$", "\\(a\\)", "5", "10"]),
         ("\\begin{pmatrix}1 & 2\\end{pmatrix} or \\frac{1}{2}", ["\\begin{pmatrix}1 & 2\\end{pmatrix}", "\\frac{1}{2}"]),
         ("Run `pip install x` with {name}, ${HOME} and %s", ["`pip install x`", "{name}", "${HOME}", "%s"]),
         ("A. cat B. dog (C) bird", ["A.", "B.", "(C)"]),
         ("The answer is A dog. Option B is right. Answer: C", ["B", "C"]),
-        ("1,000 people, -3.5 °C, 50% and 5 km on 2024-01-05 at 10:30", ["1,000", "-3.5 °C", "50%", "5 km", "2024-01-05", "10:30"]),
+        (
+            "1,000 people, -3.5 °C, 50% and 5 km on 2024-01-05 at 10:30",
+            ["1,000", "-3.5 °C", "50%", "5 km", "2024-01-05", "10:30"],
+        ),
         ("Three of 5 men, a 30-year-old and an H2O bottle", ["5", "30", "H2O"]),
         ("$110 million in the 1990s on the 3rd at 5pm for $2bn", []),
         ("Andrew H. Bass knows George W. Bush.", []),
@@ -95,7 +103,15 @@ def test_what_is_wrong_is_said_in_the_text_s_own_words():
 
 @pytest.mark.parametrize(
     "text, is_fixed",
-    [("B", True), ("(A)", True), ("3.14, 1,000!", True), ("<image> https://a.kr", True), ("", True), ("3 cats", False), ("가", False)],
+    [
+        ("B", True),
+        ("(A)", True),
+        ("3.14, 1,000!", True),
+        ("<image> https://a.kr", True),
+        ("", True),
+        ("3 cats", False),
+        ("가", False),
+    ],
 )
 def test_a_text_without_a_word_needs_no_engine(text: str, is_fixed: bool):
     assert protect(text, '<x id="{}"/>').is_fixed is is_fixed

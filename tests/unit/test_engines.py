@@ -497,6 +497,8 @@ def test_engines_and_settings_are_named():
         open_engine("deepl2")
     with pytest.raises(BodaError, match="deepl has no setting 'prompt'; it has source_language, glossary"):
         open_engine("deepl", prompt="p.txt")
+    with pytest.raises(BodaError, match="timeout is a number, not 'long'"):
+        open_engine("deepl", timeout="long")
     with pytest.raises(BodaError, match="concurrency of at least 1"):
         open_engine("deepl", concurrency=0)
     with pytest.raises(BodaError, match="no address of a DeepL API"):

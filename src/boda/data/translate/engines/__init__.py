@@ -90,9 +90,12 @@ def open_engine(name: str, model: str = "", **options: Any) -> Engine:
     if name not in ENGINES:
         raise BodaError(f"no translation engine '{name}'; there are {', '.join(ENGINES)}")
     kind: type[Engine] = import_module(ENGINES[name]).Translator
-    known = [field.name for field in fields(kind) if field.name != "model"]
-    if unknown := sorted(set(options) - set(known)):
-        raise BodaError(f"the engine {name} has no setting '{unknown[0]}'; it has {', '.join(known)}")
+    known = {field.name: field.type for field in fields(kind) if field.name != "model"}
+    for option, value in options.items():
+        if option not in known:
+            raise BodaError(f"the engine {name} has no setting '{option}'; it has {', '.join(known)}")
+        if known[option] in ("int", "float") and not isinstance(value, (int, float)):
+            raise BodaError(f"the engine {name}: {option} is a number, not '{value}'")
     if isinstance(path := options.get("glossary"), (str, Path)):
         options["glossary"] = Glossary.read(path) if str(path) else None
     return kind(model, **options)

@@ -220,6 +220,17 @@ def test_identity(models):
     assert len({nllb(), nllb(beams=3), nllb(source_language="ja"), chat(), chat(beams=3)}) == 5
 
 
+def test_training_goes_on_and_the_identity_changes(models, tmp_path: Path):
+    from safetensors.torch import load_file, save_file
+
+    copy = shutil.copytree(models["nllb"], tmp_path / "copy")
+    before = engine_of(models["nllb"]).settings()
+    assert engine_of(copy).settings() == before
+    weights = load_file(copy / "model.safetensors")
+    save_file({name: tensor + 1e-3 for name, tensor in weights.items()}, copy / "model.safetensors", {"format": "pt"})
+    assert engine_of(copy).settings() != before
+
+
 def test_a_converted_model_without_its_library(models, tmp_path: Path, monkeypatch):
     import builtins
 

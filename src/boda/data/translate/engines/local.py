@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ _MBART = "ar=ar_AR de=de_DE en=en_XX es=es_XX fr=fr_XX id=id_ID it=it_IT ja=ja_X
 # The token that a Korean translation starts with, by which a family is known -> its names of languages, and its tokens of them.
 _STARTS: dict[str, tuple[str, str]] = {"kor_Hang": (_FLORES, "{}"), "__ko__": ("", "__{}__"), "ko_KR": (_MBART, "{}")}
 _PREFIXES = ("<2ko>", ">>kor<<", ">>kor_Hang<<", ">>ko<<")  # ... or that goes before the text
+_SAMPLED = 1 << 20  # bytes
 _PLACEHOLDERS = ("⟦{}⟧", "[[{}]]", "<{}>", "({})", "#{}#")
 
 
@@ -51,7 +53,8 @@ class Translator(Engine):
         self._is_converted = (Path(self.model) / "model.bin").is_file()
 
     def settings(self) -> dict[str, Any]:
-        return {"beams": self.beams, "prompt": "" if self._is_seq2seq else self._prompt.text}
+        prompt = "" if self._is_seq2seq else self._prompt.text
+        return {"beams": self.beams, "prompt": prompt, "weights": _fingerprint(Path(self.model))}
 
     @property
     def placeholder(self) -> str:
@@ -226,6 +229,18 @@ class _Converted:
             return_end_token=True,
         )
         return [_to_end(tokenizer.convert_tokens_to_ids(each.hypotheses[0]), self.ends) for each in made]
+
+
+def _fingerprint(folder: Path) -> str:
+    """The same for copies of a folder, another after training went on: both ends of its weights. "" for a hub id."""
+    found = hashlib.sha256()
+    files = sorted(each for each in folder.glob("*") if each.suffix in (".safetensors", ".bin"))
+    for file in files:
+        with file.open("rb") as stream:
+            found.update(f"{file.name} {file.stat().st_size} ".encode() + stream.read(_SAMPLED))
+            stream.seek(max(0, file.stat().st_size - _SAMPLED))
+            found.update(stream.read())
+    return found.hexdigest()[:16] if files else ""
 
 
 def _to_end(ids: list[int], ends: set[int]) -> list[int]:

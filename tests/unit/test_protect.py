@@ -25,6 +25,7 @@ TEXTS = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=12).map("".joi
 
 @given(TEXTS, st.sampled_from(PLACEHOLDERS))
 @example("⟦⟦0⟧⟧ ⟦1", "⟦{}⟧")
+@example("__1 0", "__{}__")
 def test_an_engine_that_copies_gives_the_text_back(text: str, placeholder: str):
     shown = protect(text, placeholder)
     assert shown.restore(shown.text) == text

@@ -103,7 +103,11 @@ def protect(text: str, placeholder: str = "⟦{}⟧", glossary: Glossary | None 
 
     What looks like a placeholder already is itself protected.
     """
-    taken = [(match.start(), match.end(), match[0]) for match in _reader(placeholder).finditer(text)]
+    alike = [
+        _reader(placeholder),
+        re.compile(re.escape(placeholder.split("{}")[0].strip())),
+    ]  # its beginning could swallow the next
+    taken = [(match.start(), match.end(), match[0]) for pattern in alike for match in pattern.finditer(text)]
     taken += [(start, end, text[start:end]) for _, start, end in spans(text)]
     taken += glossary.find(text) if glossary else ()
     pieces: list[str] = []

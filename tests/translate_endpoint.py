@@ -90,6 +90,7 @@ class Script:
     def __init__(self, latency: float, places: int, errors: float, silent: float, mangled: float):
         self.latency, self.places, self.shares = latency, asyncio.Semaphore(places), (errors, silent, mangled)
         self.asked, self.good, self.did = Counter[str](), Counter[str](), Counter[str]()
+        self.billed: set[tuple[str, bytes]] = set()  # texts, and the keys by which a server tells a request that comes again
         self.spoilt: set[str] = set()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -117,7 +118,10 @@ class Script:
                     said = said.replace("⟦0⟧", "")
                 choice = {"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
                 await self._send(writer, 200, {"choices": [choice], "usage": {"total_tokens": len(text)}})
-                self.good[text] += act == "good"
+                if act == "good":
+                    self.good[text] += 1
+                    named = re.search(rb"idempotency-key: (\S+)", head, re.IGNORECASE)
+                    self.billed.add((text, named[1] if named else b"%d" % self.good[text]))
         writer.close()
 
     def _act(self, text: str) -> str:
@@ -137,7 +141,8 @@ class Script:
 
     def counts(self) -> dict:
         doubled = sum(count - 1 for count in self.good.values() if count > 1)
-        return {"did": dict(self.did), "delivered": len(self.good), "doubled": doubled}
+        billed = len(self.billed) - len(self.good)
+        return {"did": dict(self.did), "delivered": len(self.good), "doubled": doubled, "billed_twice": billed}
 
     async def _send(self, writer: asyncio.StreamWriter, status: int, value: dict) -> None:
         data = json.dumps(value, ensure_ascii=False).encode()
@@ -164,7 +169,8 @@ class Endpoint:
         self.process.wait()
 
     def counts(self) -> dict:
-        """`did`: requests by how they were met; `delivered`: texts with a good answer; `doubled`: good answers beyond one a text."""
+        """`did`: requests by how they were met; `delivered`: texts with a good answer; `doubled`: good answers beyond one a text, and
+        `billed_twice`: those of them that a server bills which knows a request again by its Idempotency-Key."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(self.url + "/models", timeout=10) as reply:
             return json.loads(reply.read())

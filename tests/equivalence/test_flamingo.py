@@ -17,6 +17,7 @@ from boda.data.images import ImageSpec
 from boda.data.interleaved import FlamingoRenderer
 from boda.data.render import processor_template
 from boda.data.sample import conversation
+from boda.errors import BodaError
 from boda.models.assemble import END_OF_CHUNK, Assembled, assemble, load_tokenizer
 from boda.models.flamingo import GatedCrossAttention
 from boda.models.generate import encode, generate
@@ -162,6 +163,27 @@ def test_numbers_that_differ(seeing):
     for call in (seeing.model.forward, seeing.model.generate):
         with pytest.raises(ValueError, match="3 pictures for 2 image tokens"):
             call(input_ids=ids_with(seeing, 0, 4), pixel_values=pixels(3))
+
+
+# Language models that no block reaches, and what is said.
+BLIND = {
+    "layers that lie deeper": (
+        "opt",
+        {"ffn_dim": 64, "word_embed_proj_dim": 48},
+        "a 'opt' model shows no list of its 2 layers",
+    ),
+    "no attention": ("mamba", {}, "a mamba model hands its layers no pictures"),
+}
+
+
+@pytest.mark.parametrize("name", BLIND)
+def test_a_language_model_that_cannot_see(name):
+    kind, config, words = BLIND[name]
+    config = {"model_type": kind, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4} | config
+    tower = str(tiny.vision_folder("clip_vision"))
+    spec = ModelSpec(kind="flamingo", vision=tower, vision_layer=-1, language=config, connector=SETTINGS)
+    with pytest.raises(BodaError, match=f"model.language: {words}"):
+        assemble(spec, load_tokenizer(str(tiny.language_folder("gpt_neox"))))
 
 
 # ---------------------------------------------------------------- answers

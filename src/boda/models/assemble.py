@@ -341,9 +341,9 @@ def join_flamingo(tower: Tower, language, settings: dict, change: tuple[float, f
     count = language.config.num_hidden_layers
     if config.every > count:
         raise BodaError(f"model.connector.every is {config.every} and the language model has {count} layers")
-    with torch.device("meta"):
+    with torch.device("meta"), explaining(f"model.language: {WHY}", ValueError):
         model = BodaFlamingoForConditionalGeneration(config)
-    with seeded(seed + 2), explaining(f"model.language: {WHY}", ValueError):
+    with seeded(seed + 2):
         model.model.resampler = new_resampler(config)
         put_blocks(language.base_model, config)
     model.model.vision_tower, model.model.language_model = tower.module, language.base_model
@@ -351,7 +351,8 @@ def join_flamingo(tower: Tower, language, settings: dict, change: tuple[float, f
     model.config.dtype = language.dtype
     if hasattr(language, "generation_config"):
         model.generation_config = language.generation_config
-    with explaining(f"model.language: a {language.config.model_type} model hands its layers no pictures ({WHY})", TypeError):
+    why = f"model.language: a {language.config.model_type} model hands its layers no pictures ({WHY})"
+    with explaining(why, TypeError, AttributeError):
         _see_once(model.eval())
     return model
 

@@ -52,7 +52,7 @@ OLD_KEYS = {"connector": "multi_modal_projector.", "vision": "vision_tower.", "l
 NEW_KEYS = {part: "model." + begin for part, begin in OLD_KEYS.items()} | {"head": "lm_head."}
 TRAINERS = ("model_state_dict", "state_dict")  # under which training scripts keep the weights beside their own state
 IGNORED = ("rotary_emb.inv_freq", "embeddings.position_ids")  # computed; old versions of transformers saved them
-HUB_FILES = ["*.json", "*.jinja", "*.bin", "*.pt", "*.safetensors", "*.model", "*.txt", "*.msgpack"]
+HUB_FILES = ["*.json", "*.jinja", "*.bin", "checkpoint*.pt", "*.safetensors", "*.model", "*.txt", "*.msgpack"]
 FLAX_KEYS = {
     "vision": r"vision_model\.",
     "language": r"text_model\.",

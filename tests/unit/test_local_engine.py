@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -207,6 +208,8 @@ def test_what_cannot_be_used_is_said(models, tmp_path: Path, monkeypatch):
         open_engine("local")
     with pytest.raises(EngineGone, match="cannot be loaded"):
         engine_of(tmp_path / "none").check()
+    with pytest.raises(EngineGone, match="cannot be loaded"):
+        engine_of(m2m100(tmp_path, b"")).check()
     with pytest.raises(EngineGone, match="is no chat model"):
         engine_of(tiny.language_folder("gpt_neox")).translate(["A dog."])
 
@@ -231,6 +234,44 @@ def test_training_goes_on_and_the_identity_changes(models, tmp_path: Path):
     assert engine_of(copy).settings() != before
 
 
+def m2m100(folder: Path, trained) -> Path:
+    """The tokenizer in its published files: a sentencepiece model and its vocabulary."""
+    (folder / "sentencepiece.bpe.model").write_bytes(trained)
+    words = [*"▁ 0 1 2 3 4 5 6 7 8 9".split(), "▁A", "▁dog", "."]
+    vocabulary = {word: number for number, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", *words])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    settings = {"tokenizer_class": "M2M100Tokenizer", "language_codes": "m2m100", "src_lang": "en"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    from transformers import M2M100Config, M2M100ForConditionalGeneration
+
+    torch.manual_seed(0)
+    sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 16) | {"encoder_layers": 1, "decoder_layers": 1}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    model = M2M100ForConditionalGeneration(M2M100Config(vocab_size=len(vocabulary) + 110, **sizes, **heads))
+    save_weights(model, folder)
+    return folder
+
+
+def test_an_m2m100_is_told_both_languages(tmp_path: Path, monkeypatch):
+    import sentencepiece
+    from transformers import M2M100ForConditionalGeneration
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["A dog."] * 50), model_writer=(model := io.BytesIO()), vocab_size=14, hard_vocab_limit=False
+    )
+    seen = []
+    generate = M2M100ForConditionalGeneration.generate
+    monkeypatch.setattr(
+        M2M100ForConditionalGeneration, "generate", lambda self, **given: (seen.append(given), generate(self, **given))[1]
+    )
+    engine = engine_of(m2m100(tmp_path, model.getvalue()))
+    engine.translate(["A dog."])
+    ids = engine._tokenizer.convert_tokens_to_ids
+    assert seen[0]["input_ids"][0, 0] == ids("__en__") and seen[0]["forced_bos_token_id"] == ids("__ko__")
+    with pytest.raises(EngineGone, match="'xx' is none"):
+        engine_of(tmp_path, source_language="xx").translate(["A dog."])
+
+
 def test_a_converted_model_without_its_library(models, tmp_path: Path, monkeypatch):
     import builtins
 
@@ -244,14 +285,15 @@ def test_a_converted_model_without_its_library(models, tmp_path: Path, monkeypat
         return original(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(EngineGone, match="pip install ctranslate2"):
+    with pytest.raises(EngineGone, match=r"pip install 'boda\[translate\]'"):
         engine_of(tmp_path / "converted").translate(["A dog."])
 
 
 def test_a_converted_model_translates_as_the_original(tmp_path: Path):
-    converters = pytest.importorskip("ctranslate2.converters")
+    from ctranslate2.converters import TransformersConverter
+
     original = nllb(tmp_path / "original", ends=0, lean=0.2)
-    converters.TransformersConverter(str(original)).convert(str(tmp_path / "converted"))
+    TransformersConverter(str(original)).convert(str(tmp_path / "converted"))
     for file in original.glob("tokenizer*"):
         shutil.copy(file, tmp_path / "converted")
     expected = engine_of(original).translate(TEXTS)

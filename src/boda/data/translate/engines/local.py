@@ -96,7 +96,7 @@ class Translator(Engine):
     def _loaded(self, kind: Any, **options: Any) -> Any:
         try:
             return kind.from_pretrained(self.model, **options)
-        except (OSError, ValueError, ImportError, KeyError) as error:
+        except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise EngineGone(f"the model {self.model} cannot be loaded: {why}") from error
 
@@ -130,7 +130,8 @@ class Translator(Engine):
 
     def check(self) -> None:
         with self._lock:
-            self._runner  # noqa: B018  loads it
+            self._ids("a")  # whether it can be asked, before the weights are read
+            self._runner  # noqa: B018
 
     def translate(self, texts: list[str]) -> list[Reply]:
         with self._lock:
@@ -208,7 +209,7 @@ class _Converted:
         try:
             import ctranslate2
         except ImportError:
-            why = "is a CTranslate2 model, for which the package ctranslate2 is needed: pip install ctranslate2"
+            why = "is a CTranslate2 model, for which ctranslate2 is needed: pip install 'boda[translate]'"
             raise EngineGone(f"{engine.model} {why}") from None
         self.engine, self.ends = engine, {engine._tokenizer.eos_token_id}
         device = str(engine.device or ("cuda" if ctranslate2.get_cuda_device_count() else "cpu"))

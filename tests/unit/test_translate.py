@@ -323,14 +323,22 @@ def test_memory_of_a_dead_process(tmp_path):
     assert Memory(tmp_path / "m").take([b"k"]) == ({}, {b"k"})
 
 
-def test_memory_of_a_silent_machine(tmp_path, monkeypatch):
-    elsewhere = Memory(tmp_path / "m")
-    elsewhere._db.execute("UPDATE owners SET host = 'elsewhere', pid = 1")
-    elsewhere.take([b"k"])
+def test_memory_of_a_silent_process(tmp_path, monkeypatch):
+    Memory(tmp_path / "m").take([b"k"])
     here = Memory(tmp_path / "m")
     assert here.take([b"k"]) == ({}, set())
     monkeypatch.setattr("boda.data.translate.memory.LEASE", -1.0)
     assert here.take([b"k"]) == ({}, {b"k"})
+
+
+def test_memory_is_one_machines(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "elsewhere")
+        Memory(tmp_path / "m").take([b"k"])
+    with pytest.raises(BodaError, match=r"memory .*m is in use by elsewhere; --memory names one of this machine's own"):
+        Memory(tmp_path / "m")
+    monkeypatch.setattr("boda.data.translate.memory.LEASE", -1.0)
+    assert Memory(tmp_path / "m").take([b"k"]) == ({}, {b"k"})
 
 
 def test_memory_forgets_another_jobs_failures(tmp_path):
@@ -477,7 +485,7 @@ def test_other_settings_are_refused(tmp_path):
     job(path, tmp_path / "job")
     with pytest.raises(BodaError, match=r'other settings: model is "" there and "v2" now'):
         job(path, tmp_path / "job", Fake("v2"))
-    with pytest.raises(BodaError, match=r"filters.boda.max_characters is 1000 there and 50 now"):
+    with pytest.raises(BodaError, match=r"filters.max_characters is 1000 there and 50 now"):
         job(path, tmp_path / "job", limits={"max_characters": 50})
     write_lines(path, [{"text": "dog"}, {"text": "cat"}])
     with pytest.raises(BodaError, match=r"inputs.rows.jsonl is 16 there and 32 now"):

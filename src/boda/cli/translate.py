@@ -28,7 +28,8 @@ def translate(
     source_language: Annotated[str, typer.Option(help="en, ja, ...; auto: the engine tells it")] = "auto",
     format: Annotated[str | None, typer.Option(help="format of the rows; told from them unless given")] = None,
     fields: Annotated[str | None, typer.Option(help=FIELDS)] = None,
-    filters: Annotated[str, typer.Option(help="boda or openflaminko: which translations are refused")] = "boda",
+    preset: Annotated[str, typer.Option(help="boda or openflaminko: which translations are refused")] = "boda",
+    skip: Annotated[list[str] | None, typer.Option(help="leave this filter out; repeatable")] = None,
     limits: Annotated[
         list[str] | None, typer.Option("--filter", metavar="KEY=VALUE", help="another limit of the filters")
     ] = None,
@@ -55,9 +56,10 @@ def translate(
     asked = open_engine(engine, model, source_language=source_language, **given)
     if budget is not None and not asked.price:
         raise typer.BadParameter("--budget is in US dollars and needs --price, US dollars a million characters")
+    named = [name.strip() for name in (fields or "").split(",") if name.strip()]
     task = Task(
-        asked, format, [name.strip() for name in (fields or "").split(",") if name.strip()], filters, _values(pairs_of(limits)),
-        limit, memory, budget, max_characters, keep_going, licence, quiet=settings["quiet"],
+        asked, format, named, preset, _values(pairs_of(limits)), skip or (), limit, memory, budget, max_characters, keep_going,
+        licence, quiet=settings["quiet"],
     )  # fmt: skip
     if dry_run:
         found = survey(paths, task)

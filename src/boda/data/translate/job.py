@@ -28,7 +28,7 @@ from boda.data.translate.folder import COSTS, JobFolder, totals
 from boda.data.translate.memory import Memory
 from boda.data.translate.protect import Protected, protect
 from boda.data.translate.shards import SHARDS, Record, Shard, damaged, open_shard
-from boda.errors import WHY, BadRow, BodaError, explaining
+from boda.errors import BadRow, BodaError
 from boda.files import as_lines, whole_file, writing
 from boda.terminal import Progress, clear_line
 
@@ -40,17 +40,19 @@ FIRST_ROWS, MOST_REJECTED = 200, 0.5  # of the first rows: more, and the setting
 
 @dataclass
 class Task:
-    """What a job is to do, all but where. `fields` are paths such as `conversations[].value`; none: told from the rows. `filters` is one
-    of PRESETS, `limits` what differs from its limits.
+    """What a job is to do, all but where.
 
-    `limit`: only the first rows of each file. `budget`: US dollars, `most_characters`: billed ones, that the job may cost in all.
+    `fields` are paths such as `conversations[].value`; none: told from the rows. `preset` is one of PRESETS, `limits` what differs from its
+    limits, `skip` filters that are left out. `limit`: only the first rows of each file. `budget`: US dollars, `most_characters`: billed
+    ones, that the job may cost in all.
     """
 
     engine: Engine
     format: str | None = None
     fields: Sequence[str] = ()
-    filters: str = "boda"
+    preset: str = "boda"
     limits: Mapping[str, Any] = field(default_factory=dict)
+    skip: Sequence[str] = ()
     limit: int | None = None
     memory: str | Path | None = None
     budget: float | None = None
@@ -60,18 +62,21 @@ class Task:
     quiet: bool = True
 
     def __post_init__(self):
-        if self.filters not in PRESETS:
-            raise BodaError(f"no filters '{self.filters}'; there are {', '.join(PRESETS)}")
-        self.checks, limits = PRESETS[self.filters]
-        with explaining(f"filters: {WHY}; there are {', '.join(dataclasses.asdict(limits))}", TypeError):
-            self.checked = dataclasses.replace(limits, **self.limits)
+        if self.preset not in PRESETS:
+            raise BodaError(f"no filters '{self.preset}'; there are {', '.join(PRESETS)}")
+        checks, limits = PRESETS[self.preset]
+        for what, given, known in (("limit", self.limits, dataclasses.asdict(limits)), ("filter", self.skip, checks)):
+            if unknown := sorted(set(given) - set(known)):
+                raise BodaError(f"no {what} '{unknown[0]}' of filters; there are {', '.join(known)}")
+        self.checks = {name: check for name, check in checks.items() if name not in self.skip}
+        self.checked = dataclasses.replace(limits, **self.limits)
 
     def settings(self) -> dict[str, Any]:
         """What the output depends on."""
         engine = self.engine
         said = {name: _short(value) for name, value in engine.settings().items()}
         asked: dict[str, Any] = {"format": self.format, "fields": list(self.fields), "limit": self.limit}
-        asked |= {"filters": {name: dataclasses.asdict(self.checked) for name in [self.filters]}}
+        asked |= {"filters": {"preset": self.preset, "skip": sorted(self.skip), **dataclasses.asdict(self.checked)}}
         glossary = engine.glossary.identity if engine.glossary else ""  # type: ignore[union-attr]
         told = {"engine": engine.name, "model": engine.model, "source_language": engine.source_language, "glossary": glossary}
         return {**told, **said, "identity": engine.identity, **asked}

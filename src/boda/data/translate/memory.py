@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from boda.errors import WHY, explaining
+from boda.errors import WHY, BodaError, explaining
 from boda.files import GO_ON, cache_folder
 
 LEASE = 60.0  # seconds without a sign of life after which what a process had taken on is free
@@ -34,8 +34,8 @@ class Entry:
 class Memory:
     """Translations by key; a key that nobody has is taken by whoever asks first, until it is put or its taker is gone.
 
-    A taker is gone when its process is (on this machine at once, elsewhere after LEASE). For one thread. Raises BodaError where the
-    file cannot be used.
+    A taker is gone when its process is, or has given no sign of life for LEASE. For one thread, and for the processes of one machine.
+    Raises BodaError where the file cannot be used.
     """
 
     def __init__(self, path: str | Path | None = None, job: str = ""):
@@ -46,6 +46,12 @@ class Memory:
             # A killed process loses nothing that it has written; a machine without power may lose the last moments.
             self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _SCHEMA)
             self._db.execute("DELETE FROM owners WHERE seen < ?", (time.time() - 1000 * LEASE,))
+            said = "SELECT host FROM owners WHERE host != ? AND seen > ?"
+            other = self._db.execute(said, (socket.gethostname(), time.time() - LEASE)).fetchone()
+            if other:  # what one machine writes another one does not see in time
+                raise BodaError(
+                    f"the translation memory {self.path} is in use by {other[0]}; --memory names one of this machine's own"
+                )
             said = "INSERT INTO owners (host, pid, seen) VALUES (?, ?, ?)"
             self.owner = self._db.execute(said, (socket.gethostname(), os.getpid(), time.time())).lastrowid
 

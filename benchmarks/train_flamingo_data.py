@@ -68,7 +68,9 @@ def write(folder: Path, steps: int) -> None:
     torch.manual_seed(0)
     GPTNeoXForCausalLM(GPTNeoXConfig(**LANGUAGE, vocab_size=VOCABULARY)).save_pretrained(folder / "language")
     tokenizer.save_pretrained(folder / "language")
-    CLIPVisionModel(CLIPVisionConfig(**VISION, image_size=IMAGE_SIZE, hidden_act="quick_gelu")).save_pretrained(folder / "vision")
+    CLIPVisionModel(CLIPVisionConfig(**VISION, image_size=IMAGE_SIZE, hidden_act="quick_gelu")).save_pretrained(
+        folder / "vision"
+    )
     (folder / "vision" / "preprocessor_config.json").write_text(
         json.dumps(ImageSpec(size=IMAGE_SIZE).to_processor().to_dict()), encoding="utf-8"
     )
@@ -93,7 +95,9 @@ def write(folder: Path, steps: int) -> None:
 
 def _turns(generator: random.Random, texts: list[str]) -> dict:
     images = [f"{generator.randrange(PICTURES)}.jpg" for _ in texts]
-    turns = [turn for text in texts for turn in ({"role": "user", "content": "<image>"}, {"role": "assistant", "content": text})]
+    turns = [
+        turn for text in texts for turn in ({"role": "user", "content": "<image>"}, {"role": "assistant", "content": text})
+    ]
     return {"messages": turns, "images": images}
 
 

@@ -30,7 +30,9 @@ HEADS, HEAD_DIM, MOST_PICTURES = CONNECTOR["heads"], CONNECTOR["head_dim"], 6
 
 
 def forward_half(size: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(size), nn.Linear(size, 4 * size, bias=False), nn.GELU(), nn.Linear(4 * size, size, bias=False))
+    return nn.Sequential(
+        nn.LayerNorm(size), nn.Linear(size, 4 * size, bias=False), nn.GELU(), nn.Linear(4 * size, size, bias=False)
+    )
 
 
 def heads_of(states: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from boda.data.shards import write_shards
+from boda.data.sources import read
 from boda.recipe import TokenizerSpec, load_recipe
 from tests import tiny
 from tests.pair_recipes import caption_file
@@ -13,6 +15,8 @@ from tests.pair_recipes import caption_file
 BACKBONES = {
     "openai/clip-vit-large-patch14-336": lambda: tiny.vision_folder("clip"),
     "openai/clip-vit-base-patch32": lambda: tiny.vision_folder("clip"),
+    "openai/clip-vit-large-patch14": lambda: tiny.vision_folder("clip"),
+    "mini": lambda: "mini",  # comes with the package, and is small enough
     "google/vit-large-patch16-224": lambda: tiny.vision_folder("vit"),
     "google/siglip2-base-patch16-224": lambda: tiny.vision_folder("siglip"),
     "klue/roberta-large": lambda: tiny.text_folder("roberta"),
@@ -23,6 +27,7 @@ BACKBONES = {
     "meta-llama/Meta-Llama-3-8B": lambda: tiny.language_folder("llama3_deep"),
     "maywell/Synatra-7B-v0.3-dpo": lambda: tiny.language_folder("synatra"),
     "EleutherAI/polyglot-ko-12.8b": lambda: tiny.language_folder("gpt_neox"),
+    "EleutherAI/polyglot-ko-1.3b": lambda: tiny.language_folder("gpt_neox"),
     "EleutherAI/polyglot-ko-5.8b": lambda: tiny.language_folder("gpt_neox"),
     "upstage/SOLAR-10.7B-Instruct-v1.0": lambda: tiny.language_folder("llama2"),
     "MLP-KTLim/llama-3-Korean-Bllossom-8B": lambda: tiny.language_folder("llama3"),
@@ -63,6 +68,10 @@ def small_data(source: str | None, folder: Path, pairs: bool) -> list[dict]:
         path = caption_file(folder / "captions", 6, image="file_path", captions="caption_ko")
         columns = {"image": "file_path", "caption": "caption_ko"}
         return [{"source": "captions", "path": str(path), "images": str(path.parent), "columns": columns}]
+    if source == "webdataset":
+        rows = read(caption_file(folder / "captions", 6), "captions", limit=8)
+        write_shards(rows, folder / "shards")
+        return [{"source": "webdataset", "path": str(folder / "shards" / "{00000..00000}.tar")}]
     if source == "text":
         rows = [{"text": line} for line in tiny.korean_lines()[:TEXTS]]
     else:

@@ -117,6 +117,8 @@ def _prepare(recipe: Recipe, blocks: list[Data], renderer, folder: Path, data_di
         sources = [(each.start, block.weight) for each, block in zip(opened, blocks)]
         data = prepare(sources, renderer, target, key, bad_rows.add, progress.update)
         clear_line()
+        for why, count in bad_rows.left_out.items():
+            say(f"{count:,} rows left out by rule: {why}")
         if data.truncated:
             say(f"{data.truncated} samples longer than max_length {renderer.max_length} were cut")
     except BodaError as error:

@@ -256,7 +256,7 @@ def put_together(tower: Tower | None, language, tokenizer, connector: str | dict
     image_id = add_token(tokenizer, IMAGE_TOKEN) if tower is not None else -1
     give_pad_token(tokenizer)
     # A pad token that ends answers gives way to one of its own when the chat template is known: there is a row for it.
-    resize_embeddings(language, tokenizer, spare=int(tokenizer.pad_token != PAD_TOKEN))
+    resize_embeddings(language, tokenizer, spare=int(tokenizer.pad_token.lower() != PAD_TOKEN))  # OpenFlamingo's is <PAD>
     change = head_of(language)
     found = {"language": getattr(language.config, "_commit_hash", None)}
     if tower is None:

@@ -307,7 +307,12 @@ BAD = [  # a place in PLAIN, what stands there instead, and what the message mus
     ("  vision: clip\n", "", ["line 2: model.vision: kind: vlm needs a vision tower"]),
     ("  vision: clip\n", "  kind: language\n", ["model.connector: kind: language takes no connector"]),
     ("ldpv2\n", "ldpv2\n  kind: language\n", ["model.vision: kind: language takes no vision"]),
-    ("ldpv2\n", "ldpv2\n  kind: flamingo\n", ["model.connector: only kind: vlm has a connector"]),
+    ("ldpv2\n", "{depth: 2}\n", ["model.connector: of kind: vlm it is a name, e.g. mlp2x_gelu"]),
+    ("ldpv2\n", "{depht: 2}\n  kind: flamingo\n", ["model.connector.depht: a flamingo has no such setting; did you mean 'depth'"]),
+    ("ldpv2\n", "{depth: 0}\n  kind: flamingo\n", ["model.connector.depth: a number from 1 on is needed, and this is 0"]),
+    ("ldpv2\n", "{places: 1}\n  kind: flamingo\n", ["model.connector.places: true or false is needed"]),
+    ("train: [connector]", "train: [language, language.tokens]", ["language trains every row of the table"]),
+    ("ldpv2\n", "ldpv2\n  kind: flamingo\n", ["model.connector: of kind: flamingo it is a mapping, e.g. {num_latents: 64}"]),
     ("vision: clip", "vision: {hidden_size: 8}", ["model.vision: given as a mapping it is a transformers config"]),
     ("  language: hyperclova\n", "", ["line 2: model.language: is missing (The language model"]),
     ("- name: align", "- name: instruct", ["two stages are called 'instruct'"]),
@@ -383,7 +388,7 @@ def test_clip_and_language_recipes():
     assert load_recipe(tree(model={"kind": "language", "language": "l"}, stage={"train": ["language"]})).model.vision is None
     assert set(ALL_PARTS) == {
         *("vision", "connector", "language", "language.lora", "language.embeddings", "language.ends"),
-        *("text", "text.lora", "vision.lora", "resampler", "cross_attention", "logit_scale"),
+        *("text", "text.lora", "vision.lora", "resampler", "cross_attention", "language.tokens", "logit_scale"),
     }
 
 

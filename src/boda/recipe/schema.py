@@ -21,6 +21,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "flamingo": ("vision", "resampler", "cross_attention", *_LANGUAGE_PARTS, "language.tokens"),
     "language": _LANGUAGE_PARTS,
 }
+CONNECTORS = ("linear", "mlp2x_gelu", "ldpv2", "placed_mlp")
 # The resampler and the cross-attention of a flamingo, as OpenFlamingo has them; `connector:` says what differs.
 FLAMINGO: dict[str, Any] = {
     "depth": 6, "num_latents": 64, "heads": 8, "head_dim": 64, "every": 1, "places": False, "special_tokens": [],
@@ -139,10 +140,10 @@ class ModelSpec(Knobs):
     """The tower's layer whose output is used; -2 = the last but one, as LLaVA does."""
     image_size: Count | None = None
     """Side in pixels of the square a picture becomes. Unset: the tower's own."""
-    connector: Literal["linear", "mlp2x_gelu", "ldpv2", "placed_mlp"] | dict[str, Any] | None = None
-    """From vision features to language embeddings: one matrix, two with GELU between, or these with 2x pooling and a
-    convolution (a quarter of the tokens); `placed_mlp`: for convolutional towers, with a norm and places. Unset: `mlp2x_gelu`
-    for a vlm. Of a flamingo: what its resampler and its cross-attention have otherwise than the published ones, as a mapping
+    connector: str | dict[str, Any] | None = None
+    """From vision features to language embeddings: `linear` (one matrix), `mlp2x_gelu` (two with GELU between), `ldpv2` (these with
+    2x pooling and a convolution: a quarter of the tokens) or `placed_mlp` (for convolutional towers, with a norm and places). Unset:
+    `mlp2x_gelu` for a vlm. Of a flamingo: what its resampler and its cross-attention have otherwise than the published ones, as a mapping
     such as `{num_latents: 64, depth: 6, heads: 8, every: 1}`."""
     language: str | dict[str, Any]
     """The language model (`clip`: the text tower): a hub id or folder; a transformers config (a mapping with `model_type`),
@@ -202,6 +203,8 @@ class ModelSpec(Knobs):
         if self.connector is not None and isinstance(self.connector, dict) != (self.kind == "flamingo"):
             form = "a mapping, e.g. {num_latents: 64}" if self.kind == "flamingo" else "a name, e.g. mlp2x_gelu"
             raise At("connector", f"of kind: {self.kind} it is {form}")
+        if isinstance(self.connector, str) and self.connector not in CONNECTORS:
+            raise At("connector", f"'{self.connector}' is not known; {nearest(self.connector, list(CONNECTORS))}")
         for name, value in self.connector.items() if isinstance(self.connector, dict) else ():
             if name not in FLAMINGO:
                 raise At(("connector", name), f"a flamingo has no such setting; {nearest(name, list(FLAMINGO))}")

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from transformers import AutoModel, AutoModelForCausalLM, LlavaConfig, LlavaForConditionalGeneration
 
 from boda.models.connectors import CONNECTORS, Ldpv2
+from boda.recipe import schema
 from boda.train.objectives import language_loss
 from tests import tiny
 from tests.support import (
@@ -179,6 +180,10 @@ def test_ldpv2_is_its_formula(grid, tokens):
     close(features.grad, same.grad, 1e-5)
     for name, parameter in connector.named_parameters():
         close(parameter.grad, weights[name].grad, 1e-5)
+
+
+def test_recipes_know_the_connectors():
+    assert set(CONNECTORS) == set(schema.CONNECTORS)
 
 
 @pytest.mark.parametrize("name", CONNECTORS)

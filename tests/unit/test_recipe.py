@@ -308,7 +308,11 @@ BAD = [  # a place in PLAIN, what stands there instead, and what the message mus
     ("  vision: clip\n", "  kind: language\n", ["model.connector: kind: language takes no connector"]),
     ("ldpv2\n", "ldpv2\n  kind: language\n", ["model.vision: kind: language takes no vision"]),
     ("ldpv2\n", "{depth: 2}\n", ["model.connector: of kind: vlm it is a name, e.g. mlp2x_gelu"]),
-    ("ldpv2\n", "{depht: 2}\n  kind: flamingo\n", ["model.connector.depht: a flamingo has no such setting; did you mean 'depth'"]),
+    (
+        "ldpv2\n",
+        "{depht: 2}\n  kind: flamingo\n",
+        ["model.connector.depht: a flamingo has no such setting; did you mean 'depth'"],
+    ),
     ("ldpv2\n", "{depth: 0}\n  kind: flamingo\n", ["model.connector.depth: a number from 1 on is needed, and this is 0"]),
     ("ldpv2\n", "{places: 1}\n  kind: flamingo\n", ["model.connector.places: true or false is needed"]),
     ("train: [connector]", "train: [language, language.tokens]", ["language trains every row of the table"]),

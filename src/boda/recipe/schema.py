@@ -316,12 +316,9 @@ class Stage(Knobs):
         if "language.ends" in self.train and (whole := [part for part in ("language", "language.lora") if part in self.train]):
             why = f"language.ends leaves the layers between the ends out of the stage, and {whole[0]} trains them"
             raise At("train", f"{why}; say one of them")
-        if "language.tokens" in self.train and (
-            whole := [part for part in ("language", "language.embeddings") if part in self.train]
-        ):
-            raise At(
-                "train", f"{whole[0]} trains every row of the table, language.tokens only those of new tokens; say one of them"
-            )
+        if "language.tokens" in self.train and (tables := {"language", "language.embeddings"} & set(self.train)):
+            why = f"{min(tables)} trains every row of the table, language.tokens only those of new tokens"
+            raise At("train", f"{why}; say one of them")
         if untrained := [part for part in self.learning_rates if part not in self.train]:
             raise At("learning_rates", f"{untrained[0]} has a learning rate and is not in train: {', '.join(self.train)}")
         if self.lora is not None and not adapted:

@@ -122,9 +122,8 @@ def report(run: Path, result: dict, evaluated: Path, command: str) -> Path:
     read = kept_reading(path, READ)
     lowest = min(found["score"] for found in groups["latest"].values())
     met = "reached" if lowest >= GOALS["latest"] else "missed"
-    rises = ", ".join(
-        f"{kind} {' → '.join(f'{found['score']:.0%}' for found in groups[kind].values())}" for kind in ("task", "names")
-    )
+    scores = {kind: " → ".join(f"{found['score']:.0%}" for found in groups[kind].values()) for kind in ("task", "names")}
+    rises = ", ".join(f"{kind} {score}" for kind, score in scores.items())
     lines = [
         "# mini-flamingo: a small Flamingo on drawn documents",
         "",
@@ -146,10 +145,11 @@ def report(run: Path, result: dict, evaluated: Path, command: str) -> Path:
         f"Asked about the latest picture: {lowest:.1%} at least, goal 90 %: {met}. By number of shots: {rises}.",
         "",
         "Documents from a seed that no recipe trains on. The same last picture at every number of shots; more shots add earlier pictures. "
-        "`latest`: the right answer is right for none of the earlier pictures. `task`: one attribute said in one form; the pairs of attribute "
-        "and form are never trained, and an answer must have the form that was shown. `names`: two to four values of colour or shape bear "
-        "made-up names that no training document has and that another document gives others; *named before*: of how many last pictures the "
-        "value's name stood before, so that it can be known. *Copying*: what the most frequent answer shown before would score.",
+        "`latest`: the right answer is right for none of the earlier pictures. `task`: one attribute said in one form; the pairs of "
+        "attribute and form are never trained, and an answer must have the form that was shown. `names`: two to four values of colour "
+        "or shape bear made-up names that no training document has and that another document gives others; *named before*: of how "
+        "many last pictures the value's name stood before, so that it can be known. *Copying*: what the most frequent answer shown "
+        "before would score.",
         "",
         "![accuracy by demonstrations](flamingo-shots.png)",
         "",

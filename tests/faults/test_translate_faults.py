@@ -36,7 +36,7 @@ def task(endpoint: Endpoint, **rest) -> Task:
     return Task(open_engine("openai", "stub", url=endpoint.url, concurrency=24, timeout=2.0, wait=0.1), **rest)
 
 
-def start(rows: Path, out: Path, endpoint: Endpoint, limit: int | None = None, **more: str) -> subprocess.Popen:
+def start(rows: Path, out: Path, endpoint: Endpoint, limit: int | None = None, concurrency: int = 24) -> subprocess.Popen:
     """`boda data translate` in a process of its own."""
     command = [
         sys.executable,
@@ -52,8 +52,8 @@ def start(rows: Path, out: Path, endpoint: Endpoint, limit: int | None = None, *
         "--url",
         endpoint.url,
     ]
-    command += ["--concurrency", "24", "--option", "timeout=2.0", "--option", "wait=0.1", "--quiet"]
-    settings = os.environ | {"BODA_CACHE": str(out.parent / "cache"), **more}
+    command += ["--concurrency", str(concurrency), "--option", "timeout=2.0", "--option", "wait=0.1", "--quiet"]
+    settings = os.environ | {"BODA_CACHE": str(out.parent / "cache")}
     before = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
     return subprocess.Popen(list(map(str, command)), env=settings, stderr=subprocess.PIPE, text=True, preexec_fn=before)
 
@@ -104,12 +104,26 @@ def test_killed_at_any_moment(rows, whole, tmp_path):
 
 
 def test_two_processes_on_one_job(rows, whole, tmp_path):
+    def claims() -> set[str]:
+        return {path.name for path in (tmp_path / "job/claims").glob("*")}
+
     with Endpoint(latency=0.02, places=16) as endpoint:
-        both = [start(rows[0], tmp_path / "job", endpoint) for _ in range(2)]
-        assert [process.wait(60) for process in both] == [0, 0], [process.communicate()[1] for process in both]
+        first = start(rows[0], tmp_path / "job", endpoint, concurrency=8)
+        while not claims():
+            time.sleep(0.001)
+        first.send_signal(signal.SIGSTOP)  # so that it cannot take all of this little job
+        taken = claims()
+        second = start(rows[0], tmp_path / "job", endpoint, concurrency=8)
+        while not claims() - taken:
+            assert second.poll() is None, second.communicate()[1]
+            time.sleep(0.001)
+        first.send_signal(signal.SIGCONT)
+        assert [process.wait(60) for process in (first, second)] == [0, 0], [each.communicate()[1] for each in (first, second)]
         counts = endpoint.counts()
     assert data(tmp_path / "job") == whole
-    assert counts["delivered"] == rows[1] and counts["doubled"] == 0
+    assert (
+        counts["delivered"] == rows[1] and counts["doubled"] <= 8
+    )  # those that waited too long for the process that was stopped
     assert json.loads((tmp_path / "job/manifest.json").read_text())["rows"] == ROWS
     assert len(list((tmp_path / "job/spent").iterdir())) == 2, "one process did it all"
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -22,7 +23,7 @@ LAST_REPLIES = 15.0  # seconds for what is under way when a job stops
 _POLL = 0.1  # seconds between two looks at what other processes are translating
 
 
-@dataclass
+@dataclass(eq=False)
 class Waiting:
     """Who waits for translations: what has come so far, by key, and how many have not."""
 
@@ -55,7 +56,8 @@ class Asking:
         self.pending: deque[_Unit] = deque()
         self.flying = self.flying_characters = 0
         self.stopped: BodaError | None = None
-        self._polled = 0.0
+        self.interrupted = False
+        self._polled, self._came = 0.0, dict[bytes, Entry]()  # what is not in the memory yet
         self._jobs: SimpleQueue = SimpleQueue()
         self._replies: SimpleQueue = SimpleQueue()
         # Daemons: Ctrl-C does not wait for a server.
@@ -65,7 +67,7 @@ class Asking:
     @property
     def has_enough(self) -> bool:
         """Whether there is plenty to ask for."""
-        return len(self.pending) >= max(256, 4 * self.engine.concurrency * self.engine.texts_a_request)
+        return len(self.pending) >= max(64, 4 * self.engine.concurrency * self.engine.texts_a_request)
 
     def want(self, wanted: Sequence[tuple[Waiting, Mapping[bytes, Protected]]]) -> None:
         """Translations that somebody waits for from now on."""
@@ -95,7 +97,7 @@ class Asking:
     def turn(self, is_idle: bool) -> None:
         """Keeps the threads busy and the replies that have come; waits a little for some if there is nothing else to do.
 
-        Raises EngineGone; BodaError: the budget is used up.
+        Raises EngineGone; BodaError: the budget is used up; KeyboardInterrupt, if `heeding` has noted one.
         """
         self._send()
         self._receive(0.05 if is_idle and (self.flying or self.others) else 0.0)
@@ -105,6 +107,25 @@ class Asking:
             self._take(waited)  # done by now, or its taker is gone and it is ours
         if self.stopped and not self.flying:
             raise self.stopped
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def heeding(self) -> Iterator[None]:
+        """Ctrl-C counts where nothing is lost by it, between two turns; a second one at once."""
+
+        def note(*_) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        is_main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGINT, note) if is_main else None
+        try:
+            yield
+        finally:
+            if is_main:
+                signal.signal(signal.SIGINT, before)
 
     def _send(self) -> None:
         while self.pending and not self.stopped and self.flying < 2 * self.engine.concurrency:
@@ -146,7 +167,6 @@ class Asking:
 
     def _receive(self, timeout: float) -> None:
         """Keeps all replies that have come."""
-        entries: dict[bytes, Entry] = {}
         failure: BaseException | None = None
         with suppress(Empty):
             while True:
@@ -158,9 +178,11 @@ class Asking:
                 self.folder.spent["requests"] += 1
                 for unit, reply in zip(batch, replies):
                     if entry := self._entry(unit, reply):
-                        entries[unit.key] = entry
-        if entries:
-            self._arrived(self.memory.put(entries))
+                        self._came[unit.key] = entry
+        if self._came:
+            kept = self.memory.put(self._came)
+            self._came = {}
+            self._arrived(kept)
         self.memory.beat()
         self.folder.beat()
         if failure:
@@ -191,7 +213,7 @@ class Asking:
                     self._jobs.get_nowait()
                     self.flying -= 1
             until = time.monotonic() + LAST_REPLIES
-            while self.flying > 0 and time.monotonic() < until:
+            while (self.flying > 0 or self._came) and time.monotonic() < until:
                 with suppress(EngineGone):
                     self._receive(0.1)
 

@@ -120,7 +120,7 @@ class _Part(NamedTuple):
     units: list[_Unit]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Output:
     """A shard that is being written, beside it the rows that are refused."""
 
@@ -157,7 +157,7 @@ class _Output:
         self.files.__exit__(BodaError, BodaError("stopped"), None)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Row(Waiting):
     """A row on its way; `record` is None behind the last one of a shard."""
 
@@ -186,7 +186,8 @@ def translate(paths: Sequence[str | Path], out: str | Path, task: Task) -> dict[
     began, memory = time.monotonic(), Memory(task.memory, folder.id)
     run = _Run(task, folder, memory)
     try:
-        run.work()
+        with run.asking.heeding():
+            run.work()
     except BaseException:
         clear_line()
         run.asking.last_replies()

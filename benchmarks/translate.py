@@ -1,10 +1,10 @@
 """A translation job against an endpoint that errs: rows a second beside what the endpoint allows; killed; by two processes.
 
-    python benchmarks/run.py translate [rows=20000] [shards=10] [sentences=10000] [places=8] [concurrency=40] [seed=0]
+    python benchmarks/run.py translate [rows=20000] [shards=10] [sentences=10000] [rate=250] [concurrency=40] [seed=0]
 
-The endpoint (tests/translate_endpoint.py) is a process of its own on the same machine. It serves `places` requests at a time in
-30 ms each; 5 % get 500 or 429 after that time, 2 % are never answered (the client gives up after 1.5 s; they take no place), 1 % of
-the answers lack a placeholder. Which, depends on the text and on how often it was asked for, so runs meet the same faults.
+The endpoint (tests/translate_endpoint.py) is a process of its own on the same machine. It answers after 30 ms and serves `rate` requests
+a second. Of these 5 % get 500 or 429; 2 % of all requests are never answered (the client gives up after 1.5 s; they take nothing of the
+rate); 1 % of the answers lack a placeholder. Which, depends on the text and on how often it was asked for, so runs meet the same faults.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def bare_client(run: Run, rows: Path, faults: dict) -> list[dict]:
         found = run_side([__file__, "bare", endpoint.url, str(rows), str(run.option("concurrency", CONCURRENCY))])
         counts = endpoint.counts()
     served = sum(count for act, count in counts["did"].items() if act != "silent")
-    least = served * faults["latency"] / faults["places"]
+    least = served / faults["rate"]
     run.say(f"bare client: {found['seconds']:.1f} s, {least / found['seconds']:.1%} of the limit")
     values = {"seconds": found["seconds"], "endpoint's least seconds": least, "of its limit": f"{least / found['seconds']:.1%}"}
     return [{"run": "bare client", **values, "requests": sum(counts["did"].values()), "sentences": counts["delivered"]}]
@@ -133,18 +133,18 @@ def ended(processes: list[subprocess.Popen]) -> list[dict]:
 
 def main(run: Run) -> None:
     """The job undisturbed, killed, by two processes; then without faults and without an endpoint to wait for."""
-    places, seed = run.option("places", 8), run.option("seed", 0)
+    rate, seed = run.option("rate", 250.0), run.option("seed", 0)
     number, shards = run.option("rows", 20_000), run.option("shards", 10)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         distinct = write_rows(folder / "rows", number, shards, run.option("sentences", 10_000), seed)
-        faults = {"latency": LATENCY, "places": places, "errors": ERRORS, "silent": SILENT, "mangled": MANGLED}
+        faults = {"latency": LATENCY, "rate": rate, "errors": ERRORS, "silent": SILENT, "mangled": MANGLED}
         table, checks = [], []
 
         def line(what: str, job: Job, seconds: float, digest: str, memory: float | str = "") -> None:
             counts, done = job.endpoint.counts(), job.manifest()
             served = sum(count for act, count in counts["did"].items() if act != "silent")
-            least = served * LATENCY / places
+            least = served / rate
             table.append(
                 {
                     "run": what,
@@ -197,7 +197,7 @@ def main(run: Run) -> None:
             ended([job.start(), job.start()])
             line("two processes", job, time.perf_counter() - began, digest)
 
-        with Endpoint(latency=0.0, places=1000, errors=0.0, silent=0.0, mangled=0.0) as endpoint:
+        with Endpoint(latency=0.0, rate=1e6, errors=0.0, silent=0.0, mangled=0.0) as endpoint:
             job = Job(run, folder, "free", folder / "rows", endpoint)
             free = job.whole()
             checks.append(job.digest() == digest)
@@ -206,12 +206,11 @@ def main(run: Run) -> None:
             known = again.whole()
             checks.append(again.digest() == digest and known["requests"] == 0)
     run.text(
-        f"{number:,} conversations in {shards} shards, {distinct:,} different sentences in them. The endpoint serves {places} requests at "
-        f"a time in {LATENCY * 1000:.0f} ms each, so {places / LATENCY:.0f} a second; {ERRORS:.0%} get 500 or 429 (their "
-        f"time is taken all the same), {SILENT:.0%} are never answered (the client gives up after {TIMEOUT} s; they take no place), "
-        f"{MANGLED:.0%} of the answers lack a placeholder and are asked for again. The least time is that in which the endpoint could have "
-        "served what it did serve, errors included. On a busy machine the endpoint itself is slower than that: the bare client, which does "
-        f"nothing but send {BARE:,} of the sentences until each has a good answer, shows what there is to be had."
+        f"{number:,} conversations in {shards} shards, {distinct:,} different sentences in them. The endpoint answers after "
+        f"{LATENCY * 1000:.0f} ms and serves {rate:g} requests a second; {ERRORS:.0%} get 500 or 429, {SILENT:.0%} are never answered "
+        f"(the client gives up after {TIMEOUT} s; they take nothing of the rate), {MANGLED:.0%} of the answers lack a placeholder and are "
+        "asked for again. The least time is that in which the endpoint could have served what it did serve, errors included. The bare "
+        f"client does nothing but send {BARE:,} of the sentences until each has a good answer."
     )
     run.table("A job of one process and of two, undisturbed and killed", table)
     run.text(

@@ -50,6 +50,7 @@ ASKED = {
     "Tell me what the photo shows.": "사진에 담긴 것을 말해 주십시오.",
     "How many things can you count here?": "여기에서 몇 개를 셀 수 있습니까?",
 }
+BURST = 0.1
 _TOLD = re.compile(r"(\w+) has (\S+) (\w+) (\w+) (\w+)s near the (\w+)\.")
 
 
@@ -85,10 +86,11 @@ def write_rows(folder: Path, rows: int, shards: int, sentences: int, seed: int =
 
 
 class Script:
-    """What the endpoint does: `places` requests at a time take `latency` seconds each; a silent request takes no place."""
+    """What the endpoint does: a request is answered after `latency` seconds, or later where more than `rate` a second have come (what it
+    has not used of the last BURST seconds counts). A silent request takes nothing of that."""
 
-    def __init__(self, latency: float, places: int, errors: float, silent: float, mangled: float):
-        self.latency, self.places, self.shares = latency, asyncio.Semaphore(places), (errors, silent, mangled)
+    def __init__(self, latency: float, rate: float, errors: float, silent: float, mangled: float):
+        self.latency, self.rate, self.free, self.shares = latency, rate, 0.0, (errors, silent, mangled)
         self.asked, self.good, self.did = Counter[str](), Counter[str](), Counter[str]()
         self.billed: set[tuple[str, bytes]] = set()  # texts, and the keys by which a server tells a request that comes again
         self.spoilt: set[str] = set()
@@ -108,8 +110,9 @@ class Script:
                 if act == "silent":
                     await reader.read(1)  # until the other side gives up
                     break
-                async with self.places:
-                    await asyncio.sleep(self.latency)
+                now = asyncio.get_running_loop().time()
+                self.free = max(self.free, now - BURST) + 1 / self.rate
+                await asyncio.sleep(max(self.latency, self.free - now))
                 if act in ("500", "429"):
                     await self._send(writer, int(act), {"error": {"message": f"scripted {act}"}})
                     continue
@@ -155,8 +158,8 @@ class Script:
 class Endpoint:
     """The process, as a context; `url` for a client, `counts()` for a test."""
 
-    def __init__(self, latency=0.03, places=8, errors=0.05, silent=0.02, mangled=0.01):
-        self.arguments = [str(value) for value in (latency, places, errors, silent, mangled)]
+    def __init__(self, latency=0.03, rate=250.0, errors=0.05, silent=0.02, mangled=0.01):
+        self.arguments = [str(value) for value in (latency, rate, errors, silent, mangled)]
 
     def __enter__(self) -> Endpoint:
         self.process = subprocess.Popen([sys.executable, __file__, *self.arguments], stdout=subprocess.PIPE, text=True)
@@ -177,7 +180,7 @@ class Endpoint:
 
 
 async def _serve(*arguments: float) -> None:
-    script = Script(arguments[0], int(arguments[1]), *arguments[2:])
+    script = Script(*arguments)
     server = await asyncio.start_server(script.answer, "127.0.0.1", 0, backlog=512)
     print(server.sockets[0].getsockname()[1], flush=True)
     async with server:

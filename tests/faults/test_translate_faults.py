@@ -69,7 +69,7 @@ def data(out: Path) -> dict[str, bytes]:
 def whole(rows, tmp_path_factory) -> dict[str, bytes]:
     """What the job writes that nothing happens to."""
     folder = tmp_path_factory.mktemp("whole")
-    with Endpoint(latency=0.002, places=24) as endpoint:
+    with Endpoint(latency=0.002, rate=5000.0) as endpoint:
         done = translate([rows[0]], folder / "job", task(endpoint, memory=folder / "memory"))
         counts = endpoint.counts()
     assert done["kept"] == ROWS and counts["delivered"] == rows[1] and counts["doubled"] == 0
@@ -79,14 +79,14 @@ def whole(rows, tmp_path_factory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def quick():
-    with Endpoint(latency=0.0, places=24, errors=0.0, silent=0.0, mangled=0.0) as endpoint:
+    with Endpoint(latency=0.0, rate=1e6, errors=0.0, silent=0.0, mangled=0.0) as endpoint:
         yield endpoint
 
 
 def test_killed_at_any_moment(rows, whole, tmp_path):
     # A server may have given an answer that the killed process had no time to keep: at most what was under way.
     at_once = 2 * 24  # what was under way, and what had come and was not kept yet
-    with Endpoint(latency=0.02, places=8) as endpoint:
+    with Endpoint(latency=0.02, rate=300.0) as endpoint:
         process = start(rows[0], tmp_path / "job", endpoint)
         while endpoint.counts()["delivered"] < random.randint(40, 120):
             assert process.poll() is None, process.communicate()[1]
@@ -107,7 +107,7 @@ def test_two_processes_on_one_job(rows, whole, tmp_path):
     def claims() -> set[str]:
         return {path.name for path in (tmp_path / "job/claims").glob("*")}
 
-    with Endpoint(latency=0.02, places=16) as endpoint:
+    with Endpoint(latency=0.02, rate=800.0) as endpoint:
         first = start(rows[0], tmp_path / "job", endpoint, concurrency=8)
         while not claims():
             time.sleep(0.001)
@@ -129,7 +129,7 @@ def test_two_processes_on_one_job(rows, whole, tmp_path):
 
 
 def test_interrupted(rows, whole, tmp_path):
-    with Endpoint(latency=0.02, places=8, silent=0.0) as endpoint:
+    with Endpoint(latency=0.02, rate=300.0, silent=0.0) as endpoint:
         process = start(rows[0], tmp_path / "job", endpoint)
         while endpoint.counts()["delivered"] < 50:
             time.sleep(0.01)
@@ -148,7 +148,7 @@ def test_interrupted(rows, whole, tmp_path):
 
 @pytest.mark.parametrize("size", [12 << 10, 64 << 10], ids=["output", "memory"])
 def test_disk_full(rows, whole, tmp_path, size):
-    with Endpoint(latency=0.002, places=24, silent=0.0) as endpoint:
+    with Endpoint(latency=0.002, rate=5000.0, silent=0.0) as endpoint:
         process = start(rows[0], tmp_path / "job", endpoint, size)
         said = process.communicate(timeout=60)[1]
         assert process.returncode == 1 and said.startswith("boda: ") and said.count("\n") == 1, said

@@ -66,7 +66,7 @@ def test_what_is_published_on_stand_ins(folder):
     shutil.copy(next(folder.glob("captions/**/*.tar")), "laion")
     ran = set()
     for command in "".join(blocks("sh")).splitlines():
-        program, *words = (str(parts.get(word, word)) for word in shlex.split(command.replace("DIR", ".")))
+        _, *words = (str(parts.get(word, word)) for word in shlex.split(command.replace("DIR", ".")))
         boda([*words, *(changes if words[0] in ("inspect", "train") else [])])
         ran.add(words[0])
     assert ran == {"inspect", "train", "chat", "data", "import"}

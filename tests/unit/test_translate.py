@@ -19,6 +19,7 @@ from typing import ClassVar
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from boda.cli import app
@@ -598,3 +599,14 @@ def test_published_rows_in_place(tmp_path, name):
     back = tmp_path / "back.json"
     back.write_bytes(rewritten(path, lambda text: text + "가"))
     assert json.loads(rewritten(back, lambda text: text.removesuffix("가"))) == json.loads(path.read_bytes())
+
+
+@pytest.mark.parametrize("page", ["translate", "engines"])
+def test_options_in_the_pages_exist(page):
+    text = (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    command = get_command(app).commands["data"].commands["translate"]  # type: ignore[attr-defined]
+    known = {name for option in command.params for name in option.opts}
+    lines = [line for line in text.splitlines() if line.startswith("boda data translate")]
+    assert lines and all(set(re.findall(r"--[a-z-]+", line)) <= known for line in lines)
+    if page == "translate":
+        assert set(re.findall(r"`(--[a-z-]+)", text)) <= known

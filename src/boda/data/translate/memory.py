@@ -42,7 +42,7 @@ class Memory:
         self.path, self.job, self._beaten = Path(path or cache_folder() / "translations" / "memory.sqlite"), job, 0.0
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             # A killed process loses nothing that it has written; a machine without power may lose the last moments.
             self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + _SCHEMA)
             self._db.execute("DELETE FROM owners WHERE seen < ?", (time.time() - 1000 * LEASE,))

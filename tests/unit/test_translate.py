@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +29,7 @@ from boda.cli import app
 from boda.data.translate import shards
 from boda.data.translate.engines import Engine, EngineGone, Reply
 from boda.data.translate.fields import FIELDS, Text, fields_for, find
+from boda.data.translate.folder import JobFolder
 from boda.data.translate.job import Task, survey, translate
 from boda.data.translate.memory import Entry, Memory
 from boda.data.translate.shards import open_shard
@@ -495,6 +499,23 @@ def test_other_settings_are_refused(tmp_path):
     (tmp_path / "full/file").touch()
     with pytest.raises(BodaError, match="holds something else than a translation job"):
         job(path, tmp_path / "full")
+
+
+def test_a_shard_belongs_to_one_process(tmp_path):
+    path, claim = write_lines(tmp_path / "rows.jsonl", [{"text": "dog"}]), tmp_path / "job/claims/rows.jsonl.json"
+
+    def is_free() -> bool:
+        return JobFolder(tmp_path / "job", {}, {path.name: path}, {}).claim(path.name)
+
+    assert is_free() and not is_free()  # whoever has it lives
+    claim.write_text('{"host": "elsewhere", "pid": 1}')
+    assert not is_free()
+    os.utime(claim, (time.time() - 120,) * 2)  # it has given no sign of life
+    assert is_free()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    claim.write_text(json.dumps({"host": socket.gethostname(), "pid": gone.pid}))
+    assert is_free() and not is_free()
 
 
 def test_inputs_that_are_none(tmp_path):

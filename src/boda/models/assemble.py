@@ -344,7 +344,7 @@ def join_flamingo(tower: Tower, language, settings: dict, change: tuple[float, f
     with torch.device("meta"), explaining(f"model.language: {WHY}", ValueError):
         model = BodaFlamingoForConditionalGeneration(config)
     with seeded(seed + 2):
-        model.model.resampler = new_resampler(config)
+        model.model.resampler = new_resampler(config).to(language.dtype)  # what is trained becomes fp32 again
         put_blocks(language.base_model, config)
     model.model.vision_tower, model.model.language_model = tower.module, language.base_model
     model.lm_head.weight = table.weight if table.weight is matrix else nn.Parameter(matrix.data)

@@ -227,9 +227,10 @@ def put_blocks(language: nn.Module, config: BodaFlamingoConfig) -> nn.ModuleList
         raise ValueError(f"a '{language.config.model_type}' model shows no list of its {count} layers")
     width = feature_size(config.vision_config, config.vision_feature_layer)
     for index, layer in enumerate(layers):
-        has_block = (index + 1) % config.every == 0
         sizes = (config.text_config.hidden_size, width, config.heads, config.head_dim)  # type: ignore[union-attr]
-        layers[index] = LookingLayer(layer, GatedCrossAttention(*sizes) if has_block else None, index // config.every)
+        has_block = (index + 1) % config.every == 0
+        block = GatedCrossAttention(*sizes).to(language.dtype) if has_block else None
+        layers[index] = LookingLayer(layer, block, index // config.every)
     return layers
 
 

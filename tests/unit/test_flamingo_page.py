@@ -46,7 +46,7 @@ def test_the_flamingo_with_nothing_to_download(folder, capsys):
     for command in commands.splitlines():
         program, *words = shlex.split(command)
         assert program == "boda"
-        more = {"train": FEW, "eval": ["--limit", "4", "--json"]}.get(words[0], [])
+        more = {"inspect": FEW, "train": FEW, "eval": ["--limit", "4", "--json"]}.get(words[0], [])
         done = boda([*words, *more])
         if words[0] == "eval":
             assert all(found["n"] == 4 for found in json.loads(done.stdout.splitlines()[-1])["tasks"].values()), command

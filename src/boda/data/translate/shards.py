@@ -154,7 +154,8 @@ class Lines(TextShard):
             yield Record(number, _object(line, f"{self.path}", number) if line.strip() else None, line)
 
 
-def _object(text: str, where: str, number: int) -> dict | BadRow:
+def _object(text: str, where: str, number: int | str) -> dict | BadRow:
+    """A row of JSON, its strings knowing their places."""
     start = len(text) - len(text.lstrip())
     try:
         value, end = _SPOTS.raw_decode(text, start)
@@ -376,7 +377,8 @@ class Tar(Shard):
                     if info is None:
                         break
                     folder, slash, name = info.name.rpartition("/")
-                    found = f"{folder}{slash}{name.partition('.')[0]}"
+                    stem, _, suffix = name.partition(".")
+                    found = folder + slash + stem
                     if parts and found != key:
                         yield self._group(stream, key, parts, end / size)
                         parts = []
@@ -384,7 +386,7 @@ class Tar(Shard):
                     if info.offset_data + info.size > size:
                         break
                     end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                    parts.append((info, start, end))
+                    parts.append((info, suffix.lower(), start, end))
             stream.seek(end)
             is_cut = stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE)
             if parts and not is_cut:
@@ -395,21 +397,15 @@ class Tar(Shard):
 
     def _group(self, stream, key: str, parts: list, end: float) -> Record:
         """The members of one key, each with its place; their bytes are read again when they are written."""
-        value: dict = {}
-        jsons: dict[str, str] = {}
-        for info, _, _ in parts:
-            suffix = info.name.rpartition("/")[2].partition(".")[2].lower()
+        texts: dict[str, str] = {}
+        for info, suffix, _, _ in parts:
             if suffix in ("txt", "json") and info.isfile():
                 stream.seek(info.offset_data)
-                text = stream.read(info.size).decode("utf-8", "surrogateescape")
-                if suffix == "txt":
-                    value["txt"] = text
-                else:
-                    found = _object(text, str(self.path), key)  # type: ignore[arg-type]
-                    if isinstance(found, BadRow):
-                        return Record(key, found, (parts, jsons), end=end)
-                    value, jsons[info.name] = {**found, **value}, text
-        return Record(key, value or None, (parts, jsons), end=end)
+                texts[suffix] = stream.read(info.size).decode("utf-8", "surrogateescape")
+        value = _object(texts["json"], str(self.path), key) if "json" in texts else {}
+        if isinstance(value, dict):
+            value |= {"txt": texts["txt"]} if "txt" in texts else {}
+        return Record(key, value or None, (parts, texts), end=end)
 
     def start(self, target: Path) -> None:
         self.stream, self.source, self.bytes = target.open("wb"), self.path.open("rb"), 0
@@ -417,12 +413,13 @@ class Tar(Shard):
     def put(self, record: Record, changes: Changes | None) -> None:
         if changes is None:
             return
-        parts, jsons = record.raw
-        for info, start, end in parts:
-            suffix = info.name.rpartition("/")[2].partition(".")[2].lower()
-            text = next((new for slot, new in changes if slot.where == "txt"), None) if suffix == "txt" else None
-            if info.name in jsons and (own := [change for change in changes if isinstance(change[0].text, Spot)]):
-                text = replaced(jsons[info.name], own)
+        parts, texts = record.raw
+        inside = [change for change in changes if isinstance(change[0].text, Spot)]
+        new = {"json": replaced(texts["json"], inside)} if inside else {}
+        if beside := [said for slot, said in changes if not isinstance(slot.text, Spot)]:
+            new["txt"] = beside[0]
+        for info, suffix, start, end in parts:
+            text = new.get(suffix)
             if text is None:
                 self.source.seek(start)
                 self._write(self.source.read(end - start))

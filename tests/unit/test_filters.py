@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import random
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from boda.cli import app
 from boda.data.filtering import Task, filter_set
+from boda.data.images import load_image
 from boda.data.translate import filters
 from boda.data.translate.filters import FILTERS, PRESETS, Duplicates, Limits, Pair, check_pair, tidied
 from boda.errors import BodaError
@@ -88,6 +90,11 @@ def test_bad_pairs_are_refused_by_the_filter_that_says_what_is_wrong(name: str, 
     found = check_pair(Pair(source, translation))
     assert found and found[0] == name and found[1]
     assert FILTERS[name](Pair(source, translation), Limits()) == found[1]
+
+
+def test_a_number_of_many_figures_is_one():
+    assert check_pair(Pair("The number is " + "9" * 400, "그 수는 여기에 있다."))[0] == "numbers"
+    assert FILTERS["numbers"](Pair("9" * 400, "9" * 400), Limits()) is None
 
 
 def test_reasons_name_what_is_wrong():
@@ -177,12 +184,6 @@ def test_chrf_is_that_of_sacrebleu(hypothesis: str, reference: str):
     assert filters.chrf(hypothesis, reference) == pytest.approx(expected, abs=1e-6)
 
 
-def test_back_translation_scores_by_what_comes_back():
-    score = filters.back_translation(lambda texts: [{"고양이": "the cat", "개": "a house"}[text] for text in texts])
-    same, other = score([Pair("the cat", "고양이"), Pair("the dog", "개")])
-    assert same == pytest.approx(1) and other < 0.3
-
-
 ROWS: list[dict] = [
     {
         "id": 1,
@@ -241,6 +242,23 @@ def test_pairs_of_two_aligned_files_stay_aligned(tmp_path):
     assert (tmp_path / "out" / "data" / "news.en").read_text(encoding="utf-8") == "3 cats\nthe sea\n"
 
 
+def test_two_files_that_were_compressed_are_written_as_the_text_that_their_names_say(tmp_path):
+    for side, text in (("ko", "고양이\n바다\n"), ("en", "a cat\nthe sea\n")):
+        (tmp_path / f"news.{side}.gz").write_bytes(gzip.compress(text.encode()))
+    filter_set(tmp_path / "news.ko.gz", tmp_path / "out", Task())
+    assert (tmp_path / "out" / "data" / "news.ko").read_text(encoding="utf-8") == "고양이\n바다\n"
+
+
+def test_a_compressed_file_that_is_cut_off_is_said_so(tmp_path):
+    draw = random.Random(0)
+    rows = [{"question": "질문 " + draw.randbytes(100).hex(), "answer": "답"} for _ in range(6000)]
+    data = gzip.compress(_lines(rows).encode())
+    (tmp_path / "cut.jsonl.gz").write_bytes(data[: len(data) // 2])
+    with pytest.raises(BodaError, match="cut off or damaged"):
+        filter_set(tmp_path / "cut.jsonl.gz", tmp_path / "out", Task())
+    assert not list(tmp_path.glob("out/data/*"))
+
+
 def test_a_low_score_refuses(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("ko,en\n고양이,a cat\n개,a horse\n", encoding="utf-8")
@@ -270,6 +288,47 @@ def test_pictures_and_texts_are_compared_row_by_row(tmp_path, llava_data):
     assert len({image.key for image in seen}) > 1 and all(image is not None for image in seen)
 
 
+def _shard(path, members: dict[str, bytes]):
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def _png(colour: str) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), RGB[colour]).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_pictures_stay_with_their_rows_where_rows_before_them_are_refused(tmp_path):
+    texts = {"빨간": "A red one.", "초록": "초록 그림", "파란": "파란 그림"}
+    members = {f"./{number}.{suffix}": data for number, (colour, text) in enumerate(texts.items())
+               for suffix, data in (("png", _png(colour)), ("txt", text.encode()))}  # fmt: skip
+    seen = {}
+
+    def score(pairs, images):
+        seen.update((pair.translation, load_image(image).getpixel((0, 0))) for pair, image in zip(pairs, images))
+        return [1.0] * len(pairs)
+
+    done = filter_set(_shard(tmp_path / "set.tar", members), tmp_path / "out", Task(scores={"similarity": score}))
+    assert done["rejected"] == {"hangul": 1}
+    assert seen == {"초록 그림": RGB["초록"], "파란 그림": RGB["파란"]}
+
+
+def test_a_broken_picture_refuses_its_row_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("boda.models.encoder.Encoder.load", lambda name: FakeEncoder(name))
+    members = {"0.png": _png("빨간")[:41], "0.txt": "빨간 그림".encode(), "1.png": _png("초록"), "1.txt": "초록 그림".encode()}
+    words = ["data", "filter", str(_shard(tmp_path / "set.tar", members)), "--out", str(tmp_path / "out"), "--json"]
+    said = CliRunner().invoke(app, [*words, "--similarity", "colours"])
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.stdout.splitlines()[-1])["rejected"] == {"similarity": 1}
+    (refused,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8").splitlines())
+    assert refused["row"] == "0" and "0.png" in refused["reason"]
+
+
 def test_the_command_says_what_was_refused_and_by_what(tmp_path):
     path = tmp_path / "talks.jsonl"
     path.write_text(_lines([*ROWS, ROWS[0]]), encoding="utf-8")
@@ -293,17 +352,23 @@ def test_an_engine_that_translates_back_is_asked_by_the_command(tmp_path):
     assert json.loads(said.stdout.splitlines()[-1])["rejected"] == {"back_translation": 1}
 
 
+def test_an_engine_that_cannot_translate_back_is_refused_and_settings_are_numbers(tmp_path):
+    (tmp_path / "words.csv").write_text("source,target\n개,a dog\n", encoding="utf-8")
+    (tmp_path / "pairs.csv").write_text("ko,en\n개,a dog\n", encoding="utf-8")
+    words = ["data", "filter", str(tmp_path / "pairs.csv"), "--out", str(tmp_path / "out")]
+    said = CliRunner().invoke(app, [*words, "--back-translation", "deepl"])
+    assert said.exit_code == 2 and "does not translate from Korean" in said.output
+    settings = ["--engine", f"model={tmp_path / 'words.csv'}", "--engine", "price=0.5"]
+    said = CliRunner().invoke(app, [*words, "--back-translation", "dictionary", *settings])
+    assert said.exit_code == 0, said.output
+
+
 def test_a_pair_model_says_whether_text_and_picture_fit(tmp_path, monkeypatch):
     monkeypatch.setattr("boda.models.encoder.Encoder.load", lambda name: FakeEncoder(name))
-    path, said = tmp_path / "shard.tar", {"빨간": "빨간 그림입니다.", "초록": "초록 그림입니다.", "파란": "노란 그림입니다."}
-    with tarfile.open(path, "w") as tar:
-        for number, (colour, text) in enumerate(said.items()):
-            picture = io.BytesIO()
-            Image.new("RGB", (8, 8), RGB[colour]).save(picture, "PNG")
-            for suffix, data in (("png", picture.getvalue()), ("txt", text.encode())):
-                member = tarfile.TarInfo(f"{number:05}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+    said = {"빨간": "빨간 그림입니다.", "초록": "초록 그림입니다.", "파란": "노란 그림입니다."}
+    members = {f"{number:05}.{suffix}": data for number, (colour, text) in enumerate(said.items())
+               for suffix, data in (("png", _png(colour)), ("txt", text.encode()))}  # fmt: skip
+    path = _shard(tmp_path / "shard.tar", members)
     words = ["--similarity", "colours", "--limit", "similarity=0.9", "--json"]
     found = CliRunner().invoke(app, ["data", "filter", str(path), "--out", str(tmp_path / "out"), *words])
     assert found.exit_code == 0, found.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 from hypothesis import assume, example, given
@@ -168,3 +169,15 @@ def test_a_glossary_without_its_columns_is_refused(tmp_path):
     path.write_text("en,ko\nSeoul,서울\n", encoding="utf-8")
     with pytest.raises(BodaError, match="columns source and target; there are en, ko"):
         Glossary.read(path)
+
+
+@pytest.mark.parametrize("piece", ["`", "a-", "a.", "-1", "~", "a/"])
+def test_long_texts_take_no_time(piece: str):
+    began = time.perf_counter()
+    assert protect(piece * 20_000).restore(protect(piece * 20_000).text) == piece * 20_000
+    assert time.perf_counter() - began < 3
+
+
+def test_files_in_folders_with_dots_are_whole():
+    for text in ("see v1.0/photo.jpg", "a b.c/d.txt", "the-end.photo.png", "x -photo.jpg"):
+        assert protect(text).kept == (text.split()[-1],)

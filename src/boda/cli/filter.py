@@ -77,15 +77,16 @@ def _table(done: dict[str, Any]) -> str:
 
 
 def _similarity(model: str):
-    from boda.data.images import load_image
     from boda.data.sample import IMAGE_MARK
+    from boda.evaluate.pairs import vectors_of
     from boda.models.encoder import Encoder
 
     encoder = Encoder.load(model)
 
     def score(pairs, images):
         texts = encoder.texts([pair.translation.replace(IMAGE_MARK, " ") for pair in pairs])
-        return (encoder.images(map(load_image, images)) * texts).sum(axis=1).tolist()
+        vectors, errors = vectors_of(encoder, images, (), images)
+        return [errors.get(place, score) for place, score in enumerate((vectors * texts).sum(axis=1).tolist())]
 
     return score
 
@@ -95,21 +96,21 @@ def _back(name: str, options: dict[str, str]):
     from concurrent.futures import ThreadPoolExecutor
     from importlib.resources import files
 
-    from boda.data.translate.engines import EngineGone, open_engine
-    from boda.data.translate.filters import back_translation
+    import yaml
 
-    if name == "openai" and "prompt" not in options:
-        options["prompt"] = str(files("boda.data.translate") / "prompts" / "back.txt")
-    known: dict[str, Any] = {key: int(value) if value.isdigit() else value for key, value in options.items()}
-    opened = open_engine(name, **{"source_language": "ko", **known})
+    from boda.data.translate.engines import open_engine
+    from boda.data.translate.filters import chrf
+
+    if name not in ("openai", "dictionary"):
+        raise typer.BadParameter(f"{name} does not translate from Korean; --back-translation openai asks a language model to")
+    prompt = {"prompt": str(files("boda.data.translate") / "prompts" / "back.txt")} if name == "openai" else {}
+    given = {key: yaml.safe_load(value) for key, value in options.items()}
+    opened = open_engine(name, **{"source_language": "ko", **prompt, **given})
     opened.check()
 
-    def translate(texts: list[str]) -> list[str]:
+    def score(pairs, images):
         with ThreadPoolExecutor(opened.concurrency) as threads:
-            replies = [reply for found in threads.map(lambda text: opened.translate([text]), texts) for reply in found]
-        if bad := next((reply.error for reply in replies if reply.error), None):
-            raise EngineGone(f"a text could not be translated back: {bad}")
-        return [reply.text for reply in replies]
+            replies = list(threads.map(lambda pair: opened.translate([pair.translation])[0], pairs))
+        return [reply.error or chrf(reply.text, pair.source) for reply, pair in zip(replies, pairs)]
 
-    score = back_translation(translate)
-    return lambda pairs, images: score(pairs)
+    return score

@@ -7,7 +7,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -74,25 +74,12 @@ _VALUE = re.compile(
 )
 # No numbers of the text: entities, full hours, and measures that Korean converts.
 _NO_VALUE = re.compile(
-    r"&#?\w+;|[:;]00\b|\d[\d,.]*(?:\s?million)?[\s-](?:square[\s-])?(?:miles?|feet|foot|inch(?:es)?|mph|pounds|ounces|gallons|acres|degrees)\b|\d[\d,.]*\s?ft\b"
+    r"&#?\w+;|[:;]00\b|(?<!\d)(?<!\d[,.])\d[\d,.]*+(?:\s?ft\b|(?:\s?million)?[\s-](?:square[\s-])?"
+    r"(?:miles?|feet|foot|inch(?:es)?|mph|pounds|ounces|gallons|acres|degrees)\b)"
 )
-_SMALL = dict(enumerate("영|하나|둘|세|네|다섯|여섯|일곱|여덟|아홉|열|열한|열두".split("|"))) | {
-    100: "백",
-    1000: "천",
-    10000: "만",
-}
-_OTHER_FORMS = {
-    1: "한|첫|일|하루",
-    2: "두|이|양|이틀",
-    3: "셋|석|삼|사흘",
-    4: "넷|넉|사",
-    5: "오",
-    6: "육",
-    7: "칠",
-    8: "팔",
-    9: "구",
-    10: "십",
-}
+# How small numbers are said in words: counted, before a noun, and in Sino-Korean.
+_SMALL = "영 하나|한|첫|일|하루 둘|두|이|양|이틀 세|셋|석|삼|사흘 네|넷|넉|사 다섯|오 여섯|육 일곱|칠 여덟|팔 아홉|구 열|십 열한 열두"
+_IN_WORDS = dict(enumerate(_SMALL.split())) | {100: "백", 1000: "천", 10000: "만"}
 
 
 def empty(pair: Pair, limits: Limits) -> str | None:
@@ -177,11 +164,8 @@ def numbers(pair: Pair, limits: Limits) -> str | None:
     """Numbers of the source that are not said, in figures, with 만 and 억, or in words."""
     said = {value for values in _values(pair.translation) for value in values}
     lost = [values[0] for values in _values(pair.source) if not _is_said(values[0], said, pair.translation)]
-    return (
-        f"numbers that are not said: {', '.join(f'{value:,.15g}' for value in lost[:5])}"
-        if len(lost) > limits.lost_numbers
-        else None
-    )
+    shown = ", ".join(f"{value:,.15g}" for value in lost[:5])
+    return f"numbers that are not said: {shown}" if len(lost) > limits.lost_numbers else None
 
 
 def chatter(pair: Pair, limits: Limits) -> str | None:
@@ -200,10 +184,8 @@ def emoji(pair: Pair, limits: Limits) -> str | None:
 
 def length(pair: Pair, limits: Limits) -> str | None:
     """Too long."""
-    count = len(pair.translation)
-    return (
-        f"{count:,} characters; fewer than {limits.max_characters:,} are kept" if 0 < limits.max_characters <= count else None
-    )
+    count, most = len(pair.translation), limits.max_characters
+    return f"{count:,} characters; fewer than {most:,} are kept" if 0 < most <= count else None
 
 
 def openflaminko(pair: Pair, limits: Limits) -> str | None:
@@ -215,24 +197,10 @@ def openflaminko(pair: Pair, limits: Limits) -> str | None:
 
 
 # The first that refuses gives the reason, so what says most comes first.
-FILTERS: dict[str, Filter] = {
-    each.__name__: each
-    for each in (
-        empty,
-        chatter,
-        hangul,
-        other_language,
-        repetition,
-        residue,
-        hangul_share,
-        span_loss,
-        numbers,
-        ending,
-        length_ratio,
-        length,
-        emoji,
-    )
-}
+_ORDER = (
+    empty, chatter, hangul, other_language, repetition, residue, hangul_share, span_loss, numbers, ending, length_ratio, length, emoji,
+)  # fmt: skip
+FILTERS: dict[str, Filter] = {each.__name__: each for each in _ORDER}
 NEED_SOURCE = ("residue", "ending", "span_loss", "numbers", "length_ratio")
 PRESETS: dict[str, tuple[dict[str, Filter], Limits]] = {
     "boda": (FILTERS, Limits()),
@@ -260,17 +228,6 @@ def check_pair(pair: Pair, limits: Limits = Limits(), filters: Mapping[str, Filt
         if (pair.source or name not in NEED_SOURCE) and (reason := each(pair, limits)):
             return name, reason
     return None
-
-
-def back_translation(translate: Callable[[list[str]], list[str]]) -> Callable[[Sequence[Pair]], list[float]]:
-    """Scores pairs: chrF, 0 to 1, of the translations translated back beside their sources; `translate` is an engine's, from Korean."""
-
-    def score(pairs: Sequence[Pair]) -> list[float]:
-        return [
-            chrf(back, pair.source) for back, pair in zip(translate([pair.translation for pair in pairs]), pairs, strict=True)
-        ]
-
-    return score
 
 
 def chrf(hypothesis: str, reference: str, order: int = 6, beta: float = 2.0) -> float:
@@ -402,7 +359,4 @@ def _values(text: str) -> list[tuple[float, ...]]:
 def _is_said(value: float, said: set[float], translation: str) -> bool:
     if value in said or (value > 100 and value % 100 in said and value < 2100):  # 90년대
         return True
-    words = [
-        form for forms in (_SMALL.get(int(value), ""), _OTHER_FORMS.get(int(value), "")) if forms for form in forms.split("|")
-    ]
-    return value == int(value) and any(word in translation for word in words)
+    return value in _IN_WORDS and any(word in translation for word in _IN_WORDS[int(value)].split("|"))

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 from boda.cli import app
 from boda.data.translate import shards
-from boda.data.translate.engines import Engine, EngineGone, Reply
+from boda.data.translate.engines import Engine, EngineGone, Reply, open_engine
 from boda.data.translate.fields import FIELDS, Text, fields_for, find
 from boda.data.translate.folder import JobFolder
 from boda.data.translate.job import Task, survey, translate
@@ -35,6 +35,7 @@ from boda.data.translate.memory import Entry, Memory
 from boda.data.translate.shards import open_shard
 from boda.errors import BadRow, BodaError
 from tests.shared_data import shared_data
+from tests.translation_servers import TranslationServer, deepl
 
 WORDS = {
     "dog": "개가",
@@ -559,6 +560,25 @@ def test_a_quota_that_is_too_small(tmp_path):
     with pytest.raises(BodaError, match=r"the job has 18 characters and the account may have 10 more"):
         job(path, tmp_path / "job", engine := Metered())
     assert not engine.asked
+
+
+def test_with_deepl(tmp_path, monkeypatch):
+    """Many lines a request, placeholders that are markup and are not billed, and what the account has left."""
+
+    def answer(path: str, body) -> dict:
+        found = deepl(path, body)
+        return found if body is None else {"translations": [{"text": korean(text)} for text in body["text"]]}
+
+    monkeypatch.setenv("DEEPL_API_KEY", "key:fx")
+    texts = [f"big {word} {number} & http://dog.kr/{number}" for number, word in enumerate(["dog", "cat"] * 4)]
+    path = write_lines(tmp_path / "rows.jsonl", [{"text": text} for text in texts])
+    with TranslationServer(answer) as server:
+        engine = open_engine("deepl", source_language="en", url=server.url, price=25.0)
+        plan = survey([path], Task(engine))
+        done, out = job(path, tmp_path / "job", engine)
+        asked = [request for request in server.requests if request.body and "text" in request.body]
+    assert [row["text"] for row in lines(out)] == [korean(text.partition("&")[0]) + text[text.index("&") :] for text in texts]
+    assert plan["characters"] == done["characters"] == 2 * len("big dog  & ") and len(asked) == done["requests"] == 1
 
 
 # ---------------------------------------------------------------- the command

@@ -40,6 +40,12 @@ class _Unit:
     tries: int = 0
 
 
+def billed(protected: Protected) -> int:
+    """Characters of a sentence that an engine bills: placeholders that are markup are none."""
+    marks = protected.kept if protected.placeholder.startswith("<") else ()
+    return len(protected.text) - sum(len(protected.placeholder.format(number)) for number, _ in enumerate(marks))
+
+
 class Asking:
     """Belongs to one thread, which says what it wants and looks after the replies; others wait for the engine.
 
@@ -132,7 +138,7 @@ class Asking:
             batch: list[_Unit] = []
             size = 0
             while self.pending and len(batch) < self.engine.texts_a_request:
-                length = len(self.pending[0].protected.text)
+                length = billed(self.pending[0].protected)
                 if batch and size + length > self.engine.characters_a_request:
                     break
                 batch.append(self.pending.popleft())

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import boda
 from boda.data.files import matching
-from boda.data.translate.asking import Asking, Waiting
+from boda.data.translate.asking import Asking, Waiting, billed
 from boda.data.translate.engines import Engine
 from boda.data.translate.fields import Slot, Text, fields_for, find
 from boda.data.translate.filters import PRESETS, Pair, check_pair, without_emoji
@@ -220,7 +220,7 @@ def survey(paths: Sequence[str | Path], task: Task) -> dict[str, Any]:
                 seen.update(new)
                 for key in new.keys() - memory.find(list(new)).keys():
                     counts["to_ask"] += 1
-                    counts["characters"] += len(new[key].protected.text)
+                    counts["characters"] += billed(new[key].protected)
     finally:
         memory.close()
     found = {name: counts[name] for name in ("rows", "bad_rows", "units", "to_ask", "characters")}

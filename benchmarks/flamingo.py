@@ -25,6 +25,7 @@ READ = "## Twenty documents, read"
 TITLES = {
     "latest": "asked about the latest picture",
     "task": "a task never trained, shown and not named",
+    "marks": "one attribute between words never trained, new in every document",
     "names": "names never trained, new in every document",
 }
 GOALS = {"latest": 0.9}
@@ -78,7 +79,7 @@ def curve(groups: dict[str, dict[str, dict]], out: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
-    for kind in ("task", "names"):
+    for kind in ("task", "marks", "names"):
         of = groups[kind]
         x = range(len(of))
         (drawn,) = axes.plot(x, [100 * found["score"] for found in of.values()], marker="o", label=TITLES[kind])
@@ -122,7 +123,9 @@ def report(run: Path, result: dict, evaluated: Path, command: str) -> Path:
     read = kept_reading(path, READ)
     lowest = min(found["score"] for found in groups["latest"].values())
     met = "reached" if lowest >= GOALS["latest"] else "missed"
-    scores = {kind: " → ".join(f"{found['score']:.0%}" for found in groups[kind].values()) for kind in ("task", "names")}
+    scores = {
+        kind: " → ".join(f"{found['score']:.0%}" for found in groups[kind].values()) for kind in ("task", "marks", "names")
+    }
     rises = ", ".join(f"{kind} {score}" for kind, score in scores.items())
     lines = [
         "# mini-flamingo: a small Flamingo on drawn documents",
@@ -146,7 +149,8 @@ def report(run: Path, result: dict, evaluated: Path, command: str) -> Path:
         "",
         "Documents from a seed that no recipe trains on. The same last picture at every number of shots; more shots add earlier pictures. "
         "`latest`: the right answer is right for none of the earlier pictures. `task`: one attribute said in one form; the pairs of "
-        "attribute and form are never trained, and an answer must have the form that was shown. `names`: two to four values of colour "
+        "attribute and form are never trained, and an answer must have the form that was shown. `marks`: one attribute between "
+        "made-up words, all of which the answer must have. `names`: two to four values of colour "
         "or shape bear made-up names that no training document has and that another document gives others; *named before*: of how "
         "many last pictures the value's name stood before, so that it can be known. *Copying*: what the most frequent answer shown "
         "before would score.",

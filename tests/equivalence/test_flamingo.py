@@ -19,12 +19,14 @@ from boda.data.render import processor_template
 from boda.data.sample import conversation
 from boda.errors import BodaError
 from boda.models.assemble import END_OF_CHUNK, Assembled, assemble, load_tokenizer
+from boda.models.attention import ATTENTION_NAME
 from boda.models.flamingo import GatedCrossAttention
 from boda.models.generate import encode, generate
 from boda.models.vocabulary import IMAGE_TOKEN
 from boda.recipe import ModelSpec, Stage, template_text
 from boda.train.build import write_vlm
-from boda.train.freeze import embedding_names, open_parts, part_of, set_modes
+from boda.train.freeze import cast, embedding_names, language_of, open_parts, part_of, set_modes
+from boda.train.objectives import language_loss
 from boda.train.optimizer import build_optimizer
 from tests import tiny
 from tests.support import (
@@ -67,6 +69,31 @@ def looking(family: str, **settings) -> Assembled:
         block.ff_gate.fill_(-0.4)
         block.attn.to_out.weight.mul_(4)
     return assembled
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_parts_of_different_types_go_together(dtype, tmp_path):
+    """As published: a tower in fp32, a language model in half precision; looked at as it is, and opened for training."""
+    folder = tiny.language_folder("gpt_neox")
+    AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(folder))
+    spec = ModelSpec(
+        kind="flamingo",
+        vision=str(tiny.vision_folder("clip_vision")),
+        vision_layer=-1,
+        language=str(tmp_path),
+        connector=SETTINGS,
+    )
+    assembled = assemble(spec, tokenizer)
+    assert assembled.model.model.language_model.dtype == dtype
+    data = prepared(mixed_samples()[:3], FlamingoRenderer(tokenizer, TEMPLATE, 1), tmp_path)
+    batches = batches_of(data, rows_of(data, 400), Pixels(assembled))
+    language_of(assembled.model).set_attn_implementation(ATTENTION_NAME)
+    trained = open_parts(assembled.model, TRAINED, None, 0, tokens_of(assembled))
+    cast(assembled.model, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        sum(language_loss(assembled.model, batch) for batch in batches).backward()
+    assert all(parameter.dtype == torch.float32 and parameter.grad.isfinite().all() for parameter in trained.values())
 
 
 def blocks_of(model) -> list[GatedCrossAttention]:

@@ -28,6 +28,7 @@ from boda.models.connectors import CONNECTORS
 from boda.models.flamingo import (
     BodaFlamingoConfig,
     BodaFlamingoForConditionalGeneration,
+    Looking,
     new_resampler,
     put_blocks,
 )
@@ -344,7 +345,7 @@ def join_flamingo(tower: Tower, language, settings: dict, change: tuple[float, f
     with torch.device("meta"), explaining(f"model.language: {WHY}", ValueError):
         model = BodaFlamingoForConditionalGeneration(config)
     with seeded(seed + 2):
-        model.model.resampler = new_resampler(config).to(language.dtype)  # what is trained becomes fp32 again
+        model.model.resampler = new_resampler(config)
         put_blocks(language.base_model, config)
     model.model.vision_tower, model.model.language_model = tower.module, language.base_model
     model.lm_head.weight = table.weight if table.weight is matrix else nn.Parameter(matrix.data)
@@ -359,19 +360,17 @@ def join_flamingo(tower: Tower, language, settings: dict, change: tuple[float, f
 
 @torch.no_grad()
 def _see_once(model) -> None:
-    """Raises TypeError where what pictures show does not change what a language model says of them."""
-    size, image_id = model.config.vision_config.image_size, model.config.image_token_index
-    ids = torch.tensor([[image_id, image_id - 1]])
-    pixels = torch.zeros(1, 3, size, size, dtype=model.model.vision_tower.dtype)
-    reached: list[int] = []
-    blocks = model.model.blocks()
-    hooks = [block.register_forward_hook(lambda *_: reached.append(1)) for block in blocks]
-    with torch.autocast("cpu", model.config.dtype, enabled=model.config.dtype != torch.float32):
-        model(input_ids=ids, pixel_values=pixels)
+    """Raises TypeError where a language model does not hand on what is looked at to every block."""
+    config, blocks = model.config, model.model.blocks()
+    nothing = (torch.zeros(1, config.heads, 1, config.head_dim, dtype=config.dtype),) * len(blocks)
+    ids = torch.tensor([[1, 1]])
+    reached: list[bool] = []
+    hooks = [block.register_forward_pre_hook(lambda _, given: reached.append(len(given) > 1)) for block in blocks]
+    model.model.language_model(input_ids=ids, looking=Looking(nothing, nothing, torch.zeros_like(ids), None))
     for hook in hooks:
         hook.remove()
-    if len(reached) < len(blocks):
-        raise TypeError(f"{len(reached)} of {len(blocks)} blocks were reached")
+    if sum(reached) < len(blocks):
+        raise TypeError(f"{sum(reached)} of {len(blocks)} blocks were reached")
 
 
 def build_processor(assembled: Assembled, image_processor, template: str) -> LlavaProcessor:

@@ -18,7 +18,8 @@ from boda.errors import BodaError
 if TYPE_CHECKING:
     from boda.data.drawn.samples import Choice
 
-MOST = {"latest": 5, "captions": 6, "task": 12, "names": 12}  # pictures of the longest documents; short ones are more frequent
+# Pictures of the longest documents; short ones are more frequent, but of names, which have to come again.
+MOST = {"latest": 5, "captions": 6, "task": 12, "marks": 12, "names": 12}
 MOST_TURNS = 33
 _APART = 100  # picture numbers from one document to the next
 
@@ -42,6 +43,9 @@ FORMS: dict[str, Callable[[str], str]] = {
     "label": "답: {}".format, "brackets": "[{}]".format, "shout": "{}!".format, "quotes": "'{}'".format,
 }  # fmt: skip
 HELD_OUT_TASKS = frozenset((a, f) for i, a in enumerate(ATTRIBUTES) for j, f in enumerate(FORMS) if (i + j) % 4 == 3)
+
+# ... or in a form of words that mean nothing and are new in every document.
+MARKED = ("{0}: {x}", "{x} {0}", "{0} {x} {1}", "[{0}] {x}", "{x}, {0}")
 
 # Names that mean nothing, of two frequent syllables. Those kept for testing share their syllables with others.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -70,7 +74,8 @@ def document(choice: Choice, seed: int, number: int) -> Document:
     kinds = [kind for kind in choice.kind if kind in MOST]
     if not kinds:
         raise BodaError(f"no interleaved document is of the kind '{choice.kind[0]}'; there are {', '.join(MOST)}")
-    kind, pair, length = dice.pick(kinds), dice.pick(choice.pair), dice.random() ** 2
+    kind, pair = dice.pick(kinds), dice.pick(choice.pair)
+    length = dice.random() ** (1 if kind == "names" else 2)
     turns = int(dice.pick(choice.turns)) if choice.turns else 2 + int(length * (MOST[kind] - 1))
     names = tuple(f"{seed}/{number * _APART + place}" for place in range(turns))
     # Its own dice: what is told does not hang on how much is.
@@ -125,6 +130,14 @@ def _task(dice: Dice, names: tuple[str, ...], pair: str, choice: Choice) -> Told
     return [_name(look, name) for look, name in zip(looks, names)], [("", FORMS[form](value)) for value in values], tags
 
 
+def _marks(dice: Dice, names: tuple[str, ...], pair: str, choice: Choice) -> Told:
+    """One attribute of each picture, between words that are made up for this document."""
+    attribute, form, words = dice.pick(tuple(ATTRIBUTES)), dice.pick(MARKED), dice.some(NAMES[pair], 2)
+    looks = [_look(dice, {attribute: dice.pick(ATTRIBUTES[attribute])}) for _ in names]
+    turns = [("", form.format(*words, x=NOUNS.get(look[attribute], look[attribute]))) for look in looks]
+    return [_name(look, name) for look, name in zip(looks, names)], turns, {"attribute": attribute}
+
+
 def _names(dice: Dice, names: tuple[str, ...], pair: str, choice: Choice) -> Told:
     """Two to four colours (shapes) bear names that are made up for this document; of each picture its name."""
     attribute = dice.pick(("colour", "shape"))
@@ -137,7 +150,7 @@ def _names(dice: Dice, names: tuple[str, ...], pair: str, choice: Choice) -> Tol
 
 
 _TELL: dict[str, Callable[[Dice, tuple[str, ...], str, Choice], Told]] = {
-    "latest": _latest, "captions": _captions, "task": _task, "names": _names,
+    "latest": _latest, "captions": _captions, "task": _task, "marks": _marks, "names": _names,
 }  # fmt: skip
 
 

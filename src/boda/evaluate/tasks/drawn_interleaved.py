@@ -1,7 +1,8 @@
 """`drawn-shots`: fresh drawn documents of several pictures, the same last one after 0, 1, 2, 4, 8 and 16 others.
 
-`latest` asks about the last picture, of which the right answer is right for none of the others. `task` and `names` ask nothing: the
-turns before show what to say, a task that training never has, and names that it never has and that another document gives others.
+`latest` asks about the last picture, of which the right answer is right for none of the others. `task`, `marks` and `names` ask nothing:
+the turns before show what to say, a task that training never has; one with words around it that training never has; and names that it
+never has and that another document gives others.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ VERSION = "1"
 TYPES: dict[str, tuple[str, tuple[int, ...]]] = {
     "latest": ("seen", (0, 1, 2, 4)),
     "task": ("unseen", (0, 1, 2, 4, 8, 16)),
+    "marks": ("unseen", (0, 1, 2, 4, 8, 16)),
     "names": ("unseen", (0, 1, 2, 4, 8, 16)),
 }
 # What is recorded of an answer beside its score, each a mean over the answers that have it.
@@ -67,7 +69,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         score=lambda row, answer: score(row.value, answer),
         summarise=summarise,
         decoding={"temperature": 0.0, "max_new_tokens": 32},
-        note="drawn documents; exact match, of `task` in the form that was shown, else but for punctuation and sentence ending",
+        note="drawn documents; exact match, of `task` and `marks` in the form that was shown, else but for punctuation and sentence ending",
     )
 
 
@@ -84,6 +86,8 @@ def score(sample: Sample, answer: str) -> dict:
     found["copying"] = float(usual == gold)
     if tags["type"] == "names":
         return found | {"score": float(same_answer(answer, gold)), "known": float(gold in shown)}
+    if tags["type"] == "marks":
+        return found | {"score": float(unicodedata.normalize("NFC", answer).strip() == gold)}
     given = unicodedata.normalize("NFC", answer).strip()
     return found | {"score": float(given == gold), "value": float(given in {say(tags["value"]) for say in FORMS.values()})}
 

@@ -4,13 +4,12 @@ where nothing more can be had one sentence says so. Only the standard library is
 
 from __future__ import annotations
 
-import errno
 import http.client
 import json
 import os
 import random
+import re
 import select
-import socket
 import ssl
 import threading
 from base64 import b64encode
@@ -23,11 +22,13 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from boda.errors import BodaError
+from boda.errors import BodaError, explaining
 
 MOST_WAIT, MOST_ASKED_WAIT = 60.0, 600.0  # seconds between two tries: our own, and what a server may ask for
 AGAIN = (408, 409, 425, 429)  # ... and 5xx: another time it may go well
 MOST_SAID = 10_000  # bytes of a refusal that are read
+SHORTEST_KEY = 8  # letters; shorter ones are words that servers without keys are given: EMPTY, none
+_WRITTEN = re.compile(r"[!-~]+").fullmatch  # letters that an address is written in
 Found = TypeVar("Found")
 
 
@@ -40,11 +41,7 @@ class Refused(Unanswered):
 
 
 class _Unconnected(OSError):
-    """There was no connection; `cause` says why."""
-
-    def __init__(self, cause: OSError):
-        super().__init__(str(cause))
-        self.cause = cause
+    """There was no connection; the words are whole."""
 
 
 def read_key(names: Sequence[str], name: str) -> str:
@@ -84,9 +81,10 @@ class Endpoint:
         retries: int = 6,
         wait: float = 1.0,
     ):
-        parts = urlsplit(str(url))
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise BodaError(f"'{url}' is no address of a {name}; it looks like https://host/v1")
+        with explaining(f"'{url}' is no address of a {name}; it looks like https://host/v1", ValueError):
+            parts = urlsplit(str(url))
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or not _WRITTEN(str(url)):
+                raise ValueError
         if parts.username or parts.password:
             raise BodaError(
                 f"the {name}'s address holds a password; a key belongs into the environment and not into the address"
@@ -95,7 +93,7 @@ class Endpoint:
             raise BodaError(f"the {name} needs a positive timeout and no negative retries")
         self.name, self.gone, self.advice = name, gone, advice
         self.headers = {"Content-Type": "application/json", "User-Agent": "boda", **headers}
-        self.secrets = [secret for secret in secrets if secret]
+        self.secrets = [secret for secret in secrets if len(secret) >= SHORTEST_KEY]
         self.refusals, self.exhausted = refusals, exhausted
         self.timeout, self.retries, self.wait = timeout, retries, wait
         self.place = parts.netloc + parts.path  # for messages: without what stands behind a question mark
@@ -143,11 +141,12 @@ class Endpoint:
                 why, pause = f"{status}: {said}", max(pause, asked_wait(asked))
             except BodaError:
                 raise
+            except _Unconnected as error:
+                gone = str(error)
+                if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+                    break
             except (OSError, http.client.HTTPException) as error:
-                cause = error.cause if isinstance(error, _Unconnected) else error
-                gone, why = self._nobody(error), str(cause) or type(cause).__name__
-                if isinstance(cause, ssl.SSLCertVerificationError):
-                    raise self.gone(gone) from None
+                why = str(error) or type(error).__name__
             except (ValueError, LookupError, TypeError, AttributeError):
                 why = f"a reply that is none of a {self.name}'s"
             if attempt < self.retries and stop.wait(pause):
@@ -163,7 +162,7 @@ class Endpoint:
             if status in (401, 403):
                 self._refuse(status, self._said(found, status))
         except _Unconnected as error:
-            raise self.gone(self._nobody(error) or f"no {self.name} at {self.place} ({error})") from None
+            raise self.gone(str(error)) from None
         except (OSError, http.client.HTTPException):
             pass  # somebody is there
 
@@ -212,7 +211,8 @@ class Endpoint:
             connection.connect()
         except OSError as error:
             connection.close()
-            raise _Unconnected(error) from error
+            why = f"{error.strerror or error}"
+            raise _Unconnected(f"no {self.name} at {self.place} ({why}){self.advice and f'; {self.advice}'}") from error
         return connection
 
     def _said(self, found: bytes, status: int) -> str:
@@ -233,16 +233,6 @@ class Endpoint:
             raise self.gone(f"the {self.name} at {self.place} {what} ({status}: {said})")
         if status not in AGAIN and status < 500:
             raise Refused(f"the {self.name} refused the request ({status}: {said})")
-
-    def _nobody(self, error: Exception) -> str:
-        """What to say where nobody is at the address; empty where somebody is."""
-        cause = error.cause if isinstance(error, _Unconnected) else error
-        nobody = isinstance(cause, OSError) and cause.errno in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH)
-        unheard = isinstance(error, _Unconnected) and isinstance(cause, TimeoutError)
-        if nobody or unheard or isinstance(cause, (socket.gaierror, ssl.SSLCertVerificationError)):
-            why = getattr(cause, "strerror", None) or str(cause)
-            return f"no {self.name} at {self.place} ({why}){self.advice and f'; {self.advice}'}"
-        return ""
 
 
 def _was_closed(connection: http.client.HTTPConnection) -> bool:

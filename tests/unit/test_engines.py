@@ -227,6 +227,22 @@ def test_words_of_a_server_that_repeat_the_key_lose_it():
         assert engine_at(server).translate(["A dog."])[0].error.endswith('422: {"error": "what a key, ***"})')
 
 
+def test_a_word_in_place_of_a_key_is_no_secret_that_is_struck_out_of_translations(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "EMPTY")
+    with serving("openai", choice("⟦0⟧은 EMPTY입니다.")) as server:
+        assert engine_at(server).translate(["⟦0⟧ is EMPTY."])[0].text == "⟦0⟧은 EMPTY입니다."
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host:abc/v1", "http://host:70000/v1", "http://[::1/v1", "http://host/한국", "http://a b/v1"]
+)
+def test_an_address_that_is_none_is_said_at_once(url: str):
+    engine = open_engine("openai", "m", url=url)
+    for ask in (engine.check, lambda: engine.translate(["A dog."])):
+        with pytest.raises(BodaError, match="is no address of a translation server"):
+            ask()
+
+
 def test_the_key_follows_no_redirect():
     with serving("openai", 302) as server:
         assert "refused the request (302" in engine_at(server).translate(["A dog."])[0].error
@@ -339,6 +355,27 @@ def test_a_newer_name_for_the_limit_is_learnt_once():
         assert len(server.requests) == 3 and "temperature" not in server.requests[0].body
 
 
+def test_requests_that_are_under_way_when_it_is_learnt_are_asked_again():
+    both = threading.Barrier(2)
+
+    def behave(request, number):
+        said = "Use 'max_completion_tokens' instead of 'max_tokens'."
+        return (400, {"error": {"message": said}}) if "max_tokens" in request.body else "good"
+
+    with TranslationServer(servers.openai, behave) as server, ThreadPoolExecutor(2) as pool:
+        engine = engine_at(server)
+        ask = engine.ask
+
+        def ask_together(path, body, *rest):
+            if "max_tokens" in body:
+                both.wait(5)
+            return ask(path, body, *rest)
+
+        engine.ask = ask_together
+        replies = list(pool.map(lambda text: engine.translate([text])[0], ["A dog.", "A cat."]))
+    assert [reply.text for reply in replies] == [korean("A dog."), korean("A cat.")]
+
+
 def test_a_retry_carries_the_same_key_and_another_question_another():
     with serving("openai", 500, "close") as server:
         engine = engine_at(server)
@@ -381,7 +418,7 @@ def test_deepl_takes_fifty_texts_and_128_kib_a_request():
         replies = engine_at(server, "deepl").translate(texts)
         assert [reply.text for reply in replies] == list(map(korean, texts))
         assert max(len(request.body["text"]) for request in server.requests) == 50
-        assert 100_000 < max(request.size for request in server.requests) <= 128 * 1024
+        assert 60_000 < max(request.size for request in server.requests) <= 128 * 1024
         before = len(server.requests)
         long, short = engine_at(server, "deepl").translate(["犬" * 30_000, "A dog."])
         assert "longer than the 128 KiB" in long.error and short.text == korean("A dog.")
@@ -499,6 +536,8 @@ def test_engines_and_settings_are_named():
         open_engine("deepl", prompt="p.txt")
     with pytest.raises(BodaError, match="timeout is a number, not 'long'"):
         open_engine("deepl", timeout="long")
+    with pytest.raises(BodaError, match="retries is a whole number, not"):
+        open_engine("deepl", retries=1.5)
     with pytest.raises(BodaError, match="concurrency of at least 1"):
         open_engine("deepl", concurrency=0)
     with pytest.raises(BodaError, match="no address of a DeepL API"):

@@ -94,8 +94,9 @@ def open_engine(name: str, model: str = "", **options: Any) -> Engine:
     for option, value in options.items():
         if option not in known:
             raise BodaError(f"the engine {name} has no setting '{option}'; it has {', '.join(known)}")
-        if known[option] in ("int", "float") and not isinstance(value, (int, float)):
-            raise BodaError(f"the engine {name}: {option} is a number, not '{value}'")
+        kinds = {"int": (int, "a whole number"), "float": ((int, float), "a number")}.get(known[option])
+        if kinds and not isinstance(value, kinds[0]):
+            raise BodaError(f"the engine {name}: {option} is {kinds[1]}, not '{value}'")
     if isinstance(path := options.get("glossary"), (str, Path)):
         options["glossary"] = Glossary.read(path) if str(path) else None
     return kind(model, **options)
@@ -103,12 +104,9 @@ def open_engine(name: str, model: str = "", **options: Any) -> Engine:
 
 def checked(source: str, text: str, characters: int, tokens: int = 0) -> Reply:
     """What an engine wrote for a line, between the spaces of the line; nothing, or more than a line, is an error."""
-    found = text.strip()
+    found, said = text.strip(), source.strip()
     error = "" if found else "the engine gave an empty translation"
-    if "\n" in found and "\n" not in source.strip():
+    if "\n" in found and "\n" not in said:
         error = f"the engine gave {found.count(chr(10)) + 1} lines for one"
-    if error:
-        return Reply(error=error, characters=characters, tokens=tokens)
-    begin = source[: len(source) - len(source.lstrip())]
-    end = source[len(source.rstrip()) :] if source.strip() else ""
-    return Reply(begin + found + end, "", characters, tokens)
+    begin, _, end = source.partition(said) if said else (source, "", "")
+    return Reply("" if error else begin + found + end, error, characters, tokens)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -41,11 +40,8 @@ class Translator(Service):
         key = self._key(KEY)
         url = self.url or f"https://api{'-free' if key.endswith(':fx') else ''}.deepl.com/v2"
         refused = f"does not take the key; put the right one into {KEY}"
-        refusals = {
-            401: refused,
-            403: refused,
-            456: "has no characters left for this account; more come with the next month or plan",
-        }
+        used_up = "has no characters left for this account; more come with the next month or plan"
+        refusals = {401: refused, 403: refused, 456: used_up}
         return self._endpoint(url, "DeepL API", {"Authorization": f"DeepL-Auth-Key {key}"}, [key], refusals)
 
     def check(self) -> None:
@@ -59,7 +55,17 @@ class Translator(Service):
         return self.ask("usage", None, read)
 
     def translate(self, texts: list[str]) -> list[Reply]:
-        return [reply for part in self._requests(texts) for reply in self._some(part)]
+        is_fitting = len(texts) <= MOST_TEXTS and len(json.dumps(self._body(texts))) <= MOST_BYTES
+        if not is_fitting and len(texts) == 1:
+            return [Reply(error=f"the text is longer than the {MOST_BYTES // 1024} KiB that DeepL takes")]
+        if is_fitting:
+            try:
+                return self.ask("translate", self._body(texts), lambda found: _replies(texts, found, self.endpoint))
+            except Unanswered as error:
+                if len(texts) == 1 or not isinstance(error, Refused):
+                    return [Reply(error=str(error)) for _ in texts]
+        some = min(MOST_TEXTS, len(texts) // 2)  # a text that is at fault takes no others with it
+        return self.translate(texts[:some]) + self.translate(texts[some:])
 
     def _body(self, texts: list[str]) -> dict[str, Any]:
         body = {
@@ -74,41 +80,10 @@ class Translator(Service):
             body["source_lang"] = self.source_language.upper()
         return body | ({"model_type": self.model} if self.model else {})
 
-    def _requests(self, texts: list[str]) -> Iterator[list[str]]:
-        """The texts in groups that a request may hold; one that is too long stands alone."""
-        part: list[str] = []
-        for text in texts:
-            if part and (len(part) == MOST_TEXTS or self._size([*part, text]) > MOST_BYTES):
-                yield part
-                part = []
-            part = [*part, text]
-        if part:
-            yield part
-
-    def _size(self, texts: list[str]) -> int:
-        return len(json.dumps(self._body(texts)))
-
-    def _some(self, texts: list[str]) -> list[Reply]:
-        if self._size(texts) > MOST_BYTES:
-            return [Reply(error=f"the text is longer than the {MOST_BYTES // 1024} KiB that DeepL takes")]
-        try:
-            found = self.ask("translate", self._body(texts), lambda found: _replies(texts, found, self.endpoint))
-        except Refused as error:
-            if len(texts) == 1:
-                return [Reply(error=str(error))]
-            half = len(texts) // 2  # one of them is at fault, and the others shall not go with it
-            return self._some(texts[:half]) + self._some(texts[half:])
-        except Unanswered as error:
-            return [Reply(error=str(error)) for _ in texts]
-        return found
-
 
 def _replies(texts: list[str], found: Any, endpoint: Endpoint) -> list[Reply]:
-    answers = found["translations"]
-    if len(answers) != len(texts):
-        raise ValueError("as many translations as texts are expected")
     replies = []
-    for text, answer in zip(texts, answers):
+    for text, answer in zip(texts, found["translations"], strict=True):
         billed = answer.get("billed_characters")
         characters = len(_MARK.sub("", text.strip())) if billed is None else int(billed)
         replies.append(checked(text, endpoint.clean(_from_xml(answer["text"])), characters))

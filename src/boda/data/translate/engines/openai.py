@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any, ClassVar
 from boda.data.translate.engines import EngineGone, Reply, checked
 from boda.data.translate.engines.prompt import Prompt
 from boda.data.translate.engines.service import Service
-from boda.endpoint import Endpoint, Refused, Unanswered, read_key
+from boda.endpoint import Endpoint, Unanswered, read_key
 from boda.errors import BodaError
 
 KEYS = ("BODA_TRANSLATE_KEY", "OPENAI_API_KEY")
 OPENAI = "https://api.openai.com/v1"
+REMEMBERED = 1000  # requests; a job asks again at once
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Translator(Service):
             raise BodaError("the engine openai needs a model, as the server calls it")
         self._prompt = Prompt(self.prompt)
         self._limit = "max_tokens"
-        self._asked: set[bytes] = set()
+        self._asked: deque[str] = deque(maxlen=REMEMBERED)
 
     def settings(self) -> dict[str, Any]:
         return {"prompt": self._prompt.text, "temperature": self.temperature}
@@ -66,33 +68,25 @@ class Translator(Service):
         return [self._one(text) for text in texts]
 
     def _one(self, text: str) -> Reply:
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": self._prompt.messages(text.strip(), self.source_language, self.glossary),
-            self._limit: 256 + 4 * len(text),
-        }
+        limit, size = self._limit, 256 + 4 * len(text)
+        messages = self._prompt.messages(text.strip(), self.source_language, self.glossary)
+        body: dict[str, Any] = {"model": self.model, "messages": messages, limit: size}
         if self.temperature is not None:
             body["temperature"] = self.temperature
         # A server that knows this header bills a request once that is sent again after it has got lost. What was answered and is asked
         # again is a request of its own: the answer was of no use.
-        key = hashlib.sha256(json.dumps(body).encode()).digest()
-        again = "" if key not in self._asked else "-again"
+        key = hashlib.sha256(json.dumps(body).encode()).hexdigest()
+        again = "-again" if key in self._asked else ""
         try:
-            found, why, tokens = self.ask("chat/completions", body, self._read, {"Idempotency-Key": key.hex() + again})
-        except Refused as error:
-            if self._limit in str(error) and "max_completion_tokens" in str(error) and self._limit == "max_tokens":
+            found, why, tokens = self.ask("chat/completions", body, self._read, {"Idempotency-Key": key + again})
+        except Unanswered as error:
+            if limit == "max_tokens" and "max_completion_tokens" in str(error):
                 self._limit = "max_completion_tokens"  # what newer models of OpenAI's call it
                 return self._one(text)
             return Reply(error=str(error))
-        except Unanswered as error:
-            return Reply(error=str(error))
-        self._asked.add(key)
+        self._asked.append(key)
+        cut = f"the translation was cut off after {size} tokens" if why == "length" else f"the model gave up: {why}"
         if why not in (None, "stop"):
-            cut = (
-                f"the translation was cut off after {body[self._limit]} tokens"
-                if why == "length"
-                else f"the model gave up: {why}"
-            )
             return Reply(error=cut, characters=len(text.strip()), tokens=tokens)
         return checked(text, found, len(text.strip()), tokens)
 

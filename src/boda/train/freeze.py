@@ -114,6 +114,7 @@ def _keep_rows(table: nn.Parameter, tokens: Sequence[int]) -> None:
     """Lets only these rows of a table learn: the gradients of all others are zero, and AdamW then leaves them as they are."""
     learns = torch.zeros(len(table), 1, dtype=torch.bool)
     learns[list(tokens)] = True
+    table.rows_trained = len(tokens)
     table.register_hook(lambda gradient: gradient * learns.to(gradient.device))
 
 
@@ -250,5 +251,6 @@ def count_by_part(model: nn.Module) -> dict[str, dict[str, int]]:
     for name, parameter in model.named_parameters():
         count = counts.setdefault(part_of(name, embeddings), {"parameters": 0, "trained": 0})
         count["parameters"] += weights_in(parameter)
-        count["trained"] += parameter.numel() * parameter.requires_grad
+        rows = getattr(parameter, "rows_trained", 0)
+        count["trained"] += (rows * parameter.shape[1] if rows else parameter.numel()) * parameter.requires_grad
     return dict(sorted(counts.items()))

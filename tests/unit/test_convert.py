@@ -305,9 +305,17 @@ def test_weights_take_the_same_rows_again(tmp_path):
     assert done["to"] == "parquet" and 860 < counts[0] < 940 and 160 < counts[1] < 240 and sum(counts) == done["samples"]
     assert merge(sets, tmp_path / "again", weights=[2.25, 0.5])["sets"] == done["sets"]
     assert [facts(one) for one in read(tmp_path / "all")] == [facts(one) for one in read(tmp_path / "again")]
-    for weights in ([1.0], [1.0, 0.0], [1.0, -1.0]):
+    for weights in ([1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]):
         with pytest.raises(BodaError, match="one for each set"):
             merge(sets, tmp_path / "no", weights=weights)
+
+
+def test_a_row_that_is_not_taken_makes_no_other_a_duplicate(tmp_path):
+    for name in "ab":
+        written([talk(f"{number}") for number in range(100)], "messages", tmp_path / name)
+    sets = [tmp_path / "a", tmp_path / "b"]
+    done = merge(sets, tmp_path / "all", weights=[0.5, 1], drop_duplicates=True)
+    assert done["samples"] == 100 and 0 < done["sets"][str(sets[0])] < 100
 
 
 def test_the_files_of_a_translation_job_become_one(tmp_path):

@@ -160,6 +160,13 @@ def test_a_glossary_that_contradicts_itself_is_refused(tmp_path, lines: str, sai
         Glossary.read(path)
 
 
+def test_lines_of_a_glossary_are_counted_with_the_empty_ones(tmp_path):
+    path = tmp_path / "names.jsonl"
+    path.write_text('{"source": "A", "target": "가"}\n\n{"source": "B", "target": ""}\n', encoding="utf-8")
+    with pytest.raises(BodaError, match="line 3: target is empty"):
+        Glossary.read(path)
+
+
 def test_a_chain_and_a_name_for_itself_are_no_circle():
     assert len(Glossary([("A", "B"), ("B", "C"), ("D", "D")]).pairs) == 3
 

@@ -42,15 +42,11 @@ def convert(
 
     file = resolve_data(path, data)
     pictures = resolve_data(images, data) if images else None
-    given: dict[str, Any] = {
-        "columns": pairs_of(columns),
-        "where": pairs_of(where),
-        "question": question or None,
-        "answer": answer or None,
-    }
+    given: dict[str, Any] = {"columns": pairs_of(columns), "where": pairs_of(where), "limit": limit, "licence": licence}
+    given |= {"question": question or None, "answer": answer or None}
 
     def start(bad):
-        samples = read(file, format, images=pictures, limit=limit, licence=licence, bad_rows=bad, **given)
+        samples = read(file, format, images=pictures, bad_rows=bad, **given)
         return (each for sample in samples for each in converting.single_turns(sample)) if single_turns else samples
 
     done = converting.convert(start, to, out, **_writing(pictures, copy_images, per_shard, max_bad_rows))
@@ -65,9 +61,7 @@ def merge(
     images: Images = None,
     columns: Pairs = None,
     weights: Annotated[str | None, typer.Option(help="how often each set is taken, with commas between: 1,0.5")] = None,
-    drop_duplicates: Annotated[
-        bool, typer.Option("--drop-duplicates", help="rows that say the same of the same pictures")
-    ] = False,
+    drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="that say the same of the same pictures")] = False,
     per_shard: PerShard = None,
     copy_images: Copies = False,
     max_bad_rows: MaxBad = 0.01,

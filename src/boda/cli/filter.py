@@ -11,29 +11,19 @@ from boda.cli.console import DataDir, pairs_of, result, settings
 
 
 def filter_rows(
-    path: Annotated[
-        str, typer.Argument(help="a file, a folder or pattern of files, or two files of aligned lines: news.{ko,en}")
-    ],
+    path: Annotated[str, typer.Argument(help="a file, a folder or pattern of files, or two of aligned lines: news.{ko,en}")],
     out: Annotated[Path, typer.Option(help="folder to write: data/ with files of the same names, rejects.jsonl")],
-    fields: Annotated[
-        str | None, typer.Option(help="what is looked at, with commas between: conversations[].value,title")
-    ] = None,
-    source_fields: Annotated[
-        str | None, typer.Option(help="what each was translated from; filters that compare need it")
-    ] = None,
+    fields: Annotated[str | None, typer.Option(help="what is looked at, e.g. conversations[].value,title")] = None,
+    source_fields: Annotated[str | None, typer.Option(help="what each was translated from, for filters that compare")] = None,
     format: Annotated[str | None, typer.Option(help="format of the rows; told from them unless given")] = None,
     preset: Annotated[str, typer.Option(help="boda, or openflaminko: the published rule")] = "boda",
     skip: Annotated[list[str] | None, typer.Option(help="a filter that is not used; repeatable")] = None,
-    limit: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="e.g. max_characters=0 emoji=drop; repeatable")
-    ] = None,
-    similarity: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="a pair model that says whether text and picture fit")
-    ] = None,
+    limit: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="e.g. emoji=drop; repeatable")] = None,
+    similarity: Annotated[str | None, typer.Option(metavar="MODEL", help="a pair model: do text and picture fit?")] = None,
     images: Annotated[Path | None, typer.Option(help="what the rows' picture names start from")] = None,
-    back_translation: Annotated[str | None, typer.Option(metavar="ENGINE", help="an engine that translates back")] = None,
+    back_translation: Annotated[str | None, typer.Option(metavar="ENGINE", help="openai: a model that translates back")] = None,
     engine: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="its settings: model, url, prompt, concurrency; repeatable")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="its settings: model, url, ...; repeatable")
     ] = None,
     data: DataDir = None,
 ) -> None:
@@ -45,25 +35,24 @@ def filter_rows(
     if preset not in PRESETS:
         raise typer.BadParameter(f"no preset '{preset}'; there are {', '.join(PRESETS)}")
     filters, limits = PRESETS[preset]
-    has_duplicates = preset == "openflaminko" or "duplicates" in (skip or [])
-    if unknown := [name for name in skip or [] if name not in (*filters, "duplicates")]:
+    left_out = {*(skip or []), *(["duplicates"] if preset == "openflaminko" else [])}
+    if unknown := sorted(left_out - {*filters, "duplicates"}):
         raise typer.BadParameter(f"no filter '{unknown[0]}'; there are {', '.join([*filters, 'duplicates'])}")
-    scores: dict[str, Any] = {}
-    if similarity:
-        scores["similarity"] = _similarity(similarity)
-    if back_translation:
-        scores["back_translation"] = _back(back_translation, pairs_of(engine))
+    named = [[name.strip() for name in (text or "").split(",") if name.strip()] for text in (fields, source_fields)]
     task = Task(
-        [name.strip() for name in (fields or "").split(",") if name.strip()],
-        [name.strip() for name in (source_fields or "").split(",") if name.strip()],
-        format,
-        {name: each for name, each in filters.items() if name not in (skip or [])},
-        changed_limits(limits, pairs_of(limit)),
-        has_duplicates,
-        scores,
-        resolve_data(images, data) if images else None,
-        settings["quiet"],
+        fields=named[0],
+        sources=named[1],
+        format=format,
+        filters={name: each for name, each in filters.items() if name not in left_out},
+        limits=changed_limits(limits, pairs_of(limit)),
+        has_duplicates="duplicates" in left_out,
+        images=resolve_data(images, data) if images else None,
+        quiet=settings["quiet"],
     )
+    if similarity:
+        task.scores["similarity"] = _similarity(similarity)
+    if back_translation:
+        task.scores["back_translation"] = _back(back_translation, pairs_of(engine))
     done = filter_set(resolve_data(path, data), out, task)
     result(done, _table(done))
 

@@ -235,23 +235,18 @@ def _write_parquet(rows: Iterator[dict], folder: Path, per_shard: int) -> None:
     import pyarrow.parquet
 
     text = pyarrow.string()
-    turns = pyarrow.list_(
-        pyarrow.struct({"role": text, "content": pyarrow.list_(pyarrow.struct({"type": text, "text": text}))})
-    )
+    parts = pyarrow.list_(pyarrow.struct({"type": text, "text": text}))
+    turns = pyarrow.list_(pyarrow.struct({"role": text, "content": parts}))
     pictures = pyarrow.list_(pyarrow.struct({"bytes": pyarrow.binary(), "path": text}))
     for number in itertools.count():
         shard: Iterator[dict] = itertools.islice(rows, per_shard)
         if (first := next(shard, None)) is None:
             return
-        columns = {"text": text} if "text" in first else {"messages": turns, "images": pictures}
-        columns |= {"rejected": text} if "rejected" in first else {}
-        columns = {
-            "id": text,
-            **columns,
-            "tags": pyarrow.list_(pyarrow.struct({"name": text, "value": text})),
-            "licence": text,
-            "source": text,
-        }
+        said = {"text": text} if "text" in first else {"messages": turns, "images": pictures}
+        tags = pyarrow.list_(pyarrow.struct({"name": text, "value": text}))
+        columns = {"id": text, **said, "rejected": text, "tags": tags, "licence": text, "source": text}
+        if "rejected" not in first:
+            del columns["rejected"]
         notes = {"info": {"features": {name: _feature(type_) for name, type_ in columns.items()}}}
         schema = pyarrow.schema(columns, metadata={"huggingface": json.dumps(notes)})
         with pyarrow.parquet.ParquetWriter(folder / f"{number:05d}.parquet", schema, compression="zstd") as file:

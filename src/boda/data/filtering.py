@@ -42,7 +42,7 @@ class Task:
     filters: Mapping[str, Filter] = field(default_factory=lambda: FILTERS)
     limits: Limits = field(default_factory=Limits)
     has_duplicates: bool = False  # whether rows may say what another one said
-    scores: Mapping[str, Score] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
     images: str | Path | None = None
     quiet: bool = True
 

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def merge(
     Returns what `convert` returns, and {sets: {path: samples}, duplicates}. Raises BodaError as `convert` and `read` do.
     """
     reading, times = reading or {}, list(weights or [1.0] * len(paths))
-    if len(times) != len(paths) or min(times) <= 0:
+    if len(times) != len(paths) or not all(0 < each < float("inf") for each in times):
         raise BodaError(f"--weights are numbers above 0, one for each set; {len(paths)} sets have {', '.join(map(str, times))}")
     files = [(str(path), weight, file) for path, weight in zip(paths, times) for file in set_files(Path(path))]
     counts: Counter[str] = Counter({name: 0 for name, _, _ in files})
@@ -50,7 +51,8 @@ def merge(
         picture = lru_cache(maxsize=64)(lambda image: hashlib.sha256(image.read()).hexdigest())
         for name, weight, file in files:
             for number, sample in enumerate(read(file, bad_rows=bad, **reading)):
-                if drop_duplicates:
+                taken = _times(weight, f"{file.name}:{number}")
+                if taken and drop_duplicates:
                     try:
                         pictures = [picture(image) for image in sample.images]
                     except BodaError as error:
@@ -61,9 +63,8 @@ def merge(
                         dropped[name] += 1
                         continue
                     seen.add(key)
-                for _ in range(_times(weight, f"{file.name}:{number}")):
-                    counts[name] += 1
-                    yield sample
+                counts[name] += taken
+                yield from repeat(sample, taken)
 
     done = convert(start, to or _format(files[0][2], reading), out, **writing)
     return done | {"sets": dict(counts), "duplicates": dropped.total()}

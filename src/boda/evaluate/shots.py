@@ -16,7 +16,7 @@ from boda.data.sample import ImageRef, Sample
 from boda.errors import BodaError
 from boda.evaluate.pairs import vectors_of
 from boda.evaluate.task import Row
-from boda.terminal import Progress, duration
+from boda.terminal import Progress
 
 
 class Demonstrations:
@@ -73,15 +73,13 @@ class Demonstrations:
         assert self.encoder
         encoder, pictures = self.encoder(), [group[0].images[0] for group in self.groups]
 
-        def line(seen: Progress) -> str:
-            left = duration((len(pictures) - seen.done) / seen.rate)
-            return f"{seen.done:,}/{len(pictures):,} pictures to choose from  {seen.rate:.1f}/s  {left} left"
+        said = "pictures to choose from"
+        shown = Progress(lambda seen: f"{seen.done:,}/{seen.total:,} {said}  {seen.rate:.1f}/s  {seen.left}", len(pictures))
 
         def watched() -> Iterator[ImageRef]:
-            progress = Progress(line)
             for done, picture in enumerate(pictures, 1):
                 yield picture
-                progress.update(done)
+                shown.update(done)
 
         vectors, errors = vectors_of(encoder, pictures, (), watched())
         kept = [place for place in range(len(pictures)) if place not in errors]

@@ -198,7 +198,7 @@ def openflaminko(pair: Pair, limits: Limits) -> str | None:
 
 # The first that refuses gives the reason, so what says most comes first.
 _ORDER = (
-    empty, chatter, hangul, other_language, repetition, residue, hangul_share, span_loss, numbers, ending, length_ratio, length, emoji,
+    empty, chatter, hangul, other_language, repetition, residue, hangul_share, span_loss, numbers, ending, length_ratio, length, emoji
 )  # fmt: skip
 FILTERS: dict[str, Filter] = {each.__name__: each for each in _ORDER}
 NEED_SOURCE = ("residue", "ending", "span_loss", "numbers", "length_ratio")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import unicodedata
@@ -21,25 +22,29 @@ class Glossary:
     name that is its own translation stays as it is.
     """
 
-    def __init__(self, entries: Iterable[tuple[str, str]] = (), where: str = "the glossary", first_line: int = 1):
+    def __init__(
+        self, entries: Iterable[tuple[str, str]] = (), where: str = "the glossary", numbers: Iterable[int] = itertools.count(1)
+    ):
         self.pairs: dict[str, str] = {}
-        lines: dict[str, tuple[int, str]] = {}
+        lines: dict[str, int] = {}
         names: list[str] = []
-        for line, pair in enumerate(entries, first_line):
+        for pair, line in zip(entries, numbers):
             source, target = (" ".join(unicodedata.normalize("NFC", side).split()) for side in pair)
             if not source or not target:
-                raise BodaError(
-                    f"{where}, line {line}: {'source' if not source else 'target'} is empty; fill it or drop the line"
-                )
+                raise BodaError(f"{where}, line {line}: {'target' if source else 'source'} is empty; fill it or drop the line")
             key = _key(source)
-            known = lines.setdefault(key, (line, target))
-            if known[1] != target:
-                said = f"'{source}' is '{known[1]}' in line {known[0]} and '{target}' in line {line}"
+            if self.pairs.setdefault(key, target) != target:
+                said = f"'{source}' is '{self.pairs[key]}' in line {lines[key]} and '{target}' in line {line}"
                 raise BodaError(f"{where}: {said}; keep one of them")
-            self.pairs.setdefault(key, target)
+            lines.setdefault(key, line)
             names.append(source)
-        for start in self.pairs:
-            _refuse_circle(start, self.pairs, lines, where)
+        for start in self.pairs:  # translations, looked up as names again, must not come back to it
+            walked = [start]
+            while (name := _key(self.pairs[walked[-1]])) in self.pairs and name not in walked:
+                walked.append(name)
+            if name == start and len(walked) > 1:
+                said = " -> ".join(f"'{each}' (line {lines[each]})" for each in walked)
+                raise BodaError(f"{where}: a circle of names, {said} -> '{start}'; a name and its translation are no two names")
         said = json.dumps(sorted(self.pairs.items()), ensure_ascii=False)
         self.identity = hashlib.sha256(said.encode()).hexdigest()[:16] if self.pairs else ""
         self._names = _pattern(names)
@@ -47,14 +52,15 @@ class Glossary:
     @classmethod
     def read(cls, path: str | Path) -> Glossary:
         """A CSV or TSV file whose first line is `source,target`, or JSON lines of {"source", "target"}."""
-        place, entries = Place.of(path), []
-        for _, row in text_rows(place):
+        place, entries, numbers = Place.of(path), [], []
+        for number, row in text_rows(place):
             if isinstance(row, BadRow):
                 raise row
             if not all(isinstance(row.get(side), str) for side in ("source", "target")):
                 raise BodaError(f"{path}: a glossary has the columns source and target; there are {', '.join(map(str, row))}")
             entries.append((row["source"], row["target"]))
-        return cls(entries, str(path), 2 if place.suffix in (".csv", ".tsv") else 1)
+            numbers.append(int(number) + (2 if place.suffix in (".csv", ".tsv") else 1))
+        return cls(entries, str(path), numbers)
 
     def find(self, text: str) -> Iterator[tuple[int, int, str]]:
         """(start, end, target) of every name in the text."""
@@ -65,17 +71,6 @@ class Glossary:
 
 def _key(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())
-
-
-def _refuse_circle(start: str, pairs: dict[str, str], lines: dict[str, tuple[int, str]], where: str) -> None:
-    """Raises BodaError if translations, looked up as names again, come back to `start`."""
-    walked, name = [start], _key(pairs[start])
-    while name in pairs and name not in walked:
-        walked.append(name)
-        name = _key(pairs[name])
-    if name == start and len(walked) > 1:
-        said = " -> ".join(f"'{each}' (line {lines[each][0]})" for each in walked)
-        raise BodaError(f"{where}: a circle of names, {said} -> '{start}'; a name and its translation are no two names")
 
 
 def _pattern(names: Iterable[str]) -> re.Pattern | None:

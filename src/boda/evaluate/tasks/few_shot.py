@@ -105,11 +105,8 @@ def _shown(task: Task, demonstrations: Demonstrations, number: int) -> Task:
 
     def summarise(records: list[dict]) -> dict:
         result = task.summarise(records)
-        answered = [record for record in records if number and not record["failed"]]
-        if answered:
-            copies = [
-                {**record, **task.score(rows[record["row"]], record["copied"]), "raw": record["copied"]} for record in answered
-            ]
+        if answered := [{**record, "raw": record["copied"]} for record in records if number and not record["failed"]]:
+            copies = [{**record, **task.score(rows[record["row"]], record["raw"])} for record in answered]
             result["copied"] = task.summarise(copies)["score"]
             said = f"repeating the last example's answer would score {result['copied']:.3f}"
             result["remarks"] = [*result.get("remarks", []), said]
@@ -129,14 +126,8 @@ def _captions(samples: Sequence[Sample], tokenizer: str) -> Task:
 
     def score(row: Row, answer: str) -> dict:
         known = references[_question(row.value)]
-        found = rouge_l(tokens(answer), [tokens(text) for text in known])
-        return {
-            "score": found,
-            "extracted": answer.strip(),
-            "gold": known[0],
-            "references": known,
-            "tags": dict(row.value.tags),
-        }
+        scored = {"score": rouge_l(tokens(answer), [tokens(text) for text in known]), "extracted": answer.strip()}
+        return {**scored, "gold": known[0], "references": known, "tags": dict(row.value.tags)}
 
     def summarise(records: list[dict]) -> dict:
         answered = [record for record in records if not record["failed"]]

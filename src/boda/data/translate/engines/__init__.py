@@ -94,9 +94,9 @@ def open_engine(name: str, model: str = "", **options: Any) -> Engine:
     for option, value in options.items():
         if option not in known:
             raise BodaError(f"the engine {name} has no setting '{option}'; it has {', '.join(known)}")
-        kinds = {"int": (int, "a whole number"), "float": ((int, float), "a number")}.get(known[option])
-        if kinds and not isinstance(value, kinds[0]):
-            raise BodaError(f"the engine {name}: {option} is {kinds[1]}, not '{value}'")
+        kind_of: Any = {"int": int, "float": (int, float)}.get(str(known[option]), object)
+        if not isinstance(value, kind_of):
+            raise BodaError(f"the engine {name}: {option} is a{' whole' * (kind_of is int)} number, not '{value}'")
     if isinstance(path := options.get("glossary"), (str, Path)):
         options["glossary"] = Glossary.read(path) if str(path) else None
     return kind(model, **options)

@@ -9,22 +9,11 @@ from boda.data.translate.glossary import Glossary
 from boda.errors import WHY, BodaError, explaining
 
 # What a code is called in a prompt; other codes, and names, are written as they are.
-LANGUAGES = {
-    "auto": "the language it is written in",
-    "ar": "Arabic",
-    "de": "German",
-    "en": "English",
-    "es": "Spanish",
-    "fr": "French",
-    "id": "Indonesian",
-    "it": "Italian",
-    "ja": "Japanese",
-    "pt": "Portuguese",
-    "ru": "Russian",
-    "th": "Thai",
-    "vi": "Vietnamese",
-    "zh": "Chinese",
-}
+_NAMES = (
+    "ar=Arabic de=German en=English es=Spanish fr=French id=Indonesian it=Italian ja=Japanese pt=Portuguese ru=Russian th=Thai "
+    "vi=Vietnamese zh=Chinese"
+)
+LANGUAGES = {"auto": "the language it is written in", **dict(pair.split("=") for pair in _NAMES.split())}
 
 
 class Prompt:

@@ -203,10 +203,10 @@ class Endpoint:
         via = (str(proxy.hostname), proxy.port or 80) if proxy else (host, port)
         if self._context:
             connection = http.client.HTTPSConnection(*via, timeout=timeout, context=self._context)
-            if proxy:
-                connection.set_tunnel(host, port or 443, self._to_proxy)
         else:
             connection = http.client.HTTPConnection(*via, timeout=timeout)
+        if self._context and proxy:
+            connection.set_tunnel(host, port or 443, self._to_proxy)
         try:
             connection.connect()
         except OSError as error:

@@ -249,6 +249,12 @@ def test_two_files_that_were_compressed_are_written_as_the_text_that_their_names
     assert (tmp_path / "out" / "data" / "news.ko").read_text(encoding="utf-8") == "고양이\n바다\n"
 
 
+def test_little_work_shows_no_progress(tmp_path, capsys):
+    (tmp_path / "talks.json").write_text(json.dumps(ROWS, ensure_ascii=False), encoding="utf-8")
+    filter_set(tmp_path / "talks.json", tmp_path / "out", Task(quiet=False))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_compressed_file_that_is_cut_off_is_said_so(tmp_path):
     draw = random.Random(0)
     rows = [{"question": "질문 " + draw.randbytes(100).hex(), "answer": "답"} for _ in range(6000)]

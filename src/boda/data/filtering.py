@@ -71,11 +71,11 @@ def filter_set(path: str | Path, out: str | Path, task: Task) -> dict[str, Any]:
                 try:
                     for row in _judged(shard, task, duplicates, skipped):
                         shard.put(row.record, None if row.refusal else row.changes)
-                        count += row.record.value is not None
+                        if row.record.value is not None:
+                            progress.update(count := count + 1)
                         if row.refusal:
                             rejected[row.refusal["filter"]] += 1
                             stream.write(as_lines([{"file": source.name, "row": row.record.number, **row.refusal}]))
-                        progress.update(count)
                 finally:
                     shard.finish()
     clear_line()

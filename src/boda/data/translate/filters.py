@@ -101,7 +101,7 @@ def hangul_share(pair: Pair, limits: Limits) -> str | None:
     names = set(re.findall("[A-Z][A-Za-z]*", pair.source or pair.translation))
     text = re.sub("[A-Z][A-Za-z]*", lambda name: name[0] * (name[0] not in names), _BRACKETS.sub("", _plain(pair.translation)))
     letters = [letter for letter in text if letter.isalpha()]
-    share = sum(map(_is_hangul, letters)) / max(len(letters), 1)
+    share = len(_HANGUL.findall("".join(letters))) / max(len(letters), 1)
     if not 0 < share < limits.hangul_share or len(letters) < 12:
         return None
     return f"{share:.0%} of the letters are Hangul; at least {limits.hangul_share:.0%} should be"
@@ -110,7 +110,7 @@ def hangul_share(pair: Pair, limits: Limits) -> str | None:
 def other_language(pair: Pair, limits: Limits) -> str | None:
     """Kana, Han, Cyrillic and the like that the source does not have."""
     letters = [letter for letter in _plain(pair.translation) if letter.isalpha()]
-    other = [one for one in letters if not _is_hangul(one) and ord(one) > 0x24F and one not in pair.source]
+    other = [one for one in letters if not _HANGUL.match(one) and ord(one) > 0x24F and one not in pair.source]
     if len(other) > limits.other_share * len(letters):
         return f"letters of another language: {''.join(other[:20])}"
     return None
@@ -308,10 +308,6 @@ def tidied(text: str, limits: Limits) -> str:
 def _count(text: str) -> int:
     """Letters and digits of what is language."""
     return len(re.findall(r"[^\W_]", _plain(text)))
-
-
-def _is_hangul(letter: str) -> bool:
-    return "가" <= letter <= "힣" or "ㄱ" <= letter <= "ㅣ"
 
 
 def _is_ended(letter: str) -> bool:

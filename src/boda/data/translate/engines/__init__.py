@@ -85,7 +85,7 @@ class Engine:
         raise NotImplementedError
 
 
-def open_engine(name: str, model: str = "", **options: Any) -> Engine:
+def open_engine(name: str, /, model: str = "", **options: Any) -> Engine:
     """The engine of this name; a `glossary` may be a file. Raises BodaError: no such engine, or an option that it does not have."""
     if name not in ENGINES:
         raise BodaError(f"no translation engine '{name}'; there are {', '.join(ENGINES)}")

@@ -56,16 +56,10 @@ class Translator(Engine):
         prompt = "" if self._is_seq2seq else self._prompt.text
         return {"beams": self.beams, "prompt": prompt, "weights": _fingerprint(Path(self.model))}
 
-    @property
-    def placeholder(self) -> str:
-        return self._placeholder
-
     @cached_property
-    def _placeholder(self) -> str:
+    def placeholder(self) -> str:  # type: ignore[override]
         """One whose letters the model knows: what is unknown to it is lost on the way."""
-        if not self._is_seq2seq:
-            return _PLACEHOLDERS[0]  # as the prompt explains it
-        for known in _PLACEHOLDERS:
+        for known in _PLACEHOLDERS if self._is_seq2seq else ():  # the prompt explains the first to others
             said = known.format(12)
             ids = self._tokenizer(f"a {said} b", add_special_tokens=False).input_ids
             if said in self._tokenizer.decode(ids, skip_special_tokens=True).replace(" ", ""):

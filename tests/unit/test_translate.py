@@ -153,6 +153,17 @@ def test_a_text_is_its_pieces(text):
     assert not any("\n" in unit or unit != unit.strip() or not any(letter.isalpha() for letter in unit) for unit in found.units)
 
 
+def test_code_in_one_line_opens_no_block():
+    text = "```dog()``` runs\nbig dog\n````md\n```cat```\ncat\n````\ncat sleeps"
+    assert Text(text).units == ["```dog()``` runs", "big dog", "cat sleeps"]
+
+
+def test_a_line_of_spaces_takes_no_time():
+    began = time.perf_counter()
+    assert Text(f" dog{' ' * 100_000}cat ").units == [f"dog{' ' * 100_000}cat"]
+    assert time.perf_counter() - began < 5
+
+
 def test_what_is_copied():
     text = "<image>\nbig dog\n\n  12 + 3 = 15\n```python\nprint('dog')\n```\n고양이가 잡니다 (cat)\r\n  cat sleeps  <image>\n"
     assert Text(text).units == ["big dog", "cat sleeps"]
@@ -210,6 +221,29 @@ def test_only_texts_change(tmp_path, name):
     if name == "rows.jsonl":  # what is changed is written as it is, without escapes
         back = back.replace("é".encode(), b"\\u00e9")
     assert back == FILES[name]
+
+
+def test_line_breaks_in_the_last_cell_of_a_table(tmp_path):
+    """With and without a line end behind the last row, cells with breaks of any kind stay cells."""
+    for name, content in {"no-end": b'text,id\ndog,"1\n2"', "return": b'text,id\ndog,"1\r2"\n'}.items():
+        path = tmp_path / f"{name}.csv"
+        path.write_bytes(content)
+        assert rewritten(path) == content.replace(b"dog", "개가".encode())
+
+
+def test_columns_of_one_name(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,note,note\ndog,a,b\n")
+    with pytest.raises(BodaError, match=r"rows.csv: two columns have one name in text, note, note"):
+        job(path, tmp_path / "job")
+
+
+def test_a_document_without_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "MAX_ROW", 1 << 17)
+    path = tmp_path / "text.txt"
+    path.write_text("dog\n\n" + "big dog\n" * (1 << 15))
+    with pytest.raises(BodaError, match=r"text.txt: document 1 is longer than"):
+        list(open_shard(path).records())
 
 
 def test_rows_left_out_of_a_list(tmp_path):
@@ -287,6 +321,27 @@ def test_a_laion_shard(tmp_path, kind):
     assert rewritten(path, str)[: path.stat().st_size - 2 * tarfile.RECORDSIZE] == path.read_bytes()[: -2 * tarfile.RECORDSIZE]
 
 
+def test_what_is_held_of_a_row(tmp_path):
+    """Rows that are read ahead are bounded by all that they hold, pictures inside too."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    picture = "x" * 5000
+    tar_of(tmp_path / "0.tar", [("0.json", json.dumps({"text_list": ["dog"], "image": picture}).encode())])
+    pq.write_table(pa.table({"text": ["dog"] * 3, "image": [picture] * 3}), tmp_path / "0.parquet", use_dictionary=False)
+    for name in ("0.tar", "0.parquet"):
+        shard = open_shard(tmp_path / name)
+        shard.fields = ["text"]
+        assert all(5000 <= record.size < 6000 for record in shard.records())
+
+
+def test_two_texts_of_one_key(tmp_path):
+    path = tar_of(tmp_path / "0.tar", [("0.txt", b"dog"), ("0.txt", b"cat"), ("1.txt", b"dog")])
+    done, out = job(path, tmp_path / "job")
+    assert done["rejected"] == {"row": 1} and tarfile.open(out).getnames() == ["1.txt"]
+    assert lines(tmp_path / "job/rejects/0.tar.jsonl")[0]["reason"] == "the key has two members .txt"
+
+
 def test_parquet(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -303,6 +358,8 @@ def test_parquet(tmp_path):
         assert [turn["content"] for turn in row["messages"]] == ["무엇이", f"큰 개가 {number}"]
         assert (row["image"]["bytes"], row["tag"], row["score"]) == (b"x%d" % number, "dog", 0.5)
     assert pq.ParquetFile(out).metadata.row_group(0).column(0).compression == "ZSTD"
+    with pytest.raises(BodaError, match=r"none of the fields text; its rows have id, image, messages, score, tag"):
+        job(tmp_path / "rows.parquet", tmp_path / "other", fields=["text"])
     dropped = rewritten(tmp_path / "rows.parquet", korean, lambda number: number in (0, 4))
     assert [row["id"] for row in pq.read_table(io.BytesIO(dropped)).to_pylist()] == [1, 2, 3, 5, 6]
 
@@ -428,11 +485,30 @@ def test_what_is_mangled_once(tmp_path):
 
 def test_wrong_settings_stop_early(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", [{"text": "zzz " * (number % 50 + 1)} for number in range(1000)])
-    with pytest.raises(BodaError, match=r"of the first 200 rows were refused \(hangul: 200 in rows.jsonl\).*--keep-going"):
+    with pytest.raises(BodaError, match=r"of the first 200 rows were refused \(hangul: 200\).*--keep-going"):
         job(path, tmp_path / "job")
     assert not list((tmp_path / "job/data").iterdir())
     done, out = job(path, tmp_path / "job", keep_going=True)
     assert done["rejected"] == {"hangul": 1000} and out.read_bytes() == b""
+
+
+def test_wrong_settings_over_several_files(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_lines(folder / "0.jsonl", [{"text": "zzz " * (number % 50 + 1)} for number in range(199)])
+    write_lines(folder / "1.jsonl", [{"text": "dog"}] * 5)
+    with pytest.raises(BodaError, match=r"199 of the first 200 rows were refused \(hangul: 199\)"):
+        translate([folder], tmp_path / "job", Task(Fake()))
+
+
+def test_limits_are_checked_before_anything(tmp_path):
+    with pytest.raises(BodaError, match=r"limit max_characters is a number, such as 1000; it cannot be 'many'"):
+        Task(Fake(), limits={"max_characters": "many"})
+    with pytest.raises(BodaError, match=r"no filter 'long'; there are .*length"):
+        Task(Fake(), skip=["long"])
+    path = write_lines(tmp_path / "rows.jsonl", [{"text": "dog"}])
+    _, out = job(path, tmp_path / "job", Fake(say=lambda text: Reply("b'개가'")), preset="openflaminko")
+    assert lines(out) == [{"text": "개가"}]
 
 
 def test_bad_rows_are_refused(tmp_path):
@@ -517,6 +593,26 @@ def test_a_shard_belongs_to_one_process(tmp_path):
     gone.wait()
     claim.write_text(json.dumps({"host": socket.gethostname(), "pid": gone.pid}))
     assert is_free() and not is_free()
+
+
+def test_a_job_that_was_killed_as_it_began(tmp_path):
+    path = write_lines(tmp_path / "rows.jsonl", [{"text": "dog"}])
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job/.manifest.json.123").touch()  # or another process that begins, too
+    _, out = job(path, tmp_path / "job")
+    assert lines(out) == [{"text": "개가"}]
+
+
+def test_costs_of_all_processes_are_in_the_manifest(tmp_path):
+    inputs = {name: write_lines(tmp_path / name, [{"text": "dog"}]) for name in ("a.jsonl", "b.jsonl")}
+    facts = {"rows": 1, "kept": 1, "units": 1, "rejected": {}}
+    folders = [JobFolder(tmp_path / "job", {}, inputs, {}) for _ in inputs]
+    for folder, name in zip(folders, inputs):
+        assert folder.claim(name)
+        folder.spent["characters"] += 3
+        folder.finish(name, facts)
+    assert folders[1].close(0.0)  # before the other one has gone
+    assert json.loads((tmp_path / "job/manifest.json").read_text())["spent"] == {"characters": 6}
 
 
 def test_inputs_that_are_none(tmp_path):
@@ -613,8 +709,19 @@ def test_command(tmp_path, words):
     other = boda(*given_words, "--filter", "max_characters=5")
     assert other.exit_code == 1 and other.stderr.startswith(f"boda: {tmp_path / 'job'} is a job with other settings: filters")
     assert boda(*given_words, "--budget", 1).exit_code == 2
+    broken = boda(*given_words, "--option", "concurrency=[")
+    assert broken.exit_code == 1 and broken.stderr.startswith("boda: --option concurrency, line 1, column 2: not valid YAML")
     wrong = boda(*given_words[:2], tmp_path / "new", "--engine", "dictionary", "--model", words, "--filter", "max=5")
     assert wrong.exit_code == 1 and "max_characters" in wrong.stderr and not (tmp_path / "new").exists()
+
+
+def test_command_where_others_are_at_work(tmp_path, words):
+    path = write_lines(tmp_path / "rows.jsonl", [{"text": "dog runs"}])
+    settings = Task(open_engine("dictionary", str(words))).settings()
+    assert JobFolder(tmp_path / "job", settings, {path.name: path}, {}).claim(path.name)
+    done = boda(path, "--out", tmp_path / "job", "--engine", "dictionary", "--model", words, "--quiet")
+    assert done.exit_code == 0, done.exception
+    assert "0 of 0 rows; none refused" in done.stdout and "1 of 1 files are with other processes" in done.stdout
 
 
 def test_command_without_a_key(tmp_path, monkeypatch):

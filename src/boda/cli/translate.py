@@ -50,15 +50,17 @@ def translate(
     from boda.data.translate.engines import open_engine
     from boda.data.translate.job import Task, survey
     from boda.data.translate.job import translate as work
+    from boda.recipe.text import read_yaml
 
     given: dict[str, Any] = {"url": url, "prompt": prompt, "glossary": glossary, "price": price, "concurrency": concurrency}
-    given = {name: value for name, value in given.items() if value is not None} | _values(pairs_of(option))
+    given = {name: value for name, value in given.items() if value is not None}
+    given |= {name: read_yaml(text, f"--option {name}")[0] for name, text in pairs_of(option).items()}
     asked = open_engine(engine, model, source_language=source_language, **given)
     if budget is not None and not asked.price:
         raise typer.BadParameter("--budget is in US dollars and needs --price, US dollars a million characters")
     named = [name.strip() for name in (fields or "").split(",") if name.strip()]
     task = Task(
-        asked, format, named, preset, _values(pairs_of(limits)), skip or (), limit, memory, budget, max_characters, keep_going,
+        asked, format, named, preset, pairs_of(limits), skip or (), limit, memory, budget, max_characters, keep_going,
         licence, quiet=settings["quiet"],
     )  # fmt: skip
     if dry_run:
@@ -80,10 +82,3 @@ def translate(
             f"\n{len(done['open'])} of {done['shards']} files are with other processes; the same command does what these leave"
         )
     result(done, words)
-
-
-def _values(words: dict[str, str]) -> dict[str, Any]:
-    """Numbers and switches as such."""
-    import yaml
-
-    return {name: yaml.safe_load(text) for name, text in words.items()}

@@ -96,8 +96,8 @@ def _is_speech(turn: dict, name: str) -> bool:
 
 
 _LINES = re.compile("(\r\n|\n|\r)")
-_EDGES = re.compile(r"((?:\s|<image>)*)(.*?)((?:\s|<image>)*)", re.DOTALL)
-_FENCE = re.compile(r"\s*(```|~~~)")
+_EDGES = re.compile(r"((?:\s|<image>)*+)(|.*?\S)((?:\s|<image>)*+)", re.DOTALL)  # each space is looked at once
+_FENCE = re.compile(r"\s*(?:```+(?!.*`)|~~~)")  # ```code``` opens none
 
 
 class Text:
@@ -113,8 +113,8 @@ class Text:
         fence = ""
         for line in _LINES.split(text):
             mark = _FENCE.match(line)
-            if mark and fence in ("", mark[1]):
-                fence = "" if fence else mark[1]
+            if mark and fence in ("", kind := mark[0].lstrip()[:3]):
+                fence = "" if fence else kind
             before, core, after = _EDGES.fullmatch(line).groups()  # type: ignore[union-attr]
             if mark or fence or not is_foreign(core):
                 self.pieces.append(line)

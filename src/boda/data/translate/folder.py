@@ -44,7 +44,7 @@ class JobFolder:
             if differences := list(_differences("", there["settings"], self.settings)):
                 said = "; ".join(differences[:4])
                 raise BodaError(f"{self.path} is a job with other settings: {said}. Give those, or choose another --out")
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(not each.name.startswith(".manifest") for each in self.path.iterdir()):
             raise BodaError(f"{self.path} holds something else than a translation job; choose another --out")
         else:
             self._write("manifest.json", {**about, "began": _now(), "settings": self.settings})
@@ -91,7 +91,7 @@ class JobFolder:
     def beat(self) -> None:
         """A sign of life to other processes, and what has been billed so far; to be called often."""
         now = time.monotonic()
-        if now - self._written > 1.0 and self.spent:
+        if now - self._written > 1.0:
             self._write_costs()
         if now - self._beaten > _BEAT:
             self._beaten, self._others = now, self._spent_by_others()
@@ -105,13 +105,13 @@ class JobFolder:
 
     def finish(self, name: str, facts: dict) -> None:
         """The shard is done."""
+        self._write_costs()  # before anybody can find that all is done
         self._write(f"done/{name}.json", facts)
         self.release(name)
 
     def close(self, price: float) -> bool:
         """Lets go of what is ours; whether all shards are done, which whoever is last writes into the manifest."""
-        if self.spent:
-            self._write_costs()
+        self._write_costs()
         for name in list(self._claims):
             self.release(name)
         shards = {name: self.done(name) for name in self.inputs}
@@ -129,7 +129,8 @@ class JobFolder:
 
     def _write_costs(self) -> None:
         self._written = time.monotonic()
-        self._write(f"spent/{self._costs.name}", dict(self.spent))
+        if self.spent:
+            self._write(f"spent/{self._costs.name}", dict(self.spent))
 
     def _spent_by_others(self) -> Counter[str]:
         found = Counter[str]()
@@ -147,10 +148,10 @@ class JobFolder:
 
 def totals(shards: Mapping[str, dict | None]) -> dict[str, Any]:
     """Rows, kept rows, units and rejects by filter, of all shards that are done."""
-    found, rejected = Counter[str](), Counter[str]()
-    for facts in filter(None, shards.values()):
-        found.update({name: facts[name] for name in ("rows", "kept", "units")})
+    done, rejected = [facts for facts in shards.values() if facts], Counter[str]()
+    for facts in done:
         rejected.update(facts["rejected"])
+    found = {name: sum(facts[name] for facts in done) for name in ("rows", "kept", "units")}
     return {**found, "rejected": dict(sorted(rejected.items()))}
 
 

@@ -13,17 +13,17 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import boda
-from boda.data.files import matching
+from boda.data.files import Place, matching
 from boda.data.translate.asking import Asking, Waiting, billed
 from boda.data.translate.engines import Engine
 from boda.data.translate.fields import Slot, Text, fields_for, find
-from boda.data.translate.filters import PRESETS, Pair, check_pair, without_emoji
+from boda.data.translate.filters import PRESETS, Pair, changed_limits, check_pair, tidied
 from boda.data.translate.folder import COSTS, JobFolder, totals
 from boda.data.translate.memory import Memory
 from boda.data.translate.protect import Protected, protect
@@ -65,20 +65,19 @@ class Task:
         if self.preset not in PRESETS:
             raise BodaError(f"no filters '{self.preset}'; there are {', '.join(PRESETS)}")
         checks, limits = PRESETS[self.preset]
-        for what, given, known in (("limit", self.limits, dataclasses.asdict(limits)), ("filter", self.skip, checks)):
-            if unknown := sorted(set(given) - set(known)):
-                raise BodaError(f"no {what} '{unknown[0]}' of filters; there are {', '.join(known)}")
+        if unknown := sorted(set(self.skip) - set(checks)):
+            raise BodaError(f"no filter '{unknown[0]}'; there are {', '.join(checks)}")
         self.checks = {name: check for name, check in checks.items() if name not in self.skip}
-        self.checked = dataclasses.replace(limits, **self.limits)
+        self.checked = changed_limits(limits, {name: str(value) for name, value in self.limits.items()})
 
     def settings(self) -> dict[str, Any]:
         """What the output depends on."""
         engine = self.engine
         said = {name: _short(value) for name, value in engine.settings().items()}
-        asked: dict[str, Any] = {"format": self.format, "fields": list(self.fields), "limit": self.limit}
-        asked |= {"filters": {"preset": self.preset, "skip": sorted(self.skip), **dataclasses.asdict(self.checked)}}
-        glossary = engine.glossary.identity if engine.glossary else ""  # type: ignore[union-attr]
+        glossary = engine.glossary.identity if engine.glossary else ""
         told = {"engine": engine.name, "model": engine.model, "source_language": engine.source_language, "glossary": glossary}
+        filters = {"preset": self.preset, "skip": sorted(self.skip), **dataclasses.asdict(self.checked)}
+        asked = {"format": self.format, "fields": list(self.fields), "limit": self.limit, "filters": filters}
         return {**told, **said, "identity": engine.identity, **asked}
 
 
@@ -93,8 +92,7 @@ def inputs_of(paths: Sequence[str | Path]) -> dict[str, Path]:
     for path in map(Path, paths):
         files = [path] if path.is_file() else list(map(Path, matching(path)))
         if path.is_dir():
-            suffixes = (*SHARDS, *(f"{suffix}.gz" for suffix in SHARDS))
-            files = sorted(each for each in path.iterdir() if each.name.lower().endswith(suffixes) and each.is_file())
+            files = sorted(each for each in path.iterdir() if Place(str(each)).suffix in SHARDS and each.is_file())
         if not files:
             raise BodaError(f"no data files at {path}; {', '.join(SHARDS)} are translated, text also as .gz")
         for each in files:
@@ -229,24 +227,21 @@ def survey(paths: Sequence[str | Path], task: Task) -> dict[str, Any]:
 
 def _read(shard: Shard, task: Task) -> Iterator[tuple[Record, list[_Part]]]:
     """The records of a shard with the strings to translate; of no more rows than the limit."""
-    fields, rows, identity, is_first = task.fields, 0, task.engine.identity, True
-    unit = lru_cache(REMEMBERED)(lambda line: _unit(line, task.engine, identity))
+    fields, rows, is_first = task.fields, 0, True
+    unit = lru_cache(REMEMBERED)(partial(_unit, task.engine, task.engine.identity))
     if names := shard.names():
         shard.fields = fields = fields or fields_for(dict.fromkeys(names), str(shard.path), task.format)[1]
     with damaged(shard.path):
         for record in shard.records():
             parts: list[_Part] = []
-            if record.value is not None:
-                if rows == task.limit:
-                    return
-                rows += 1
+            rows += record.value is not None
+            if task.limit is not None and rows > task.limit:
+                return
             if isinstance(record.value, dict):
                 if is_first and not fields:
                     fields = fields_for(record.value, str(shard.path), task.format or shard.format)[1]
-                elif is_first and not any(
-                    name in record.value or re.split(r"[.\[]", name)[0] in record.value for name in fields
-                ):
-                    has = ", ".join(map(str, record.value))
+                elif is_first and not any({name, re.split(r"[.\[]", name)[0]} & record.value.keys() for name in fields):
+                    has = ", ".join(map(str, names or record.value))
                     raise BodaError(f"{shard.path} has none of the fields {', '.join(fields)}; its rows have {has}")
                 is_first = False
                 for slot in find(record.value, fields):
@@ -260,9 +255,9 @@ def _read(shard: Shard, task: Task) -> Iterator[tuple[Record, list[_Part]]]:
             yield record, parts
 
 
-def _unit(line: str, engine: Engine, identity: str) -> _Unit:
+def _unit(engine: Engine, identity: str, line: str) -> _Unit:
     """What the engine gets of a line is what the memory knows it by: lines that differ in their numbers alone are one to both."""
-    protected = protect(line, engine.placeholder, engine.glossary)  # type: ignore[arg-type]
+    protected = protect(line, engine.placeholder, engine.glossary)
     return _Unit(protected, b"" if protected.is_fixed else Memory.key(identity, protected.text))
 
 
@@ -283,14 +278,15 @@ class _Run:
         self.check = lru_cache(REMEMBERED)(lambda text, new: check_pair(Pair(text, new), task.checked, task.checks))
         self.window: deque[_Row] = deque()
         self.open: list[_Output] = []
-        self.size = self.rows = self.rejected = self.bytes = 0
+        self.size = self.rows = self.bytes = 0
+        self.rejected = Counter[str]()
         total = sum(path.stat().st_size for name, path in folder.inputs.items() if not folder.done(name))
         self.progress = Progress(self._line, total, quiet=task.quiet)
 
     def _line(self, progress: Progress) -> str:
         spent, engine = self.folder.total_spent()["characters"], self.task.engine
         speed = self.rows / max(time.monotonic() - progress.began, 1e-9)
-        said = f"{self.rows:,} rows, {self.rejected:,} refused  {speed:,.0f}/s  {progress.left}  {spent:,} characters"
+        said = f"{self.rows:,} rows, {self.rejected.total():,} refused  {speed:,.0f}/s  {progress.left}  {spent:,} characters"
         return said + (f", ${engine.price_of(spent):,.2f}" if engine.price else "")
 
     def work(self) -> None:
@@ -322,8 +318,7 @@ class _Run:
                 continue
             output = _Output(name, open_shard(path), size)
             for record, parts in _read(output.shard, self.task):
-                held = len(record.raw) if isinstance(record.raw, str) else sum(len(part.slot.text) for part in parts)
-                yield _Row(output=output, record=record, parts=parts, size=held)
+                yield _Row(output=output, record=record, parts=parts, size=record.size)
             yield _Row(output=output)
 
     def _write(self, row: _Row) -> None:
@@ -343,18 +338,19 @@ class _Run:
                 changes, refusal = self._changes(row)
                 output.shard.put(record, None if refusal else changes)
                 if refusal:
-                    output.rejected[refusal["filter"]] += 1
+                    for counts in (output.rejected, self.rejected):
+                        counts[refusal["filter"]] += 1
                     output.rejects.write(as_lines([{"row": record.number, **refusal}]))
-                self._count(row, record, bool(refusal))
+                output.counts.update(rows=1, kept=not refusal, units=sum(len(part.units) for part in row.parts))
+                self.rows += 1
+                self.progress.update(int(self.bytes + output.size * record.end))
+                if self.rows == FIRST_ROWS and not self.task.keep_going:
+                    self._look_at_first()
 
-    def _count(self, row: _Row, record: Record, is_refused: bool) -> None:
-        output = row.output
-        output.counts.update(rows=1, kept=not is_refused, units=sum(len(part.units) for part in row.parts))
-        self.rows, self.rejected = self.rows + 1, self.rejected + is_refused
-        self.progress.update(int(self.bytes + output.size * record.end))
-        if self.rows == FIRST_ROWS and self.rejected > MOST_REJECTED * FIRST_ROWS and not self.task.keep_going:
-            kind, number = output.rejected.most_common(1)[0]
-            said = f"{self.rejected} of the first {FIRST_ROWS} rows were refused ({kind}: {number} in {output.name})"
+    def _look_at_first(self) -> None:
+        if (number := self.rejected.total()) > MOST_REJECTED * FIRST_ROWS:
+            most = ", ".join(f"{kind}: {count}" for kind, count in self.rejected.most_common(3))
+            said = f"{number} of the first {FIRST_ROWS} rows were refused ({most})"
             raise BodaError(
                 f"{said}: source language, model or prompt may be the wrong one; --keep-going translates the rest, too"
             )
@@ -372,8 +368,7 @@ class _Run:
                     kind, _, why = error.partition(": ")
                     return [], _refusal(slot.where, kind, why, line)
                 lines.append(protected.restore(row.entries[key].text if key else protected.text))
-            new = text.filled(lines)
-            new = without_emoji(new) if self.task.checked.emoji == "drop" else new
+            new = tidied(text.filled(lines), self.task.checked)
             if found := self.check(str(slot.text), new):
                 return [], _refusal(slot.where, *found, slot.text, new)
             changes.append((slot, new))

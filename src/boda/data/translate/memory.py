@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,12 +105,8 @@ class Memory:
 
     def close(self) -> None:
         """What was taken and not put is free again."""
-        with self._explained():
-            try:
-                self._db.execute("DELETE FROM units WHERE owner = ?", (self.owner,))
-                self._db.execute("DELETE FROM owners WHERE id = ?", (self.owner,))
-            finally:
-                self._db.close()
+        with self._explained(), closing(self._db):
+            self._db.execute("DELETE FROM owners WHERE id = ?", (self.owner,))
 
     def _rows(self, keys: Sequence[bytes]) -> Iterator[tuple]:
         """(key, text, error, owner) of what is there; another job's failures are not."""

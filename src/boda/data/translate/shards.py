@@ -72,6 +72,7 @@ class Record:
     raw: Any = ""
     before: str = ""  # what stands between the row before and this one
     end: float = 0.0  # the share of the file that has been read
+    size: int = 0  # bytes or characters that are held of it
 
 
 class Shard:
@@ -112,7 +113,8 @@ class TextShard(Shard):
         size, seen = max(1, _text_size(self.path)), 0
         with Place(str(self.path)).open_text(self.line_ends) as stream:
             for record in self._read(stream):
-                seen += len(record.before) + len(record.raw)
+                record.size = len(record.before) + len(record.raw)
+                seen += record.size
                 record.end = min(1.0, seen / size)
                 yield record
 
@@ -238,6 +240,8 @@ class Table(TextShard):
         quoting: Any = csv.QUOTE_NONE if self.delimiter == "\t" else csv.QUOTE_MINIMAL
         reader = csv.reader(watched, delimiter=self.delimiter, quoting=quoting)
         names, cells = next(reader, []), list[str]()
+        if len(set(names)) < len(names):
+            raise BodaError(f"{self.path}: two columns have one name in {', '.join(names)}")
         for number in itertools.count(-1):
             raw = "".join(taken)
             taken.clear()
@@ -264,8 +268,8 @@ class Table(TextShard):
         if self.delimiter == "\t":
             return "\t".join(cell.replace("\t", " ") for cell in cells.values()) + ending
         line = io.StringIO()
-        csv.writer(line, delimiter=self.delimiter, lineterminator=ending).writerow(cells.values())
-        return line.getvalue()
+        csv.writer(line, delimiter=self.delimiter).writerow(cells.values())  # quotes what is in its line end, \r\n
+        return line.getvalue()[:-2] + ending
 
 
 class Documents(TextShard):
@@ -285,6 +289,8 @@ class Documents(TextShard):
                 yield Record(number, None, line or "")
             else:
                 kept += line or ""
+            if len(kept) > MAX_ROW:
+                raise BodaError(f"{self.path}: document {number} is longer than {MAX_ROW >> 20} million characters")
 
     def _changed(self, record: Record, changes: Changes) -> str:
         return changes[0][1]
@@ -313,7 +319,7 @@ class Columns(Shard):
                 table = file.read_row_group(group, use_threads=False)
                 raw = (table, table.select(wanted).to_pylist())
                 for value in raw[1]:
-                    yield Record(number, value, raw, end=(number + 1) / total)
+                    yield Record(number, value, raw, end=(number + 1) / total, size=table.nbytes // len(table))
                     number += 1
 
     def start(self, target: Path) -> None:
@@ -398,14 +404,18 @@ class Tar(Shard):
     def _group(self, stream, key: str, parts: list, end: float) -> Record:
         """The members of one key, each with its place; their bytes are read again when they are written."""
         texts: dict[str, str] = {}
+        value: dict | BadRow = {}
         for info, suffix, _, _ in parts:
             if suffix in ("txt", "json") and info.isfile():
+                if suffix in texts:
+                    value = BadRow(str(self.path), key, "shard", f"the key has two members .{suffix}")
                 stream.seek(info.offset_data)
                 texts[suffix] = stream.read(info.size).decode("utf-8", "surrogateescape")
-        value = _object(texts["json"], str(self.path), key) if "json" in texts else {}
-        if isinstance(value, dict):
-            value |= {"txt": texts["txt"]} if "txt" in texts else {}
-        return Record(key, value or None, (parts, texts), end=end)
+        if "json" in texts and isinstance(value, dict):
+            value = _object(texts["json"], str(self.path), key)
+        if "txt" in texts and isinstance(value, dict):
+            value["txt"] = texts["txt"]
+        return Record(key, value or None, (parts, texts), end=end, size=sum(map(len, texts.values())))
 
     def start(self, target: Path) -> None:
         self.stream, self.source, self.bytes = target.open("wb"), self.path.open("rb"), 0

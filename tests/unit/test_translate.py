@@ -335,6 +335,15 @@ def test_what_is_held_of_a_row(tmp_path):
         assert all(5000 <= record.size < 6000 for record in shard.records())
 
 
+def test_several_tars_in_a_row(tmp_path):
+    """What stands behind the end of the first would be lost without a word."""
+    path = tar_of(tmp_path / "0.tar", [("0.txt", b"dog"), ("1.txt", b"cat")])
+    path.write_bytes(path.read_bytes() + tar_of(tmp_path / "1.tar", [("2.jpg", b"x" * 99_999), ("2.txt", b"dog")]).read_bytes())
+    done, out = job(path, tmp_path / "job")
+    assert done["rejected"] == {"row": 1} and tarfile.open(out).getnames() == ["0.txt"]
+    assert "the tar breaks off here, after 4,096 of" in lines(tmp_path / "job/rejects/0.tar.jsonl")[0]["reason"]
+
+
 def test_two_texts_of_one_key(tmp_path):
     path = tar_of(tmp_path / "0.tar", [("0.txt", b"dog"), ("0.txt", b"cat"), ("1.txt", b"dog")])
     done, out = job(path, tmp_path / "job")

@@ -110,7 +110,7 @@ class TextShard(Shard):
     line_ends = "\n"
 
     def records(self) -> Iterator[Record]:
-        size, seen = max(1, _text_size(self.path)), 0
+        size, seen = max(1, _text_size(self.path)[0]), 0
         with Place(str(self.path)).open_text(self.line_ends) as stream:
             for record in self._read(stream):
                 record.size = len(record.before) + len(record.raw)
@@ -122,12 +122,9 @@ class TextShard(Shard):
         raise NotImplementedError
 
     def start(self, target: Path) -> None:
-        with self.path.open("rb") as source:
-            head = source.read(2)
-        # No name and no time in it: the same rows are the same bytes.
         file: Any = target.open("wb")
         self._file = file
-        if head == b"\x1f\x8b":
+        if _text_size(self.path)[1]:  # no name and no time in it: the same rows are the same bytes
             file = gzip.GzipFile("", "wb", fileobj=file, mtime=0)
         with Place(str(self.path)).open() as source:
             head = source.read(3)
@@ -239,27 +236,24 @@ class Table(TextShard):
         watched = (taken.append(line) or line for line in itertools.chain([head], source))  # type: ignore[func-returns-value]
         quoting: Any = csv.QUOTE_NONE if self.delimiter == "\t" else csv.QUOTE_MINIMAL
         reader = csv.reader(watched, delimiter=self.delimiter, quoting=quoting)
-        names, cells = next(reader, []), list[str]()
-        if len(set(names)) < len(names):
-            raise BodaError(f"{self.path}: two columns have one name in {', '.join(names)}")
-        for number in itertools.count(-1):
-            raw = "".join(taken)
-            taken.clear()
-            if number < 0:
-                yield Record("head", None, raw)
-            elif len(cells) == len(names):
-                yield Record(number, dict(zip(names, cells)), raw)
-            elif any(cells):
-                why = f"{len(cells)} cells where the first line names {len(names)} columns"
-                yield Record(number, BadRow(str(self.path), number, "row", why), raw)
-            else:
-                yield Record(number, None, raw)
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise BodaError(f"{self.path}, line {reader.line_num}: {error}") from error
+        names: list[str] = []
+        try:
+            for number, cells in enumerate(reader, -1):
+                raw = "".join(taken)
+                taken.clear()
+                value: dict | BadRow | None = None
+                if number < 0:
+                    names = cells
+                    if len(set(names)) < len(names):
+                        raise BodaError(f"{self.path}: two columns have one name in {', '.join(names)}")
+                elif len(cells) == len(names):
+                    value = dict(zip(names, cells))
+                elif any(cells):
+                    why = f"{len(cells)} cells where the first line names {len(names)} columns"
+                    value = BadRow(str(self.path), number, "row", why)
+                yield Record(number, value, raw)
+        except csv.Error as error:
+            raise BodaError(f"{self.path}, line {reader.line_num}: {error}") from error
 
     def _changed(self, record: Record, changes: Changes) -> str:
         assert isinstance(record.value, dict)
@@ -369,19 +363,11 @@ class Tar(Shard):
     def records(self) -> Iterator[Record]:
         size, end = self.path.stat().st_size, 0
         key, parts = "", list[tuple]()
-        said = f"{self.path} is no tar that can be read ({WHY}); fetch it again"
-        with self.path.open("rb") as stream, explaining(said, tarfile.TarError):
-            with tarfile.open(fileobj=stream, mode="r:") as tar:
-                while True:
-                    try:
-                        info = tar.next()
-                    except tarfile.ReadError:
-                        if not end:
-                            raise
-                        break
+        with self.path.open("rb") as stream:
+            try:
+                tar = tarfile.open(fileobj=stream, mode="r:")
+                for info in tar:
                     tar.members = []  # type: ignore[attr-defined]  # as in boda.data.files
-                    if info is None:
-                        break
                     folder, slash, name = info.name.rpartition("/")
                     stem, _, suffix = name.partition(".")
                     found = folder + slash + stem
@@ -393,8 +379,12 @@ class Tar(Shard):
                         break
                     end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                     parts.append((info, suffix.lower(), start, end))
+            except tarfile.TarError as error:
+                if not end:
+                    raise BodaError(f"{self.path} is no tar that can be read ({error}); fetch it again") from error
             stream.seek(end)
-            is_cut = stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE)
+            # More than some zeros after the end: several tars in a row, or a file made in full before its bytes came.
+            is_cut = stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE) or size - end > 1 << 16
             if parts and not is_cut:
                 yield self._group(stream, key, parts, 1.0)
             elif is_cut:  # what is lacking of this key nobody knows
@@ -479,10 +469,10 @@ def open_shard(path: Path) -> Shard:
     return kind(Path(path))
 
 
-def _text_size(path: Path) -> int:
-    """Bytes of text in a file; gzip says itself how many."""
+def _text_size(path: Path) -> tuple[int, bool]:
+    """Bytes of text in a file, as gzip says itself, and whether it is gzip."""
     with path.open("rb") as stream:
         if stream.read(2) != b"\x1f\x8b":
-            return path.stat().st_size
-        stream.seek(-4, io.SEEK_END)
-        return int.from_bytes(stream.read(4), "little")
+            return path.stat().st_size, False
+        stream.seek(max(0, path.stat().st_size - 4))
+        return int.from_bytes(stream.read(4), "little"), True

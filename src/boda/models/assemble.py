@@ -25,13 +25,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from boda.errors import WHY, BodaError, explaining
 from boda.models.connectors import CONNECTORS
-from boda.models.flamingo import (
-    BodaFlamingoConfig,
-    BodaFlamingoForConditionalGeneration,
-    Looking,
-    new_resampler,
-    put_blocks,
-)
+from boda.models.flamingo import BodaFlamingoConfig, BodaFlamingoForConditionalGeneration, Looking, new_resampler, put_blocks
 from boda.models.loading import config_from, load_model, open_part, seeded
 from boda.models.quantised import dequantised, ready_for_training
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration, feature_size, head_change
@@ -252,8 +246,13 @@ def put_together(tower: Tower | None, language, tokenizer, connector: str | dict
 
     `connector`: a name, or the settings of a flamingo.
     """
-    for token in (END_OF_CHUNK, *connector["special_tokens"]) if isinstance(connector, dict) else ():
-        add_token(tokenizer, token)
+    num_image_tokens = 1
+    joined: Any = join_flamingo
+    if isinstance(connector, dict):
+        for token in (END_OF_CHUNK, *connector["special_tokens"]):
+            add_token(tokenizer, token)
+    elif tower is not None:
+        num_image_tokens, joined = CONNECTORS[connector].num_tokens(tower.grid), join  # type: ignore[operator]
     image_id = add_token(tokenizer, IMAGE_TOKEN) if tower is not None else -1
     give_pad_token(tokenizer)
     # A pad token that ends answers gives way to one of its own when the chat template is known: there is a row for it.
@@ -264,16 +263,11 @@ def put_together(tower: Tower | None, language, tokenizer, connector: str | dict
         language.head_change = change
         language.config.pad_token_id = tokenizer.pad_token_id
         return Assembled(language.eval(), tokenizer, found)
-    if isinstance(connector, dict):
-        model, num_image_tokens = join_flamingo(tower, language, connector, change, seed, image_id), 1
-    else:
-        num_image_tokens = CONNECTORS[connector].num_tokens(tower.grid)  # type: ignore[operator]
     side = int(num_image_tokens**0.5)
     patch_size = tower.image_size // side
     if side * side != num_image_tokens or tower.image_size // patch_size != side:
         raise BodaError(f"{num_image_tokens} image tokens from a picture of {tower.image_size} pixels are no square grid")
-    if isinstance(connector, str):
-        model = join(tower, language, connector, change, seed, image_token_index=image_id, image_seq_length=num_image_tokens)
+    model = joined(tower, language, connector, change, seed, image_token_index=image_id, image_seq_length=num_image_tokens)
     model.config.pad_token_id = tokenizer.pad_token_id
     found["vision"] = tower.revision
     return Assembled(model, tokenizer, found, tower.image_processor, tower.image_size, num_image_tokens, patch_size, connector)
@@ -284,31 +278,20 @@ def join(tower: Tower, language, connector: str, change: tuple[float, float | No
 
     `change`: what the language model's head does. `common`: for either class's config.
     """
-    table, matrix = language.get_input_embeddings(), language.get_output_embeddings().weight
-    is_tied = table.weight is matrix
-    common |= {
-        "vision_config": tower.module.config,
-        "text_config": language.config,
-        "vision_feature_layer": tower.layer,
-        "vision_feature_select_strategy": "default" if tower.prefix_tokens == 1 else "full",
-        "tie_word_embeddings": is_tied,
-    }
+    table, said = language.get_input_embeddings(), _said_of(tower, language) | common
+    said["vision_feature_select_strategy"] = "default" if tower.prefix_tokens == 1 else "full"
     is_stock = (
         connector in PLAIN_CONNECTORS
         and tower.is_flat
         and tower.prefix_tokens <= 1
         and change == (1.0, None)
-        and (not is_tied or getattr(language.base_model, "embed_tokens", None) is table)
+        and (not said["tie_word_embeddings"] or getattr(language.base_model, "embed_tokens", None) is table)
     )
     if is_stock:
-        config = LlavaConfig(projector_hidden_act=PLAIN_CONNECTORS[connector], **common)
+        config = LlavaConfig(projector_hidden_act=PLAIN_CONNECTORS[connector], **said)
     else:
-        own = {"vision_grid": list(tower.grid), "vision_prefix_tokens": tower.prefix_tokens}
-        config = BodaConfig(connector=connector, logits_scale=change[0], logits_softcap=change[1], **own, **common)
-    with torch.device("meta"):
-        model = (LlavaForConditionalGeneration if is_stock else BodaForConditionalGeneration)(config)
-    model.model.vision_tower, model.model.language_model = tower.module, language.base_model
-    model.lm_head.weight = table.weight if is_tied else nn.Parameter(matrix.data)
+        config = BodaConfig(connector=connector, **_said_of_ours(tower, change), **said)
+    model = _put(LlavaForConditionalGeneration if is_stock else BodaForConditionalGeneration, config, tower, language)
     width, size = feature_size(tower.module.config, tower.layer), language.config.hidden_size
     with seeded(seed + 2):  # torch's default initialisation, as LLaVA's
         new = CONNECTORS[connector](width, size, tower.grid)
@@ -317,41 +300,47 @@ def join(tower: Tower, language, connector: str, change: tuple[float, float | No
         model.model.multi_modal_projector.load_state_dict(unchanged | new.state_dict(), assign=True)
     else:
         model.model.multi_modal_projector = new
-    model.config.dtype = language.dtype
-    if hasattr(language, "generation_config"):
-        model.generation_config = language.generation_config
     return model.eval()
 
 
-def join_flamingo(tower: Tower, language, settings: dict, change: tuple[float, float | None], seed: int, image_id: int):
-    """Tower + new resampler + language model with new cross-attention. Raises BodaError where pictures do not reach its layers."""
-    table, matrix = language.get_input_embeddings(), language.get_output_embeddings().weight
-    config = BodaFlamingoConfig(
-        vision_config=tower.module.config,
-        text_config=language.config,
-        vision_feature_layer=tower.layer,
-        vision_grid=list(tower.grid),
-        vision_prefix_tokens=tower.prefix_tokens,
-        logits_scale=change[0],
-        logits_softcap=change[1],
-        tie_word_embeddings=table.weight is matrix,
-        image_token_index=image_id,
-        image_seq_length=1,
-        **{name: value for name, value in settings.items() if name != "special_tokens"},
-    )
-    count = language.config.num_hidden_layers
-    if config.every > count:
-        raise BodaError(f"model.connector.every is {config.every} and the language model has {count} layers")
-    with torch.device("meta"), explaining(f"model.language: {WHY}", ValueError):
-        model = BodaFlamingoForConditionalGeneration(config)
-    with seeded(seed + 2):
-        model.model.resampler = new_resampler(config)
-        put_blocks(language.base_model, config)
+def _said_of(tower: Tower, language) -> dict:
+    """What a config says of the parts."""
+    is_tied = language.get_input_embeddings().weight is language.get_output_embeddings().weight
+    config = {"vision_config": tower.module.config, "vision_feature_layer": tower.layer, "text_config": language.config}
+    return config | {"tie_word_embeddings": is_tied}
+
+
+def _said_of_ours(tower: Tower, change: tuple[float, float | None]) -> dict:
+    """What a config of Boda's classes says, too."""
+    grid = {"vision_grid": list(tower.grid), "vision_prefix_tokens": tower.prefix_tokens}
+    return grid | {"logits_scale": change[0], "logits_softcap": change[1]}
+
+
+def _put(kind, config, tower: Tower, language):
+    """A model of a class, made of the parts and without what is new in it."""
+    with torch.device("meta"):
+        model = kind(config)
+    table, matrix = language.get_input_embeddings().weight, language.get_output_embeddings().weight
     model.model.vision_tower, model.model.language_model = tower.module, language.base_model
-    model.lm_head.weight = table.weight if table.weight is matrix else nn.Parameter(matrix.data)
+    model.lm_head.weight = table if table is matrix else nn.Parameter(matrix.data)
     model.config.dtype = language.dtype
     if hasattr(language, "generation_config"):
         model.generation_config = language.generation_config
+    return model
+
+
+def join_flamingo(tower: Tower, language, settings: dict, change: tuple[float, float | None], seed: int, **common):
+    """Tower + new resampler + language model with new cross-attention. Raises BodaError where pictures do not reach its layers."""
+    own = {name: value for name, value in settings.items() if name != "special_tokens"}
+    config = BodaFlamingoConfig(**_said_of(tower, language), **_said_of_ours(tower, change), **common, **own)
+    count = language.config.num_hidden_layers
+    if config.every > count:
+        raise BodaError(f"model.connector.every is {config.every} and the language model has {count} layers")
+    with explaining(f"model.language: {WHY}", ValueError):
+        model = _put(BodaFlamingoForConditionalGeneration, config, tower, language)
+    with seeded(seed + 2):
+        model.model.resampler = new_resampler(config)
+        put_blocks(language.base_model, config)
     why = f"model.language: a {language.config.model_type} model hands its layers no pictures ({WHY})"
     with explaining(why, TypeError, AttributeError):
         _see_once(model.eval())

@@ -28,13 +28,7 @@ COUNTS = tuple(f"{number} 개" for number in NUMBERS[1:5])
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "colour": tuple(COLOURS), "shape": SHAPES, "size": tuple(SIZES), "pattern": PATTERNS, "count": COUNTS,
 }  # fmt: skip
-SAY: dict[str, Callable[[str, str], str]] = {
-    "colour": is_a,
-    "shape": is_a,
-    "size": say_size,
-    "pattern": say_pattern,
-    "count": is_a,
-}
+SAY: dict[str, Callable[[str, str], str]] = {**dict.fromkeys(ATTRIBUTES, is_a), "size": say_size, "pattern": say_pattern}
 
 # A task that is shown and not named: to say an attribute in a form. Some pairs of these are kept for testing.
 NOUNS = {"큰": "큰 것", "작은": "작은 것", "": "민무늬"}
@@ -110,13 +104,12 @@ def _captions(dice: Dice, names: tuple[str, ...], pair: str, choice: Choice) -> 
     for place, name in enumerate(names):
         unseen = pair == "unseen" and place == 0
         if dice.chance(0.3) and not unseen:
-            seed, number = map(int, name.split("/"))
             pictures.append(f"scene/2/seen/{name}")
-            turns.append(("", describe(scene_facts("2", "seen", seed, number), "short")))
-            continue
-        look = _look(dice, {}, unseen)
-        pictures.append(_name(look, name))
-        turns.append(("", _caption(look, full)))
+            turns.append(("", describe(scene_facts("2", "seen", *map(int, name.split("/"))), "short")))
+        else:
+            look = _look(dice, {}, unseen)
+            pictures.append(_name(look, name))
+            turns.append(("", _caption(look, full)))
     return pictures, turns, {}
 
 

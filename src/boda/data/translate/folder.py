@@ -62,20 +62,15 @@ class JobFolder:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             for _ in range(2):
-                try:
-                    with path.open("x", encoding="utf-8") as stream:
-                        stream.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-                except FileExistsError:
-                    if self._is_held(path):
-                        return False
-                    path.unlink(missing_ok=True)  # if two come here at once both do the shard, to the same bytes
-                    continue
-                self._claims[name] = path
-                if self.done(name) is None:
-                    return True
-                self.release(name)
-                return False
-        return False
+                with suppress(FileExistsError), path.open("x", encoding="utf-8") as stream:
+                    self._claims[name] = path
+                    stream.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+                if name in self._claims or self._is_held(path):
+                    break
+                path.unlink(missing_ok=True)  # if two come here at once both do the shard, to the same bytes
+        if name in self._claims and self.done(name):
+            self.release(name)
+        return name in self._claims
 
     def _is_held(self, path: Path) -> bool:
         with suppress(OSError, ValueError, KeyError):

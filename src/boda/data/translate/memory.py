@@ -63,9 +63,7 @@ class Memory:
     def find(self, keys: Sequence[bytes]) -> dict[bytes, Entry]:
         """What is there of these keys; nothing is taken."""
         with self._explained():
-            return {
-                key: Entry(text or "", error or "") for key, text, error, _ in self._rows(keys) if text is not None or error
-            }
+            return {key: entry for key, entry, _ in self._rows(keys) if entry}
 
     def take(self, keys: Sequence[bytes]) -> tuple[dict[bytes, Entry], set[bytes]]:
         """What is there of these keys, and which of the others are now ours to translate; the rest is others' work."""
@@ -73,14 +71,11 @@ class Memory:
         ours: set[bytes] = set()
         if missing := [key for key in dict.fromkeys(keys) if key not in there]:
             with self._writing():
-                rows = {key: (text, error, owner) for key, text, error, owner in self._rows(missing)}
-                gone = self._gone({owner for text, error, owner in rows.values() if text is None and not error})
-                for key in missing:
-                    text, error, owner = rows.get(key, (None, None, None))
-                    if text is not None or error:
-                        there[key] = Entry(text or "", error or "")
-                    elif owner is None or owner in gone:
-                        ours.add(key)
+                rows = list(self._rows(missing))
+                there |= {key: entry for key, entry, _ in rows if entry}
+                takers = {key: owner for key, entry, owner in rows if not entry}
+                others = self._at_work(set(takers.values()))
+                ours = {key for key in missing if key not in there and takers.get(key) not in others}
                 said = "INSERT OR REPLACE INTO units VALUES (?, NULL, NULL, NULL, ?)"
                 self._db.executemany(said, [(key, self.owner) for key in ours])
         return there, ours
@@ -90,9 +85,7 @@ class Memory:
         with self._writing():
             there = self.find(list(entries))
             new = {key: entry for key, entry in entries.items() if key not in there}
-            rows = [
-                (key, None if e.error else e.text, e.error or None, self.job if e.error else None) for key, e in new.items()
-            ]
+            rows = [(key, entry.text, entry.error or None, self.job if entry.error else None) for key, entry in new.items()]
             self._db.executemany("INSERT OR REPLACE INTO units VALUES (?, ?, ?, ?, NULL)", rows)
         return there | new
 
@@ -109,21 +102,20 @@ class Memory:
             self._db.execute("DELETE FROM owners WHERE id = ?", (self.owner,))
 
     def _rows(self, keys: Sequence[bytes]) -> Iterator[tuple]:
-        """(key, text, error, owner) of what is there; another job's failures are not."""
+        """(key, translation or failure, None where one is at work, owner) of what is there; another job's failures are not."""
         for start in range(0, len(keys), 500):
             some = keys[start : start + 500]
             said = f"SELECT key, text, error, owner, job FROM units WHERE key IN ({','.join('?' * len(some))})"
             for key, text, error, owner, job in self._db.execute(said, some):
                 if error is None or job == self.job:
-                    yield key, text, error, owner
+                    yield key, None if text is None else Entry(text, error or ""), owner
 
-    def _gone(self, owners: set[int]) -> set[int]:
-        """Those that will put nothing any more."""
-        alive = set()
-        for owner, host, pid, seen in self._db.execute("SELECT id, host, pid, seen FROM owners"):
-            if time.time() - seen < LEASE and is_running(host, pid):
-                alive.add(owner)
-        return owners - alive - {self.owner}
+    def _at_work(self, owners: set[int]) -> set[int]:
+        """Those that may still put something: we, and processes that live."""
+        known = self._db.execute("SELECT id, host, pid, seen FROM owners").fetchall() if owners else ()
+        return {
+            id for id, host, pid, seen in known if id == self.owner or (time.time() - seen < LEASE and is_running(host, pid))
+        }
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -78,18 +78,18 @@ def score(sample: Sample, answer: str) -> dict:
     tags, gold = dict(sample.tags), sample.messages[-1].text
     shown = [message.text for message in sample.messages[1:-1:2]]
     found = {"gold": gold, "type": tags["type"], "shots": len(shown), "tags": tags, "extracted": clean(answer)}
+    given = unicodedata.normalize("NFC", answer).strip()
+    found["score"] = float(given == gold if tags["type"] in ("task", "marks") else same_answer(answer, gold))
     if tags["type"] == "latest":
-        right = same_answer(answer, gold)
         others = tags["others"].split("|") if shown else []
-        return found | {"score": float(right), "earlier": float(any(same_answer(answer, other) for other in others))}
+        return found | {"earlier": float(any(same_answer(answer, other) for other in others))}
     usual, _ = min(Counter(shown).items(), key=lambda item: (-item[1], shown[::-1].index(item[0]))) if shown else ("", 0)
     found["copying"] = float(usual == gold)
     if tags["type"] == "names":
-        return found | {"score": float(same_answer(answer, gold)), "known": float(gold in shown)}
-    if tags["type"] == "marks":
-        return found | {"score": float(unicodedata.normalize("NFC", answer).strip() == gold)}
-    given = unicodedata.normalize("NFC", answer).strip()
-    return found | {"score": float(given == gold), "value": float(given in {say(tags["value"]) for say in FORMS.values()})}
+        found["known"] = float(gold in shown)
+    if tags["type"] == "task":
+        found["value"] = float(given in {say(tags["value"]) for say in FORMS.values()})
+    return found
 
 
 def summarise(records: list[dict]) -> dict:

@@ -13,7 +13,8 @@ import sys
 import tarfile
 import threading
 import time
-from collections import Counter
+import tracemalloc
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -635,6 +636,21 @@ def test_inputs_that_are_none(tmp_path):
     (tmp_path / "a.docx").write_text("dog")
     with pytest.raises(BodaError, match=r"a.docx: only .jsonl, .* are translated in place"):
         translate([tmp_path / "a.docx"], tmp_path / "job", Task(Fake()))
+
+
+def test_long_texts_do_not_fill_memory(tmp_path, monkeypatch):
+    """What is remembered of texts that come again does not grow with long ones that do not."""
+    monkeypatch.setattr("boda.data.translate.job.WINDOW_CHARACTERS", 1 << 16)
+    monkeypatch.setattr("boda.data.translate.job.check_pair", lambda *_: None)  # slow while memory is watched
+    path = write_lines(tmp_path / "rows.jsonl", [{"text": f"dog {'a' * number}{'cat' * 400}"} for number in range(1000)])
+    engine = Fake(say=lambda text: Reply("고양이가 " * 300), asked=deque(maxlen=1))  # type: ignore[arg-type]
+    tracemalloc.start()
+    try:
+        job(path, tmp_path / "job", engine)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 def test_a_survey_asks_nobody(tmp_path):

@@ -10,8 +10,8 @@ import hashlib
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
@@ -34,7 +34,8 @@ from boda.terminal import Progress, clear_line
 
 WINDOW = 8192  # rows that are read before the first of them must be finished
 WINDOW_CHARACTERS = 1 << 26  # ... and what they may hold
-REMEMBERED = 1 << 14  # of texts that come again and again, how many are looked at once
+REMEMBERED, SHORT = 1 << 14, 500  # of texts that come again and again, how many are looked at once, and how long they are
+_NO_TEXT = re.compile(r"[\ud800-\udfff]|^\[\{[^\n]*\"type\"")  # bytes that are no UTF-8; parts of a message as JSON
 FIRST_ROWS, MOST_REJECTED = 200, 0.5  # of the first rows: more, and the settings are probably wrong
 
 
@@ -207,8 +208,8 @@ def survey(paths: Sequence[str | Path], task: Task) -> dict[str, Any]:
 
     Takes some 100 bytes of memory for each different unit.
     """
-    counts, seen, memory = Counter[str](), set[bytes](), Memory(task.memory)
-    try:
+    counts, seen = Counter[str](), set[bytes]()
+    with closing(Memory(task.memory)) as memory:
         for path in inputs_of(paths).values():
             for record, parts in _read(open_shard(path), task):
                 counts["rows"] += record.value is not None
@@ -219,8 +220,6 @@ def survey(paths: Sequence[str | Path], task: Task) -> dict[str, Any]:
                 for key in new.keys() - memory.find(list(new)).keys():
                     counts["to_ask"] += 1
                     counts["characters"] += billed(new[key].protected)
-    finally:
-        memory.close()
     found = {name: counts[name] for name in ("rows", "bad_rows", "units", "to_ask", "characters")}
     return {**found, "distinct": len(seen), "dollars": task.engine.price_of(counts["characters"])}
 
@@ -228,7 +227,7 @@ def survey(paths: Sequence[str | Path], task: Task) -> dict[str, Any]:
 def _read(shard: Shard, task: Task) -> Iterator[tuple[Record, list[_Part]]]:
     """The records of a shard with the strings to translate; of no more rows than the limit."""
     fields, rows, is_first = task.fields, 0, True
-    unit = lru_cache(REMEMBERED)(partial(_unit, task.engine, task.engine.identity))
+    unit = _remembering(partial(_unit, task.engine, task.engine.identity))
     if names := shard.names():
         shard.fields = fields = fields or fields_for(dict.fromkeys(names), str(shard.path), task.format)[1]
     with damaged(shard.path):
@@ -246,7 +245,7 @@ def _read(shard: Shard, task: Task) -> Iterator[tuple[Record, list[_Part]]]:
                 is_first = False
                 for slot in find(record.value, fields):
                     text = Text(slot.text)
-                    if text.places and not _is_text(slot.text):
+                    if text.places and _NO_TEXT.search(slot.text):
                         why = "parts written as JSON text, or bytes that are no UTF-8, cannot be translated in place"
                         record.value, parts = BadRow(str(shard.path), record.number, slot.where, why), []
                         break
@@ -261,12 +260,10 @@ def _unit(engine: Engine, identity: str, line: str) -> _Unit:
     return _Unit(protected, b"" if protected.is_fixed else Memory.key(identity, protected.text))
 
 
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return not (text.startswith("[{") and '"type"' in text)
+def _remembering(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Does the same for the same texts only once, if these are short: long ones seldom come again, and would fill memory."""
+    kept = lru_cache(REMEMBERED)(function)
+    return lambda *texts: (kept if len(texts[0]) < SHORT else function)(*texts)
 
 
 class _Run:
@@ -275,7 +272,9 @@ class _Run:
     def __init__(self, task: Task, folder: JobFolder, memory: Memory):
         self.task, self.folder = task, folder
         self.asking = Asking(task.engine, memory, folder, task.budget, task.most_characters)
-        self.check = lru_cache(REMEMBERED)(lambda text, new: check_pair(Pair(text, new), task.checked, task.checks))
+        self.check: Callable[[str, str], tuple[str, str] | None] = _remembering(
+            lambda text, new: check_pair(Pair(text, new), task.checked, task.checks)
+        )
         self.window: deque[_Row] = deque()
         self.open: list[_Output] = []
         self.size = self.rows = self.bytes = 0

@@ -119,7 +119,8 @@ def test_travelling_files_need_only_torch_and_transformers(stem: str):
 def test_files_stay_short():
     lengths = {name_of(path): path.read_text(encoding="utf-8").count("\n") for path in MODULES}
     assert {name: length for name, length in lengths.items() if length > 700} == {}, "split these"
-    assert sum(code_lines(path.read_text(encoding="utf-8")) for path in MODULES) < 14_000
+    # 14,000 held pictures, pairs and language models; documents, translation and their tools came to these.
+    assert sum(code_lines(path.read_text(encoding="utf-8")) for path in MODULES) < 18_250
 
 
 def code_lines(source: str) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,9 +71,9 @@ def whole_folder(folder: Path, what: str = "", advice: str | Callable[[], str] =
 def whole_file(path: Path, is_shared: bool = False) -> Iterator[Path]:
     """A name to write a file under that becomes `path` when the block ends without an error.
 
-    `is_shared`: other processes may be writing the same file.
+    `is_shared`: other processes, on other machines too, may be writing the same file.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid() if is_shared else 'partial'}")
+    partial = path.with_name(f".{path.name}.{f'{socket.gethostname()}.{os.getpid()}' if is_shared else 'partial'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial

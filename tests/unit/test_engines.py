@@ -133,7 +133,7 @@ def test_a_slow_reply_is_tried_again():
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_server_that_is_down_for_all_is_gone_and_no_text_is_given_up(name: str):
-    with serving(name, "good", *[503] * 3) as server:
+    with serving(name, "good", *[503] * 6) as server:  # the text, and one that asks whether it is the text's fault
         engine = engine_at(server, name, retries=2)
         assert engine.translate(["A dog."])[0].text
         with pytest.raises(EngineGone, match=r"did not answer in 3 tries \(503: scripted 503\), nor anything else"):
@@ -152,6 +152,19 @@ def test_a_text_that_fails_while_others_are_answered_fails_alone():
             while not bad.done():
                 assert engine.translate(["A dog."])[0].text
         assert bad.result()[0].error == "the translation server did not answer in 4 tries (500: scripted 500)"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_text_that_always_fails_is_at_fault_where_another_is_answered(name: str):
+    """Nothing else is being asked, so the engine asks whether the server is still there."""
+
+    def behave(request, number):
+        return 500 if "bad" in json.dumps(request.body) else "good"
+
+    with TranslationServer(getattr(servers, name), behave) as server:
+        replies = engine_at(server, name, retries=1, wait=0.01).translate(["A dog.", "bad", "A cat."])
+        assert [reply.text for reply in replies] == [korean("A dog."), "", korean("A cat.")]
+        assert "did not answer in 2 tries (500: scripted 500)" in replies[1].error
 
 
 def free_port() -> int:

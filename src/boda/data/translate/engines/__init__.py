@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -106,7 +107,7 @@ def checked(source: str, text: str, characters: int, tokens: int = 0) -> Reply:
     """What an engine wrote for a line, between the spaces of the line; nothing, or more than a line, is an error."""
     found, said = text.strip(), source.strip()
     error = "" if found else "the engine gave an empty translation"
-    if "\n" in found and "\n" not in said:
-        error = f"the engine gave {found.count(chr(10)) + 1} lines for one"
+    if len(lines := re.split(r"\r\n?|\n", found)) > 1 and "\n" not in said:
+        error = f"the engine gave {len(lines)} lines for one"
     begin, _, end = source.partition(said) if said else (source, "", "")
     return Reply("" if error else begin + found + end, error, characters, tokens)

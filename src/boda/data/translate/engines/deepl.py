@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 from boda.data.translate.engines import Reply, checked
 from boda.data.translate.engines.service import Service
-from boda.endpoint import Endpoint, Refused, Unanswered
+from boda.endpoint import Endpoint, Unanswered
 
 KEY = "DEEPL_API_KEY"
 MOST_TEXTS, MOST_BYTES = 50, 128 * 1024  # of a request, all of its body counted
@@ -62,8 +62,8 @@ class Translator(Service):
             try:
                 return self.ask("translate", self._body(texts), lambda found: _replies(texts, found, self.endpoint))
             except Unanswered as error:
-                if len(texts) == 1 or not isinstance(error, Refused):
-                    return [Reply(error=str(error)) for _ in texts]
+                if len(texts) == 1:
+                    return [Reply(error=str(error))]
         some = min(MOST_TEXTS, len(texts) // 2)  # a text that is at fault takes no others with it
         return self.translate(texts[:some]) + self.translate(texts[some:])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Service(Engine):
     def __post_init__(self):
         super().__post_init__()
         self._answered = 0.0  # when the server last did
+        self._mine = threading.local()
 
     @cached_property
     def endpoint(self) -> Endpoint:
@@ -56,8 +58,20 @@ class Service(Engine):
         except Unanswered as error:
             if self.stop.is_set():
                 raise EngineGone("the translation was stopped") from None
-            if not isinstance(error, Refused) and self._answered < began:
+            if not isinstance(error, Refused) and self._answered < began and not self._answers():
                 raise EngineGone(f"{error}, nor anything else since; what is done is kept, so try again later") from None
             raise
         self._answered = time.monotonic()
         return found
+
+    def _answers(self) -> bool:
+        """Whether the server answers a harmless text: then what it does not answer is that text's fault."""
+        if getattr(self._mine, "is_testing", False):
+            return False
+        self._mine.is_testing = True
+        try:
+            return not self.translate(["Hello."])[0].error
+        except EngineGone:
+            return False
+        finally:
+            self._mine.is_testing = False

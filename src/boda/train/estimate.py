@@ -91,7 +91,9 @@ def tower_of(model) -> tuple[dict[str, int], int]:
 def memory(model, stage: Stage, load: Load, frozen: torch.dtype, devices: int = 1, precision: str = "auto") -> dict[str, float]:
     """GiB on each device by what takes it; an estimate, good to a third."""
     every = sum(counts["parameters"] for counts in count_by_part(model).values())
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)  # of a table all, for a few rows
+    trained = sum(
+        parameter.numel() for parameter in model.parameters() if parameter.requires_grad
+    )  # of a table all, for a few rows
     width = frozen.itemsize
     language = _kept(language_of(model), width)
     if stage.gradient_checkpointing:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from boda.cli import app
 from boda.evaluate.strip import strip
-from boda.models import checkpoints
+from boda.models import checkpoints, loading
 from boda.recipe import load_recipe
 from boda.serve import demo
 from tests.small_recipes import small_recipe
@@ -37,7 +37,7 @@ def place(tmp_path_factory):
     mini = checkpoints.save_folder(model, processor, folder / "mini", {})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BODA_CACHE", str(folder / "cache"))
-        patch.setitem(checkpoints.SHIPPED, "mini", mini)
+        patch.setitem(loading.SHIPPED, "mini", mini)
         patch.setattr(demo, "RECIPE", small_recipe("demo", folder, steps=5))
         patch.setattr(demo, "TASK", "drawn:number=1:only=colour")
         yield folder / "cache"
@@ -107,13 +107,13 @@ def test_another_recipe_or_other_weights_find_nothing_in_their_way(first, place,
     assert demo.key_of(recipe) != demo.key_of(load_recipe(demo.RECIPE, {"seed": 1}))
     _, before = demo.asked("mini", place / "demo")
     model, processor = answering(tiny_model("exaone4"))
-    monkeypatch.setitem(checkpoints.SHIPPED, "mini", checkpoints.save_folder(model, processor, tmp_path / "mini", {}))
+    monkeypatch.setitem(loading.SHIPPED, "mini", checkpoints.save_folder(model, processor, tmp_path / "mini", {}))
     _, after = demo.asked("mini", place / "demo")
     assert before != after and (before / "answers.jsonl").is_file() and (after / "answers.jsonl").is_file()
 
 
 def test_missing_weights_are_said_before_anything_is_trained(place, tmp_path, monkeypatch):
-    monkeypatch.setitem(checkpoints.SHIPPED, "mini", tmp_path / "nowhere")
+    monkeypatch.setitem(loading.SHIPPED, "mini", tmp_path / "nowhere")
     monkeypatch.setattr(demo, "train", fail)
     done = boda_demo("--steps", "2")
     assert done.exit_code == 1 and "the model 'mini' that comes with Boda is not at" in done.output

@@ -175,11 +175,3 @@ def test_a_config_in_place_of_a_part_takes_its_place_whole(folder):
     assert load_recipe(changed).model.language == {"model_type": "llama"}
     with pytest.raises(BodaError, match=r"model.tokenizer: the model of lm.yaml has its own; .* tokenizer: null"):
         load_recipe(folder / "vlm.yaml", {"model.tokenizer.vocab_size": 300})
-
-
-def test_kinds_that_are_not_trained_yet(tmp_path):
-    recipe = tiny_recipe(tmp_path, [{"name": "align", "train": ["resampler"]}], {"n": 2})
-    recipe["model"] = {**recipe["model"], "kind": "flamingo", "connector": None}
-    for call in (lambda: boda.train(recipe, tmp_path / "run"), lambda: inspect(recipe)):
-        with pytest.raises(BodaError, match="flamingo models are not trained by this version; it trains vlm and language"):
-            call()

@@ -165,7 +165,7 @@ def _tower_kept(model, width: int) -> float:
     if _learns(tower):
         return _kept(tower, width, positions)
     matrices = dict(tower.named_modules())
-    if (resampler := getattr(model.model, "resampler", None)) is not None and _learns(resampler):
+    if (resampler := getattr(getattr(model, "model", None), "resampler", None)) is not None and _learns(resampler):
         return _kept(resampler, width, _latent_positions(model))
     return max(count * sum(matrices[name].weight.shape[:2]) * width for name, count in positions.items())
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from boda.data.files import Place, read_part
-from boda.data.images import probe_image
 from boda.data.rows import Rows
 from boda.data.sample import IN_JSON, ImageRef, Message, Part, Sample, base64_bytes
 from boda.data.sources.common import Options, Row, file_rows, kind_of
@@ -155,6 +154,8 @@ def _large(row: Row, place: str, image: ImageRef, data: bytes, least: int = KILO
         return None
     try:
         if row.options.probe:
+            from boda.data.images import probe_image
+
             probe_image(data)
     except BodaError as error:
         raise row.bad(place, str(error)) from error

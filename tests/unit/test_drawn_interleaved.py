@@ -237,7 +237,8 @@ def test_names_belong_to_values_within_a_document(pair: str):
         assert tags["known"] == ("yes" if values[-1] in values[:-1] else "no")
         for value, name in named:
             meant.setdefault(name, set()).add(value)
-    assert set(meant) == set(NAMES[pair]) and all(len(values) > 3 for values in meant.values())  # new in every document
+    again = [values for values in meant.values() if len(values) > 1]  # names are new in every document
+    assert set(meant) <= set(NAMES[pair]) and len(meant) > len(NAMES[pair]) / 2 and len(again) > len(meant) / 4
 
 
 def test_names_are_new_words_of_few_tokens():

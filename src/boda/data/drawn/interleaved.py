@@ -45,8 +45,8 @@ MARKED = ("{0}: {x}", "{x} {0}", "{0} {x} {1}", "[{0}] {x}", "{x}, {0}")
 NAMES: dict[str, tuple[str, ...]] = {
     pair: tuple(
         first + second
-        for i, first in enumerate("가나다라마바사아자카타파하")
-        for j, second in enumerate("디커포슬울토")
+        for i, first in enumerate("가고구기나다두라로리마모무미바부비사소수시아오우자주지차추치카타파피하화")
+        for j, second in enumerate("디커슬울토곱늬락뭐슨습엇촌큼터틀풍")
         if ((i + j) % 5 == 0) == (pair == "unseen")
     )
     for pair in ("seen", "unseen")

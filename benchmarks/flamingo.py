@@ -78,7 +78,7 @@ def curve(groups: dict[str, dict[str, dict]], out: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
+    figure, axes = plt.subplots(figsize=(7, 5), constrained_layout=True)
     for kind in ("task", "marks", "names"):
         of = groups[kind]
         x = range(len(of))
@@ -91,7 +91,7 @@ def curve(groups: dict[str, dict[str, dict]], out: Path) -> None:
         axes.set_xticks(list(x), [shots.split()[0] for shots in of])
     axes.set(xlabel="demonstrations", ylabel="right answers, %", ylim=(0, 102))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", fontsize="small")
     figure.savefig(out, dpi=130)
 
 

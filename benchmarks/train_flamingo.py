@@ -38,7 +38,8 @@ print("{{}}")
 """
         run_side(["-c", build], environment=threads)
         found = {name: measure(run, name, Path(place), steps, threads) for name in names}
-        run.table("captions and documents", summary(found))
+        why = "What packing and labels do not touch are loading, tower and resampler; their share and what was tried: docs/log.md."
+        run.table("captions and documents", summary(found), why)
         levers(run, Path(place), names, steps, threads)
 
 

@@ -135,6 +135,9 @@ def report(run: Path, result: dict, evaluated: Path, command: str) -> Path:
         "",
         about_machine(),
         "",
+        "The training step beside the published design: [train_flamingo.md](train_flamingo.md). Reading pictures from shards: "
+        "[flamingo_stream.md](flamingo_stream.md).",
+        "",
         "## Training",
         "",
         *stages(run),

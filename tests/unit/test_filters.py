@@ -419,6 +419,15 @@ def test_the_input_is_never_written_over(tmp_path):
         filter_set(folder, tmp_path / "job", Task())
 
 
+def test_a_folder_with_another_set_is_refused_and_the_same_set_written_anew(tmp_path):
+    for name in ("talks", "more"):
+        (tmp_path / f"{name}.jsonl").write_text(_lines(ROWS), encoding="utf-8")
+    first = filter_set(tmp_path / "talks.jsonl", tmp_path / "out", Task())
+    assert filter_set(tmp_path / "talks.jsonl", tmp_path / "out", Task()) == first
+    with pytest.raises(BodaError, match=r"holds another set \(talks.jsonl\)"):
+        filter_set(tmp_path / "more.jsonl", tmp_path / "out", Task())
+
+
 def test_news_that_people_translated_mostly_stays():
     folder = shared_data("korean_parallel_corpora/korean-english-jhe")
     sides = [(folder / f"jhe-koen-dev.{end}").read_text(encoding="utf-8").splitlines() for end in ("en", "ko")]

@@ -58,6 +58,10 @@ def filter_set(path: str | Path, out: str | Path, task: Task) -> dict[str, Any]:
     inputs = {"": Path(path)} if is_pair else inputs_of([path])
     if any(each.parent.resolve() == (out / "data").resolve() for each in inputs.values()):
         raise BodaError(f"{out} holds the input; rows are left out of a copy, so name another --out")
+    if others := sorted({each.name for each in (out / "data").glob("*")} - set(inputs)) if not is_pair else []:
+        raise BodaError(
+            f"{out} holds another set ({others[0]}), which would be taken for a part of this one; choose a new folder"
+        )
     duplicates = None if task.has_duplicates else Duplicates(task.limits.nearly)
     progress = Progress(lambda each: f"{each.done:,} rows, {rejected.total():,} refused  {each.rate:,.0f}/s", quiet=task.quiet)
     with writing(out), ExitStack() as stack:

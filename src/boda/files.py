@@ -113,7 +113,8 @@ def append_line(path: Path, value: Any) -> None:
 
 def read_lines(path: Path) -> Iterator[Any]:
     """What `as_lines` wrote, if it is there; lines that are none are left out, such as the one a killed run was writing."""
-    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():  # a text may hold other line ends
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""  # it may end within a letter
+    for line in text.split("\n"):  # a text may hold other line ends
         try:
             yield json.loads(line)
         except ValueError:

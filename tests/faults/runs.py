@@ -141,7 +141,8 @@ def slowly() -> None:
 def records(out: Path) -> list[dict]:
     """The whole lines of a run's log."""
     path = out / "log.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    # It may be read while it is written, up to the middle of a letter.
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 

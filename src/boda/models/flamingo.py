@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.models.llava.modeling_llava import LlavaPreTrainedModel
 
-from .vlm import LanguageHead, feature_size
+from .vlm import feature_size, features_of, own_head
 
 
 class BodaFlamingoConfig(LlavaConfig):
@@ -301,18 +301,19 @@ class BodaFlamingoModel(LlavaPreTrainedModel):
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """Pixels (I, 3, H, W), or (I, F, 3, H, W) of films with F frames -> `pooler_output` (I, M, D_vision)."""
-        frames = pixel_values.flatten(0, -4)  # (I * F, 3, H, W)
-        states = self.vision_tower(frames, output_hidden_states=True, return_dict=True).hidden_states
-        features = states[self.config.vision_feature_layer]
-        if features.ndim == 4:  # a convolutional tower: (I, D, H, W)
-            features = features.flatten(2).transpose(1, 2)
-        else:
-            features = features[:, self.config.vision_prefix_tokens :]
+        features = features_of(self.vision_tower, self.config, pixel_values.flatten(0, -4))  # (I * F, N, D)
         features = features.unflatten(0, pixel_values.shape[:-3])  # (I, N, D) or (I, F, N, D)
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=self.resampler(features))
 
-    def look(self, pixel_values: torch.Tensor, latest: torch.Tensor) -> Looking:
-        """Pixels of I pictures, and for each token which of them it looks at (B, L) -> what all layers need to know of them."""
+    def look(self, pixel_values: torch.Tensor, input_ids: torch.Tensor, cu_seq_lens=None, prefix=None) -> Looking:
+        """Pixels of I pictures, and the ids that they stand in (B, L) -> what all layers need to know of them.
+
+        Raises ValueError where the numbers of pictures and of their tokens differ.
+        """
+        is_picture = input_ids == self.config.image_token_index
+        if (tokens := int(is_picture.sum())) != len(pixel_values):
+            raise ValueError(f"{len(pixel_values)} pictures for {tokens} image tokens")
+        latest = latest_pictures(is_picture, cu_seq_lens, prefix)
         vectors = self.get_image_features(pixel_values).pooler_output
         keys, values = zip(*(block.attn.project(vectors) for block in self.blocks()))
         return Looking(keys, values, latest, None)
@@ -326,10 +327,7 @@ class BodaFlamingoModel(LlavaPreTrainedModel):
         attention function. Raises ValueError where the numbers of pictures and of their tokens differ.
         """
         if pixel_values is not None and looking is None:
-            is_picture = input_ids == self.config.image_token_index
-            if (tokens := int(is_picture.sum())) != len(pixel_values):
-                raise ValueError(f"{len(pixel_values)} pictures for {tokens} image tokens")
-            looking = self.look(pixel_values, latest_pictures(is_picture, kwargs.get("cu_seq_lens"), kwargs.get("prefix")))
+            looking = self.look(pixel_values, input_ids, kwargs.get("cu_seq_lens"), kwargs.get("prefix"))
         if looking is not None and looking.latest.shape[1] > 1 and not torch.compiler.is_compiling():
             looking = looking._replace(runs=runs_of(looking.latest))
         return self.language_model(input_ids=input_ids, attention_mask=attention_mask, looking=looking, **kwargs)
@@ -343,11 +341,7 @@ class BodaFlamingoForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin
     def __init__(self, config: BodaFlamingoConfig):
         super().__init__(config)
         self.model = BodaFlamingoModel(config)
-        text = config.text_config
-        self.lm_head = LanguageHead(text.hidden_size, text.vocab_size, config.logits_scale, config.logits_softcap)
-        table = self.model.language_model.get_input_embeddings()
-        name = next(name for name, module in self.model.language_model.named_modules() if module is table)
-        self._tied_weights_keys = {"lm_head.weight": f"model.language_model.{name}.weight"}
+        self.lm_head, self._tied_weights_keys = own_head(self.model.language_model, config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -395,11 +389,8 @@ class BodaFlamingoForConditionalGeneration(LlavaPreTrainedModel, GenerationMixin
     def generate(self, inputs=None, pixel_values=None, **kwargs):
         """As of any language model. The pictures are looked at once, before beams are made of the rows."""
         if pixel_values is not None:
-            is_picture = (kwargs.get("input_ids") if inputs is None else inputs) == self.config.image_token_index
-            if (tokens := int(is_picture.sum())) != len(pixel_values):
-                raise ValueError(f"{len(pixel_values)} pictures for {tokens} image tokens")
             with torch.no_grad():
-                looking = self.model.look(pixel_values, latest_pictures(is_picture))
+                looking = self.model.look(pixel_values, kwargs.get("input_ids") if inputs is None else inputs)
             kwargs |= {"looking": looking, "latest": looking.latest}
         return super().generate(inputs, **kwargs)
 

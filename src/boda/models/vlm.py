@@ -59,6 +59,23 @@ def feature_size(vision_config, layer: int = -1) -> int:
     return [sizes[0], *sizes][layer]  # the first hidden state is the stem's, as wide as the first stage
 
 
+def features_of(tower: nn.Module, config, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Pixels (I, 3, H, W) -> features (I, N, D_vision) of the chosen layer, leading tokens dropped."""
+    features = tower(pixel_values, output_hidden_states=True, return_dict=True).hidden_states[config.vision_feature_layer]
+    if features.ndim == 4:  # a convolutional tower: (I, D, H, W)
+        return features.flatten(2).transpose(1, 2)
+    return features[:, config.vision_prefix_tokens :]
+
+
+def own_head(language: nn.Module, config) -> tuple[LanguageHead, dict[str, str]]:
+    """The head of a language model, and what it is tied to where it is: the stock class says `embed_tokens`, and GPT-NeoX calls its
+    table `embed_in`."""
+    text, table = config.text_config, language.get_input_embeddings()
+    name = next(name for name, module in language.named_modules() if module is table)
+    head = LanguageHead(text.hidden_size, text.vocab_size, config.logits_scale, config.logits_softcap)
+    return head, {"lm_head.weight": f"model.language_model.{name}.weight"}
+
+
 class BodaModel(LlavaModel):
     """LlavaModel with any tower and any connector."""
 
@@ -78,17 +95,9 @@ class BodaModel(LlavaModel):
         self, pixel_values, vision_feature_layer=None, vision_feature_select_strategy=None, image_sizes=None, **kwargs
     ) -> BaseModelOutputWithPooling:
         """Pixels (I, 3, H, W) -> `pooler_output`: a list of I tensors (M, D_language)."""
-        features = self.tower_features(pixel_values)  # (I, N, D_vision)
+        features = features_of(self.vision_tower, self.config, pixel_values)  # (I, N, D_vision)
         vectors = self.multi_modal_projector(features)  # (I, M, D_language)
         return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=list(vectors))
-
-    def tower_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Pixels (I, 3, H, W) -> features (I, N, D_vision) of the chosen layer, leading tokens dropped."""
-        states = self.vision_tower(pixel_values, output_hidden_states=True, return_dict=True).hidden_states
-        features = states[self.config.vision_feature_layer]
-        if features.ndim == 4:  # a convolutional tower: (I, D, H, W)
-            return features.flatten(2).transpose(1, 2)
-        return features[:, self.config.vision_prefix_tokens :]
 
 
 class BodaForConditionalGeneration(LlavaForConditionalGeneration):
@@ -99,10 +108,5 @@ class BodaForConditionalGeneration(LlavaForConditionalGeneration):
     def __init__(self, config: BodaConfig):
         super(LlavaForConditionalGeneration, self).__init__(config)
         self.model = BodaModel(config)
-        text = config.text_config
-        self.lm_head = LanguageHead(text.hidden_size, text.vocab_size, config.logits_scale, config.logits_softcap)
-        # The stock class ties to `embed_tokens`; GPT-NeoX calls its table `embed_in`.
-        table = self.model.language_model.get_input_embeddings()
-        name = next(name for name, module in self.model.language_model.named_modules() if module is table)
-        self._tied_weights_keys = {"lm_head.weight": f"model.language_model.{name}.weight"}
+        self.lm_head, self._tied_weights_keys = own_head(self.model.language_model, config)
         self.post_init()

@@ -53,9 +53,10 @@ def translate(
     from boda.recipe.text import read_yaml
 
     given: dict[str, Any] = {"url": url, "prompt": prompt, "glossary": glossary, "price": price, "concurrency": concurrency}
+    given |= {"model": model, "source_language": source_language}
     given = {name: value for name, value in given.items() if value is not None}
     given |= {name: read_yaml(text, f"--option {name}")[0] for name, text in pairs_of(option).items()}
-    asked = open_engine(engine, model, source_language=source_language, **given)
+    asked = open_engine(engine, **given)
     if budget is not None and not asked.price:
         raise typer.BadParameter("--budget is in US dollars and needs --price, US dollars a million characters")
     named = [name.strip() for name in (fields or "").split(",") if name.strip()]

@@ -1,0 +1,237 @@
+"""Benchmark files in the form that they were published in: Parquet with pictures inside, TSV with base64 pictures, JSON.
+
+Told apart by suffix; a hub id is fetched. What a file lacks, or has twice, is said before anything is asked.
+"""
+
+from __future__ import annotations
+
+import binascii
+import csv
+import hashlib
+import json
+import math
+import unicodedata
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from boda.data.files import Place
+from boda.data.parquet import class_names, holds_pictures
+from boda.data.rows import MAX_ROW, text_rows
+from boda.data.sample import ImageRef
+from boda.data.sources import resolve_data
+from boda.errors import WHY, BadRow, BodaError, explaining
+from boda.files import cache_folder, whole_file, writing
+
+SUFFIXES = (".parquet", ".tsv", ".csv", ".jsonl", ".json")
+SHORTEST_PICTURE = 64  # letters of base64; a shorter cell names the row whose picture it shares
+HUB = "hf://"
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The published columns of a benchmark's file.
+
+    columns: what each holds: `text`, `number`, `list` (texts) or `image`; with a question mark (`text?`) cells, or the column, may
+        be empty, which reads as None.
+    index: the column that names a row; unique. "" where rows have no name: their numbers are taken.
+    hub: the id it is published under; split: of its files.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+    index: str = ""
+    hub: str = ""
+    split: str = ""
+    images: str = field(default="", kw_only=True)  # folder of pictures that cells name, beside the file
+
+
+def read_table(schema: Schema, path: str | Path = "", data_dir: str | Path | None = None) -> list[dict[str, Any]]:
+    """The rows of a benchmark, columns of the schema only, and its `index`, a text.
+
+    Args:
+        path: a file, a folder (its files of the split) or `hf://ORG/NAME`; looked up as all data is. Without one the folder of the
+            benchmark's name below the data folders, else its hub id.
+
+    Raises BodaError: no such file, no such column, an index twice, a cell of another kind; the row is named.
+    """
+    rows: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+    for file in _files(schema, path, data_dir):
+        for number, cells in _cells(schema, file):
+            row = {name: _read(schema, file, number, name, kind, cells) for name, kind in schema.columns.items()}
+            name = row["index"] = str(row[schema.index]) if schema.index else str(len(rows))
+            if name in seen:
+                raise BodaError(
+                    f"{file}: rows {seen[name]} and {number} have one {schema.index}, '{name}'; each names one question"
+                )
+            seen[name] = number
+            rows.append(row)
+    if not rows:
+        raise BodaError(f"{schema.name}: {path or schema.hub} has no rows")
+    by_index = {row["index"]: row for row in rows}
+    for row in rows:  # a rotated question shows the picture of the first one by its index
+        for name, value in row.items():
+            if isinstance(value, _Shared):
+                other = by_index.get(value.index, {}).get(name)
+                if not isinstance(other, ImageRef):
+                    raise BodaError(
+                        f"{schema.name}, row {row['index']}: '{name}' is neither a picture nor a row's that has one"
+                    )
+                row[name] = other
+    return rows
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """The picture of another row."""
+
+    index: str
+
+
+def _files(schema: Schema, path: str | Path, data_dir: str | Path | None) -> list[Path]:
+    """The files of the benchmark's split."""
+    if not path:
+        with_name = schema.hub.partition("/")[2] or schema.name
+        try:
+            path = resolve_data(with_name, data_dir)
+        except BodaError:
+            if not schema.hub:
+                raise
+            path = HUB + schema.hub
+    place = _fetched(schema, str(path).removeprefix(HUB)) if str(path).startswith(HUB) else Path(resolve_data(path, data_dir))
+    if place.is_file():
+        return [place]
+    found = [file for file in sorted(place.rglob("*")) if file.suffix in SUFFIXES and file.is_file()]
+    splits = [file for file in found if schema.split and schema.split in file.stem.lower().replace("_", "-").split("-")]
+    found = splits or [file for file in found if file.suffix != ".json" or len(found) == 1]
+    kinds = {file.suffix for file in found}
+    if not found or (len(found) > 1 and kinds != {".parquet"}):
+        there = ", ".join(file.name for file in found[:6]) or "none"
+        raise BodaError(f"{schema.name}: name one file of {place} ({', '.join(SUFFIXES)}); there are: {there}")
+    return found
+
+
+def _fetched(schema: Schema, name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = [f"*{suffix}" for suffix in SUFFIXES] + ["*.jpg", "*.jpeg", "*.png"]
+    said = f"{schema.name}: '{name}' cannot be fetched ({WHY}); get it where there is a network, and name the file or folder"
+    with explaining(said, Exception):
+        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=wanted))
+
+
+def _cells(schema: Schema, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, cells) of each row, by a reader for the suffix; pictures in Parquet as references."""
+    if file.suffix == ".parquet":
+        yield from _parquet(schema, file)
+    elif file.suffix in (".tsv", ".csv"):
+        csv.field_size_limit(MAX_ROW)
+        with (
+            file.open(encoding="utf-8-sig", newline="") as stream,
+            explaining(f"{file} is no table in UTF-8 ({WHY})", csv.Error, UnicodeDecodeError),
+        ):
+            reader = csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",")
+            _check(schema, file, reader.fieldnames or ())
+            for number, cells in enumerate(reader):
+                yield number, cells
+    else:
+        for place, row in text_rows(Place(str(file))):
+            if isinstance(row, BadRow):
+                raise row
+            _check(schema, file, row)
+            yield int(place), row
+
+
+def _parquet(schema: Schema, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    said = f"{file} is no Parquet file that can be read ({WHY})"
+    with explaining(said, pyarrow.ArrowException, OSError), pyarrow.parquet.ParquetFile(file) as table:
+        there = table.schema_arrow
+        _check(schema, file, there.names)
+        wanted = [name for name in schema.columns if name in there.names]
+        pictures = {name for name in wanted if holds_pictures(there.field(name).type)}
+        names, number = class_names(there), 0
+        for batch in table.iter_batches(batch_size=64, columns=wanted, use_threads=False):
+            for cells in batch.to_pylist():
+                for name in wanted:
+                    if name in pictures and cells[name] is not None:
+                        cells[name] = ImageRef(str(file), row=number, column=name)
+                    elif name in names and cells[name] is not None:
+                        cells[name] = names[name][cells[name]]
+                yield number, cells
+                number += 1
+
+
+def _check(schema: Schema, file: Path, there) -> None:
+    if missing := [name for name, kind in schema.columns.items() if not kind.endswith("?") and name not in there]:
+        form = ", ".join(f"{name} ({kind})" for name, kind in schema.columns.items())
+        raise BodaError(
+            f"{file} lacks column '{missing[0]}'; {schema.name} is published with {form}; here are: {', '.join(there)}"
+        )
+
+
+def _read(schema: Schema, file: Path, number: int, name: str, kind: str, cells: Mapping[str, Any]) -> Any:
+    """A cell as its kind. Raises BadRow."""
+    value, may_be_empty = cells.get(name), kind.endswith("?")
+    wrong = partial(BadRow, str(file), number, name)
+    is_blank = value is None or (isinstance(value, float) and math.isnan(value)) or value == ""
+    if is_blank or (may_be_empty and isinstance(value, str) and value.strip().lower() in ("", "nan", "none")):
+        if may_be_empty:
+            return None
+        raise wrong("the cell is empty")
+    kind = kind.removesuffix("?")
+    if kind == "text":
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # in a column with empty cells, whole numbers read as 3.0
+        return unicodedata.normalize("NFC", str(value))
+    if kind == "number":
+        with explaining(str(wrong(f"'{value}' is no number")), ValueError, TypeError):
+            found = float(value)  # type: ignore[arg-type]
+            return int(found) if found.is_integer() else found
+    if kind == "list":
+        said = str(wrong('a list is needed, as in ["가", "나"]'))
+        with explaining(said, ValueError):
+            texts = json.loads(value) if isinstance(value, str) else value
+            if not isinstance(texts, list) or not texts:
+                raise ValueError
+            return [unicodedata.normalize("NFC", str(each)) for each in texts]
+    assert kind == "image", kind
+    return _picture(schema, file, wrong, value)
+
+
+def _picture(schema: Schema, file: Path, wrong, value: Any) -> ImageRef | _Shared:
+    """A picture's cell: a reference, the bytes or the path of a `datasets` Image, base64 text, or a file's name."""
+    if isinstance(value, ImageRef):
+        return value
+    if isinstance(value, dict) and isinstance(value.get("bytes"), str):
+        value = value["bytes"]
+    elif isinstance(value, dict):
+        value = value.get("path")
+    if not isinstance(value, str):
+        raise wrong(f"a picture is needed, not {type(value).__name__}")
+    for place in (Path(value), file.parent / value, file.parent / schema.images / value) if len(value) < 1024 else ():
+        if place.is_file():
+            return ImageRef(str(place))
+    if len(value) < SHORTEST_PICTURE:
+        if schema.index and "." not in value:
+            return _Shared(value)
+        raise wrong(f"no picture '{value}' in {file.parent / schema.images}")
+    with explaining(str(wrong(f"neither a picture's file nor base64 ({WHY})")), binascii.Error, ValueError):
+        data = b64decode(value.partition(";base64,")[2] or value, validate=True)
+    return _kept(data)
+
+
+def _kept(data: bytes) -> ImageRef:
+    """A picture that lay in a text, as a file of its own, so that not all of them stay in memory and records can name it."""
+    digest = hashlib.sha256(data).hexdigest()
+    place = cache_folder() / "benchmarks" / digest[:2] / digest
+    if not place.is_file():
+        with writing(place), whole_file(place, is_shared=True) as unfinished:
+            unfinished.write_bytes(data)
+    return ImageRef(str(place))

@@ -217,7 +217,7 @@ def usage(task: Task, records: Sequence[dict], result: dict) -> dict:
     counts |= {"replies_without_verdict": sum(each["tries"] - (not each["failed"]) for each in found), "failed": len(failures)}
     missing = len(task.judging.names) * sum(not record["failed"] for record in records) - len(found)
     remarks = []
-    if missing:
+    if missing and not task.judging.optional:
         remarks += [f"{missing} judgements are not made yet; the same command with --judge URL --judge-model NAME makes them"]
     if found:
         tokens = f"{counts['prompt_tokens']:,} + {counts['completion_tokens']:,} tokens"

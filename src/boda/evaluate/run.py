@@ -92,7 +92,8 @@ def run(
             records = with_judgements(task, rows, answers.records, judgements)
         result = task.summarise(records)
         if isinstance(task, Task) and task.judging:
-            result |= usage(task, records, result)
+            told = usage(task, records, result)
+            result |= told | {"remarks": [*result.get("remarks", ()), *told["remarks"]]}
         results[task.name] = {**result, "version": task.version, "note": task.note}
     # Tasks of earlier runs into the same folder stay in the file; the caller gets what was asked for.
     earlier = read_json(out / "results.json", ADVICE).get("tasks", {})

@@ -30,6 +30,7 @@ class Judging:
     read: Callable[[str], dict | None]  # the verdict of a reply: `score` and more of the task's own; None where it gives none
     settings: dict = field(default_factory=lambda: {"temperature": 0.0})  # sent along with the messages
     tries: int = 3  # so many replies are asked for until one gives a verdict
+    optional: bool = False  # results are complete without a judge; it only adds to them
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from boda.cli import clip, evaluation
+from boda.cli.bench import bench
 from boda.cli.console import DataDir, OutDir, Overrides, result, say, settings
 from boda.cli.data import data_app
 from boda.cli.search import index_app, search
@@ -86,6 +87,7 @@ app.add_typer(vocab_app, name="vocab")
 app.command()(search)
 app.command(name="eval")(evaluation.evaluate)
 app.command()(evaluation.report)
+app.command()(bench)
 
 
 @app.callback()

@@ -1,0 +1,67 @@
+"""What the page is put together from: words made harmless, rows, cells, tables."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from boda.evaluate.figures import interval, percent
+from boda.terminal import harmless
+
+Say = dict[str, str]
+HANGUL = re.compile("[ᄀ-ᇿ㄰-㆏가-힣]")
+NOTHING = "–"
+
+
+def text(words: Any) -> str:
+    """Words as HTML: nothing in them is markup, nothing unprintable is left in them."""
+    return html.escape(harmless(str(words)).encode("utf-8", "replace").decode())
+
+
+def said(words: Any, say: Say, tag: str = "span") -> str:
+    """Words that may be Korean on a page that is not, marked so for who reads it aloud."""
+    found = text(words)
+    return f'<{tag} lang="ko">{found}</{tag}>' if say["lang"] != "ko" and HANGUL.search(found) else found
+
+
+def table(head: Sequence[str], bodies: Iterable[Sequence[str]], caption: str = "") -> str:
+    """A table in a box of its own that scrolls sideways; `bodies` hold whole rows."""
+    top = "".join(f'<th scope="col">{name}</th>' for name in head)
+    inner = "".join(f"<tbody>{''.join(rows)}</tbody>" for rows in bodies)
+    title = f"<caption>{caption}</caption>" if caption else ""
+    return f'<div class="box" tabindex="0"><table>{title}<thead><tr>{top}</tr></thead>{inner}</table></div>'
+
+
+def row(first: str, *cells: str, style: str = "") -> str:
+    """A row; a cell that begins with `<td` stands as it is."""
+    rest = "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in cells)
+    return f'<tr{f" class={chr(34)}{style}{chr(34)}" if style else ""}><th scope="row">{first}</th>{rest}</tr>'
+
+
+def cell(content: str, style: str) -> str:
+    return f'<td class="{style}">{content}</td>'
+
+
+def score_cells(result: dict) -> list[str]:
+    """Score, interval, n and what failed, as cells."""
+    between = interval(result, "–") if result.get("low") is not None and result.get("high") is not None else NOTHING
+    score = NOTHING if result.get("score") is None else percent(result["score"], result)
+    return [
+        cell(score, "score"),
+        between,
+        *(NOTHING if result.get(key) is None else f"{result[key]:,}" for key in ("n", "failed")),
+    ]
+
+
+def number(value: Any) -> str:
+    return NOTHING if value is None else text(f"{value:,.4g}" if isinstance(value, int | float) else value)
+
+
+def plain(value: Any) -> str:
+    """A value of a condition in words: mappings as `name value, name value`."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {plain(each) or 'none'}" for name, each in value.items())
+    return "" if value in (None, "", []) else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -12,7 +12,7 @@ import json
 import math
 import unicodedata
 from base64 import b64decode
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,8 @@ class Schema:
     columns: what each holds: `text`, `number`, `list` (texts) or `image`; with a question mark (`text?`) cells, or the column, may
         be empty, which reads as None.
     index: the column that names a row; unique. "" where rows have no name: their numbers are taken.
-    hub: the id it is published under; split: of its files.
+    hub: the id it is published under; split: of its files; images: the folder, beside the file, of pictures that cells name.
+    aliases: what another published form of it calls a column.
     """
 
     name: str
@@ -46,7 +47,12 @@ class Schema:
     index: str = ""
     hub: str = ""
     split: str = ""
-    images: str = field(default="", kw_only=True)  # folder of pictures that cells name, beside the file
+    images: str = field(default="", kw_only=True)
+    aliases: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+
+    def named(self, name: str, there: Container[str]) -> str:
+        """What a file with these columns calls one of the schema's."""
+        return name if name in there else self.aliases.get(name, name)
 
 
 def read_table(schema: Schema, path: str | Path = "", data_dir: str | Path | None = None) -> list[dict[str, Any]]:
@@ -136,8 +142,7 @@ def _cells(schema: Schema, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         ):
             reader = csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",")
             _check(schema, file, reader.fieldnames or ())
-            for number, cells in enumerate(reader):
-                yield number, cells
+            yield from enumerate(reader)
     else:
         for place, row in text_rows(Place(str(file))):
             if isinstance(row, BadRow):
@@ -154,7 +159,7 @@ def _parquet(schema: Schema, file: Path) -> Iterator[tuple[int, dict[str, Any]]]
     with explaining(said, pyarrow.ArrowException, OSError), pyarrow.parquet.ParquetFile(file) as table:
         there = table.schema_arrow
         _check(schema, file, there.names)
-        wanted = [name for name in schema.columns if name in there.names]
+        wanted = [name for each in schema.columns if (name := schema.named(each, there.names)) in there.names]
         pictures = {name for name in wanted if holds_pictures(there.field(name).type)}
         names, number = class_names(there), 0
         for batch in table.iter_batches(batch_size=64, columns=wanted, use_threads=False):
@@ -168,8 +173,9 @@ def _parquet(schema: Schema, file: Path) -> Iterator[tuple[int, dict[str, Any]]]
                 number += 1
 
 
-def _check(schema: Schema, file: Path, there) -> None:
-    if missing := [name for name, kind in schema.columns.items() if not kind.endswith("?") and name not in there]:
+def _check(schema: Schema, file: Path, there: Collection[str]) -> None:
+    needed = [name for name, kind in schema.columns.items() if not kind.endswith("?")]
+    if missing := [name for name in needed if schema.named(name, there) not in there]:
         form = ", ".join(f"{name} ({kind})" for name, kind in schema.columns.items())
         raise BodaError(
             f"{file} lacks column '{missing[0]}'; {schema.name} is published with {form}; here are: {', '.join(there)}"
@@ -178,10 +184,10 @@ def _check(schema: Schema, file: Path, there) -> None:
 
 def _read(schema: Schema, file: Path, number: int, name: str, kind: str, cells: Mapping[str, Any]) -> Any:
     """A cell as its kind. Raises BadRow."""
-    value, may_be_empty = cells.get(name), kind.endswith("?")
+    value, may_be_empty = cells.get(schema.named(name, cells)), kind.endswith("?")
     wrong = partial(BadRow, str(file), number, name)
     is_blank = value is None or (isinstance(value, float) and math.isnan(value)) or value == ""
-    if is_blank or (may_be_empty and isinstance(value, str) and value.strip().lower() in ("", "nan", "none")):
+    if is_blank or (may_be_empty and isinstance(value, str) and value.strip().lower() in ("", "nan")):
         if may_be_empty:
             return None
         raise wrong("the cell is empty")

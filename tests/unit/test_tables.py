@@ -1,0 +1,145 @@
+"""Benchmark files as they are published: every form gives the same rows, and what is wrong with a file is said with its row."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from boda.data.images import load_image
+from boda.data.sample import ImageRef
+from boda.errors import BodaError
+from boda.evaluate.tables import Schema, read_table
+from tests.benchmark_files import picture, write_json, write_parquet, write_tsv
+
+SCHEMA = Schema(
+    "set", {"id": "text", "words": "text", "hint": "text?", "n": "number", "picture": "image"}, "id", "org/Set", "test"
+)
+ROWS = [
+    {"id": str(number), "words": f'낱말, {number}\t"가"', "hint": hint, "n": number / 2, "picture": picture(number)}
+    for number, hint in enumerate(("힌트", None, "nan", "  "))
+]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("BODA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    "write, name", [(write_parquet, "a.parquet"), (write_tsv, "a.tsv"), (write_json, "a.json"), (write_json, "a.jsonl")]
+)
+def test_every_published_form_gives_the_same_rows(tmp_path: Path, write, name: str):
+    file = write(tmp_path / name, ROWS, lines=True) if name == "a.jsonl" else write(tmp_path / name, ROWS)
+    found = read_table(SCHEMA, file)
+    assert [row["id"] for row in found] == [row["index"] for row in found] == ["0", "1", "2", "3"]
+    assert [row["words"] for row in found] == [row["words"] for row in ROWS]
+    assert [row["hint"] for row in found] == ["힌트", None, None, None]  # nothing, NaN and white space are no hint
+    assert [row["n"] for row in found] == [0, 0.5, 1, 1.5]
+    assert all(isinstance(row["picture"], ImageRef) and row["picture"].data is None for row in found)  # none in memory
+    assert [row["picture"].read() for row in found] == [row["picture"] for row in ROWS]
+
+
+def test_text_stays_as_it_is_but_for_its_unicode_form(tmp_path: Path):
+    rows = [{"words": word} for word in ("\u1112\u1161\u11ab", " 앞뒤 ", "none", "None")]
+    found = read_table(Schema("set", {"words": "text?"}), write_parquet(tmp_path / "a.parquet", rows))
+    assert [row["words"] for row in found] == ["한", " 앞뒤 ", "none", "None"]
+    assert [row["index"] for row in found] == ["0", "1", "2", "3"]  # rows without a name are numbered
+
+
+def test_whole_numbers_beside_empty_cells_are_no_fractions(tmp_path: Path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"A": [3.0, None, float("nan")], "label": [1, 0, 1]}), tmp_path / "a.parquet")
+    found = read_table(Schema("set", {"A": "text?", "label": "number"}), tmp_path / "a.parquet")
+    assert [row["A"] for row in found] == ["3", None, None]
+
+
+def test_lists_and_pictures_by_path(tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.png").write_bytes(picture())
+    schema = Schema("set", {"options": "list", "image": "image"}, images="images", aliases={"image": "image_path"})
+    file = write_json(tmp_path / "a.jsonl", [{"options": ["가", "나"], "image_path": "0.png"}], lines=True)
+    (row,) = read_table(schema, file)
+    assert row["options"] == ["가", "나"] and row["image"] == ImageRef(str(tmp_path / "images" / "0.png"))
+    file = write_parquet(tmp_path / "a.parquet", [{"options": '["가", "나"]', "image": picture(1), "image_path": "0.png"}])
+    (row,) = read_table(schema, file)  # the schema's own column comes first
+    assert row["options"] == ["가", "나"] and row["image"].read() == picture(1)
+
+
+def test_pictures_that_others_show_too(tmp_path: Path):
+    """VLMEvalKit's TSV of rotated questions: the picture once, then the index of the row that has it."""
+    rows = [{"index": 7, "image": picture(7)}, {"index": 1_000_007, "image": "7"}]
+    schema = Schema("set", {"index": "text", "image": "image"}, "index")
+    first, second = read_table(schema, write_tsv(tmp_path / "a.tsv", rows))
+    assert first["image"] == second["image"] and first["image"].read() == picture(7)
+    with pytest.raises(BodaError, match="row 1000007: 'image' is neither a picture nor a row's that has one"):
+        read_table(schema, write_tsv(tmp_path / "b.tsv", [rows[0], {"index": 1_000_007, "image": "8"}]))
+
+
+def test_a_picture_in_a_text_lies_in_the_cache_once(tmp_path: Path):
+    uri = "data:image/png;base64," + base64.b64encode(picture()).decode()
+    file = write_json(tmp_path / "a.json", [{"image": picture()}, {"image": uri}, {"image": {"bytes": uri, "path": "x.png"}}])
+    found = [row["image"] for row in read_table(Schema("set", {"image": "image"}), file)]
+    assert len(set(found)) == 1 and found[0].path.startswith(str(tmp_path / "cache")) and load_image(found[0]).size == (24, 18)
+
+
+def test_folders_by_split(tmp_path: Path):
+    for name in ("test-00000-of-00002", "test-00001-of-00002", "train-00000-of-00001"):
+        write_parquet(tmp_path / "Set" / "data" / f"{name}.parquet", [{**ROWS[0], "id": name}])
+    wanted = ["test-00000-of-00002", "test-00001-of-00002"]
+    assert [row["id"] for row in read_table(SCHEMA, tmp_path / "Set")] == wanted
+    assert [
+        row["id"] for row in read_table(SCHEMA, "", tmp_path)
+    ] == wanted  # without a path: the hub's name in the data folder
+
+
+BROKEN = {
+    "a column is missing": (
+        {"n": None},
+        "lacks column 'n'; set is published with id \\(text\\), .*n \\(number\\).*; here are: id,",
+    ),
+    "an index twice": ({"id": "1"}, "rows 0 and 1 have one id, '1'"),
+    "an empty cell": ({"words": ""}, "row 0, field 'words': the cell is empty"),
+    "no number": ({"n": "둘"}, "row 0, field 'n': '둘' is no number"),
+    "no picture": ({"picture": "없음.png"}, "row 0, field 'picture': no picture '없음.png'"),
+    "no base64": ({"picture": "*" * 80}, "row 0, field 'picture': neither a picture's file nor base64"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_wrong_is_said_with_its_row(tmp_path: Path, what: str):
+    change, said = BROKEN[what]
+    rows = [dict(row) for row in ROWS]
+    rows[0] |= change
+    if what == "a column is missing":
+        for row in rows:
+            del row["n"]
+    with pytest.raises(BodaError, match=said):
+        read_table(SCHEMA, write_tsv(tmp_path / "a.tsv", rows))
+
+
+def test_what_is_no_benchmark_file(tmp_path: Path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1, or so it says")
+    with pytest.raises(BodaError, match="a.parquet is no Parquet file that can be read"):
+        read_table(SCHEMA, tmp_path / "a.parquet")
+    (tmp_path / "a.tsv").write_bytes("id\twords\tn\tpicture\n1\t낱말\t1\tx".encode("cp949"))
+    with pytest.raises(BodaError, match="a.tsv is no table in UTF-8"):
+        read_table(SCHEMA, tmp_path / "a.tsv")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": "1"}) + "\n{no json", encoding="utf-8")
+    with pytest.raises(BodaError, match="lacks column 'words'"):
+        read_table(SCHEMA, tmp_path / "a.jsonl")
+    (tmp_path / "c.tsv").write_text("id\twords\tn\tpicture\n", encoding="utf-8")
+    with pytest.raises(BodaError, match="c.tsv has no rows"):
+        read_table(SCHEMA, tmp_path / "c.tsv")
+    with pytest.raises(BodaError, match="a list is needed"):
+        read_table(Schema("set", {"id": "list"}), write_json(tmp_path / "d.json", [{"id": "가, 나"}]))
+    with pytest.raises(BodaError, match="name one file of .*there are: a.jsonl, a.parquet, a.tsv"):
+        read_table(SCHEMA, tmp_path)
+    with pytest.raises(BodaError, match="looked for"):
+        read_table(SCHEMA, "nowhere.tsv", tmp_path)
+    with pytest.raises(BodaError, match="set: 'org/Set' cannot be fetched .*get it where there is a network"):
+        read_table(SCHEMA, "hf://org/Set")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
     AutoModel,
@@ -19,6 +20,7 @@ from transformers import (
     GenerationConfig,
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import is_torchvision_available
 
 from boda.errors import BodaError
@@ -129,8 +131,8 @@ def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = Fa
     from the folder of a LoRA adapter its base with the adapter added.
 
     A VLM or a pair model (KoCLIP, CLIP, SigLIP, ...) comes with its transformers processor, a language model with its tokenizer.
-    `device`: None: the best there is. `dtype`: None: bf16 where the hardware has it. `trust_remote_code`: run Python code that
-    comes with a hub model. Raises BodaError: no model there, or one of a kind that Boda does not run.
+    `device`: None: the best there is. `dtype`: None: bf16 where the hardware has it; "auto": as it is stored. `trust_remote_code`:
+    run Python code that comes with a hub model. Raises BodaError: no model there, or one of a kind that Boda does not run.
     """
     name = locate(name)
     device = torch.device(best_device() if device is None else device)
@@ -145,6 +147,9 @@ def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = Fa
             processor = AutoProcessor.from_pretrained(name)
             if is_torchvision_available():  # it scales pictures slightly differently from what the model was trained on
                 processor.image_processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+        elif is_foreign_vlm(config, trust_remote_code):  # a family that Boda does not train
+            model = load_whole(name, AutoModelForImageTextToText, dtype=dtype, trust_remote_code=trust_remote_code)
+            processor = _processor_class(config).from_pretrained(name, trust_remote_code=trust_remote_code)
         elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or trust_remote_code:
             place, options = place_of(name)
             options |= {"trust_remote_code": trust_remote_code}
@@ -152,8 +157,8 @@ def load(name: str | Path, device=None, dtype=None, trust_remote_code: bool = Fa
             processor = AutoTokenizer.from_pretrained(place, **options)
         else:
             raise BodaError(
-                f"'{name}' is a {config.model_type} model; Boda answers with vision-language models "
-                f"({', '.join(sorted(VLM_TYPES))}) and causal language models, and compares with pair models (CLIP, SigLIP, ...)"
+                f"'{name}' is a {config.model_type} model; Boda answers with vision-language models (those that transformers "
+                "loads as AutoModelForImageTextToText) and causal language models, and compares with pair models (CLIP, SigLIP, ...)"
             )
     model.boda_info = read_info(name)
     offset = model.boda_info.get("text_position_offset", getattr(config, "text_position_offset", None))
@@ -171,13 +176,31 @@ def _load_adapted(folder: Path, device: torch.device, dtype: torch.dtype, trust_
         )
     model, processor = load(base, "cpu", torch.float32, trust_remote_code)
     apply_adapter(model, folder)
-    return model.to(device=device, dtype=dtype), processor
+    return model.to(device=device, dtype=torch.float32 if dtype == "auto" else dtype), processor
 
 
 def is_pair(config) -> bool:
     """Whether a config is of a model with an image tower and a text tower to compare what they give."""
     cls = MODEL_MAPPING.get(type(config), None)
     return all(hasattr(cls, f"get_{kind}_features") for kind in ("image", "text"))
+
+
+def is_foreign_vlm(config, trust_remote_code: bool = False) -> bool:
+    """Whether transformers, or code that comes with the model, knows how it answers to pictures and texts."""
+    own = trust_remote_code and AutoModelForImageTextToText.__name__ in (getattr(config, "auto_map", None) or {})
+    return own or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def _processor_class(config):
+    """What loads the processor of a family that Boda does not train; without torchvision one that leaves videos out.
+
+    transformers scales videos by torchvision only, and refuses the processor of a family that also sees videos without it.
+    """
+    known = PROCESSOR_MAPPING.get(type(config), None)
+    names = known.get_attributes() if known else []
+    if is_torchvision_available() or names[-1:] != ["video_processor"]:
+        return AutoProcessor
+    return type(known.__name__, (known,), {"get_attributes": classmethod(lambda cls: names[:-1])})
 
 
 def first_position(text_model) -> int:

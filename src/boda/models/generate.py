@@ -6,6 +6,7 @@ Messages are in transformers' form: `{"role", "content"}` with a string or parts
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from queue import Queue
@@ -64,7 +65,7 @@ def with_system(messages: Sequence[dict], system: str | None) -> list[dict]:
     return list(messages)
 
 
-def encode(model, processor, conversations: Sequence[Sequence[dict]]) -> dict[str, torch.Tensor]:
+def encode(model, processor, conversations: Sequence[Sequence[dict]]) -> dict[str, Any]:
     """Conversations -> left-padded model inputs on the model's device. Raises BodaError for one that cannot be asked."""
     tokenizer = tokenizer_of(processor)
     tokenizer.padding_side = "left"
@@ -76,16 +77,25 @@ def encode(model, processor, conversations: Sequence[Sequence[dict]]) -> dict[st
         )
     sees = is_vlm(processor)
     apart = sees or reads_input(processor.chat_template)
-    plain = [_plain(messages, sees, apart) for messages in conversations]
+    marks = {IMAGE_TOKEN, str(getattr(processor, "image_token", IMAGE_TOKEN))} if sees else set()
+    plain = [_plain(messages, sees, apart, marks) for messages in conversations]
     padding: dict[str, Any] = {"processor_kwargs": {"padding": True}} if sees else {"padding": True}
     with explaining(f"the model's chat template refuses the conversation: {WHY}", TemplateError):
         inputs = processor.apply_chat_template(
             plain, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True, **padding
         )
-    taken = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask", "pixel_values") if name in inputs}
-    if "pixel_values" in taken:
-        taken["pixel_values"] = taken["pixel_values"].to(model.dtype)
-    return taken
+    # A family's own processor may say more of a picture: its grid, its size, which of its pixels are padding.
+    known = {"input_ids", "attention_mask", "pixel_values", *inspect.signature(model.forward).parameters}
+    return {name: _placed(value, model) for name, value in inputs.items() if name in known}
+
+
+def _placed(value: Any, model) -> Any:
+    """A tensor, or lists of them, on the model's device; numbers that are no counts in its type."""
+    if isinstance(value, (list, tuple)):
+        return [_placed(each, model) for each in value]
+    return (
+        value.to(model.device, model.dtype if value.is_floating_point() else None) if isinstance(value, torch.Tensor) else value
+    )
 
 
 def _parts(message: dict) -> list[dict]:
@@ -93,33 +103,45 @@ def _parts(message: dict) -> list[dict]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
-def _plain(messages: Sequence[dict], keep_images: bool, keep_parts: bool) -> list[dict]:
-    """The conversation as the chat template takes it: contents in parts, or as the string that parts make."""
+def _plain(messages: Sequence[dict], keep_images: bool, keep_parts: bool, marks: set[str]) -> list[dict]:
+    """The conversation as the chat template takes it: contents in parts, or as the string that parts make.
+
+    Raises BodaError for pictures that the model does not see, and for texts with one of the `marks` that stand for a picture.
+    """
     plain = []
     for message in messages:
         parts = _parts(message)
         if not keep_images and any(part["type"] != "text" for part in parts):
             raise BodaError("this is a language model without sight; ask it without pictures")
-        if keep_images and any(IMAGE_TOKEN in part.get("text", "") for part in parts):
-            raise BodaError(f"a text contains {IMAGE_TOKEN}, which stands for a picture; remove it, and give pictures as parts")
+        if found := [mark for mark in marks if any(mark in part.get("text", "") for part in parts)]:
+            raise BodaError(f"a text contains {found[0]}, which stands for a picture; remove it, and give pictures as parts")
         joined = "".join(part.get("text", "") for part in parts)
         plain.append({"role": message["role"], "content": parts if keep_parts else joined})
     return plain
 
 
-@torch.inference_mode()
 def generate(model, processor, conversations: Sequence[Sequence[dict]], batch_size: int | None = None, **given) -> list[str]:
-    """Answers to conversations, in their order. Alike lengths are batched together; an answer does not depend on its batch.
+    """Answers to conversations, in their order. Alike lengths are batched together.
 
-    `batch_size`: None: 128 for models under 50 million parameters, else 16. `given`: SETTINGS; the model's own where absent.
+    In fp32 an answer does not depend on its batch. `batch_size`: None: 128 for models under 50 million parameters, else 16.
+    `given`: SETTINGS; the model's own where absent.
     """
+    return [answer for answer, _ in generate_counted(model, processor, conversations, batch_size, **given)]
+
+
+@torch.inference_mode()
+def generate_counted(
+    model, processor, conversations: Sequence[Sequence[dict]], batch_size: int | None = None, **given
+) -> list[tuple[str, int]]:
+    """As `generate`, and how many tokens each answer took, the one that ended it included."""
     settings, tokenizer = resolve_settings(model, given), tokenizer_of(processor)
     arguments = generate_arguments(tokenizer, settings)
     conversations = [with_system(messages, settings.get("system")) for messages in conversations]
     if batch_size is None:
         batch_size = 128 if sum(parameter.numel() for parameter in model.parameters()) < 50e6 else 16
     order = sorted(range(len(conversations)), key=lambda index: _size(conversations[index]))
-    answers = [""] * len(conversations)
+    answers = [("", 0)] * len(conversations)
+    ends = np.atleast_1d(getattr(model.generation_config, "eos_token_id", None) or []).tolist()
     if settings.get("seed") is not None:
         torch.manual_seed(settings["seed"])
     for start in range(0, len(order), batch_size):
@@ -127,8 +149,17 @@ def generate(model, processor, conversations: Sequence[Sequence[dict]], batch_si
         inputs = encode(model, processor, [conversations[index] for index in chosen])
         output = model.generate(**inputs, **arguments)
         for index, ids in zip(chosen, output[:, inputs["input_ids"].shape[1] :]):
-            answers[index] = clean(tokenizer.decode(ids, skip_special_tokens=True), settings)
+            answer = clean(tokenizer.decode(ids, skip_special_tokens=True), settings)
+            answers[index] = answer, _length(ids.tolist(), ends, arguments["pad_token_id"])
     return answers
+
+
+def _length(ids: list[int], ends: list[int], pad: int) -> int:
+    """Tokens up to the first that ends an answer; where a stop string ended it, up to the padding after it."""
+    for place, token in enumerate(ids):
+        if token in ends:
+            return place + 1
+    return next((place + 1 for place in reversed(range(len(ids))) if ids[place] != pad), 0)
 
 
 def clean(answer: str, settings: dict[str, Any]) -> str:

@@ -7,29 +7,27 @@ What each number means is said in DEFINITIONS, which goes into every `bench.json
 from __future__ import annotations
 
 import copy
-import platform
 import re
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 from boda.errors import BodaError
 from boda.evaluate.answers import fingerprint
-from boda.evaluate.shapes import build, free_memory
+from boda.evaluate.machine import MEMORY, description, free_memory, now, peak_memory, read_bandwidth
+from boda.evaluate.shapes import build
 from boda.files import write_json
 from boda.terminal import console
 
 BATCHES = (1, 2, 4, 8, 16)
 TOKENS = 64
-READ_BYTES, READS = 1 << 30, 5
 PICTURE = (640, 480)
+NO_MEMORY = "out of memory|can't allocate memory|not enough memory"  # what torch says on CUDA, Linux, Windows
 WORDS = "사진을 보고 무엇이 보이는지, 어디에 있는지, 어떤 색인지 한국어로 자세히 설명해 주세요. "
 DEFINITIONS = {
     "prompt_tokens": "tokens that the language model reads before it answers, chat template and pictures' tokens included; of a pair "
@@ -53,13 +51,6 @@ DEFINITIONS = {
     "bandwidth_share": "bytes_per_step x steps a second / bandwidth. Activations, logits and the copies that a growing cache makes are "
     "not in it, so 1 is out of reach; a model whose weights fit the processor's cache is not bound by this limit, and an expert "
     "that a step does not read is counted",
-}
-MEMORY = {
-    "cuda": "most memory that torch had allocated on the device while the row was measured, above what it had before the model was loaded",
-    "cpu": "the process's largest resident memory (VmHWM, set back before each row) while the row was measured, above what it was before "
-    "the model was loaded",
-    "lifetime": "the process's largest resident memory so far, above what it was before the model was loaded: this system cannot set it "
-    "back, so a row never shows less than the one before",
 }
 COLUMNS = (
     *("batch", "prompt_tokens", "new_tokens", "images", "first_token_seconds", "decode_tokens_per_second"),
@@ -123,39 +114,37 @@ def bench(
     else:
         measure = _answer_measure(loaded, processor, prompt_tokens, new_tokens or TOKENS, images, repetitions)
 
-    rows, left_out, bandwidth = [], [], read_bandwidth(device)
+    rows: list[dict[str, Any]] = []
+    left_out, bandwidth, bytes_per_token = [], read_bandwidth(device), None
     for batch in sorted(set(batches)):
         peak_memory(device, reset=True)
         try:
-            row = dict.fromkeys(COLUMNS) | {"batch": batch} | measure(batch)
-        except (BodaError, RuntimeError) as error:
-            if not _is_about_memory(error):
+            measured = measure(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not re.search(NO_MEMORY, str(error), re.IGNORECASE):
                 raise
             left_out.append({"batch": batch, "why": str(error).splitlines()[0]})
-            if not quiet:
-                print(f"batch {batch} is left out: {left_out[-1]['why']}", file=sys.stderr)
-            if device.type == "cuda":
-                _empty_cache()
             continue
         peak = peak_memory(device)
-        row["peak_bytes"] = None if peak is None or base is None else peak - base
-        rows.append(row)
+        bytes_per_token = measured.pop("bytes_per_token", None)
+        measured["peak_bytes"] = None if peak is None or base is None else peak - base
+        rows.append(dict.fromkeys(COLUMNS) | {"batch": batch} | measured)
         bandwidth = max(bandwidth, read_bandwidth(device))
         if not quiet:
             print(f"batch {batch} is measured", file=sys.stderr)
     for row in rows:
         if row["bytes_per_step"]:
-            row["bandwidth_share"] = share(row["bytes_per_step"], row["decode_tokens_per_second_each"], bandwidth)
+            row["bandwidth_share"] = row["bytes_per_step"] * row["decode_tokens_per_second_each"] / bandwidth
     found = {
         "model": shape or (type(loaded).__name__ if isinstance(model, tuple) else str(model)),
         "fingerprint": mark,
         "shape": shape,  # a published shape has random weights
         "parameters": sum(parameter.numel() for parameter in loaded.parameters()),
-        **_machine(loaded),
+        **description(loaded),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "repetitions": repetitions,
         "bandwidth": bandwidth,
-        "bytes_per_token": measure.bytes_per_token,  # type: ignore[attr-defined]
+        "bytes_per_token": bytes_per_token,
         "definitions": _definitions(rows, device),
         "rows": rows,
         "left_out": left_out,
@@ -164,11 +153,6 @@ def bench(
         Path(out).mkdir(parents=True, exist_ok=True)
         write_json(Path(out) / "bench.json", found)
     return found
-
-
-def share(bytes_per_step: float, steps_per_second: float, bandwidth: float) -> float:
-    """The part of the memory's bandwidth (bytes a second) that reading so much at every step takes."""
-    return bytes_per_step * steps_per_second / bandwidth
 
 
 def read_batches(text: str) -> list[int]:
@@ -182,23 +166,9 @@ def read_batches(text: str) -> list[int]:
 # ---------------------------------------------------------------- what is measured of a model
 
 
-class _Measure:
-    """Batch size -> a row. `bytes_per_token` is known where tokens are generated, after the first row."""
-
-    def __init__(self, row: Callable[[int], dict]):
-        self.row = row
-        self.bytes_per_token: float | None = None
-
-    def __call__(self, batch: int) -> dict:
-        found = self.row(batch)
-        if "kv" in found:
-            weights, cache = found.pop("weights"), found.pop("kv")
-            found["bytes_per_step"] = weights + batch * cache
-            self.bytes_per_token = weights + cache
-        return found
-
-
-def _answer_measure(model, processor, prompt_tokens: int, new_tokens: int, images: int | None, repetitions: int) -> _Measure:
+def _answer_measure(
+    model, processor, prompt_tokens: int, new_tokens: int, images: int | None, repetitions: int
+) -> Callable[[int], dict]:
     """Of a model that answers. Raises BodaError for pictures it cannot see, or a prompt that cannot be so short or so long."""
     from boda.data.render import processor_template
     from boda.models.generate import encode, is_vlm
@@ -228,6 +198,7 @@ def _answer_measure(model, processor, prompt_tokens: int, new_tokens: int, image
         _generation(model, processor, conversations, min(new_tokens, 4))  # warm-up
         runs = [_generation(model, processor, conversations, new_tokens) for _ in range(repetitions)]
         decoding = median(run["after_first"] for run in runs) / (new_tokens - 1)
+        weights, kept = weights_read(model), runs[0]["cache"] + (_looked_at(model) if images else 0)
         found = {
             "prompt_tokens": prompt,
             "new_tokens": new_tokens,
@@ -237,8 +208,8 @@ def _answer_measure(model, processor, prompt_tokens: int, new_tokens: int, image
             "decode_tokens_per_second_each": 1 / decoding,
             "seed_tokens_per_second": batch * new_tokens / median(run["generate"] for run in runs),
             "seconds": median(run["all"] for run in runs),
-            "weights": weights_read(model),
-            "kv": runs[0]["kv"] + (_looked_at(model) if images else 0),
+            "bytes_per_step": weights + batch * kept,
+            "bytes_per_token": weights + kept,
         }
         if images:
             inputs = encode(model, processor, conversations)
@@ -247,10 +218,10 @@ def _answer_measure(model, processor, prompt_tokens: int, new_tokens: int, image
             found["images_per_second"] = batch * images / took
         return found
 
-    return _Measure(row)
+    return row
 
 
-def _pair_measure(model, processor, prompt_tokens: int, repetitions: int) -> _Measure:
+def _pair_measure(model, processor, prompt_tokens: int, repetitions: int) -> Callable[[int], dict]:
     """Of a pair model: pictures and texts, each by themselves."""
     from boda.models.encoder import Encoder
 
@@ -258,7 +229,7 @@ def _pair_measure(model, processor, prompt_tokens: int, repetitions: int) -> _Me
     tokenizer = processor.tokenizer
 
     def length(text: str) -> int:
-        return len(tokenizer(text)["input_ids"])
+        return len(tokenizer(text, verbose=False)["input_ids"])
 
     if prompt_tokens > encoder.max_length:
         raise BodaError(f"texts of {prompt_tokens} tokens: this model reads at most {encoder.max_length}; ask for fewer")
@@ -271,7 +242,7 @@ def _pair_measure(model, processor, prompt_tokens: int, repetitions: int) -> _Me
         rates = {"images_per_second": batch / pictures, "texts_per_second": batch / texts}
         return {"prompt_tokens": length(text), "images": 1} | rates
 
-    return _Measure(row)
+    return row
 
 
 def _generation(model, processor, conversations: list[list[dict]], new_tokens: int) -> dict:
@@ -285,22 +256,22 @@ def _generation(model, processor, conversations: list[list[dict]], new_tokens: i
 
     def note(ids: torch.Tensor, scores, **_) -> torch.Tensor:
         if not first:
-            first.append(_now(model.device))
+            first.append(now(model.device))
         return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
     with torch.inference_mode(), _without_an_end(model):
-        began = _now(model.device)
+        began = now(model.device)
         inputs = encode(model, processor, conversations)
-        started = _now(model.device)
+        started = now(model.device)
         made = model.generate(**inputs, **arguments, stopping_criteria=[note], return_dict_in_generate=True)
-        ended = _now(model.device)
+        ended = now(model.device)
     prompt = inputs["input_ids"].shape[1]
     assert made.sequences.shape == (len(conversations), prompt + new_tokens)
     # The last token is not read any more, so the cache ends with one position less; on average half of the new ones are there.
     length, average = prompt + new_tokens - 1, prompt + new_tokens / 2
     cache = _cache_bytes(made.past_key_values) / len(conversations) * average / length
     times = {"first": first[0] - began, "after_first": ended - first[0], "generate": ended - started, "all": ended - began}
-    return times | {"kv": cache}
+    return times | {"cache": cache}
 
 
 @contextmanager
@@ -322,19 +293,10 @@ def _median_time(call: Callable[[], Any], device, repetitions: int) -> float:
     times = []
     with torch.inference_mode():
         for _ in range(repetitions + 1):
-            began = _now(device)
+            began = now(device)
             call()
-            times.append(_now(device) - began)
+            times.append(now(device) - began)
     return median(times[1:])
-
-
-def _now(device) -> float:
-    """Seconds, once the device has done what it was given."""
-    import torch
-
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).synchronize()
-    return perf_counter()
 
 
 def _messages(text: str, images: int) -> list[dict]:
@@ -390,7 +352,7 @@ def _looked_at(model) -> int:
 
 
 def _check_memory(model, batch: int, prompt: int, new_tokens: int) -> None:
-    """Raises BodaError where a batch is sure not to fit a CPU's memory, which would end the process; CUDA says so itself."""
+    """Raises MemoryError where a batch is sure not to fit a CPU's memory, which would end the process; CUDA says so itself."""
     if model.device.type != "cpu":
         return
     config, width = model.config.get_text_config(), model.dtype.itemsize
@@ -400,77 +362,10 @@ def _check_memory(model, batch: int, prompt: int, new_tokens: int) -> None:
     activations = prompt * (6 * config.hidden_size + 3 * config.intermediate_size) * width
     needed, free = batch * (cache + activations + config.vocab_size * (4 + width)), free_memory(model.device)
     if needed > free:
-        raise BodaError(f"out of memory: it takes {needed / 1e9:.1f} GB at least, and {free / 1e9:.1f} GB are free")
-
-
-def _is_about_memory(error: Exception) -> bool:
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return any(word in str(error).lower() for word in words)
-
-
-def _empty_cache() -> None:
-    import torch
-
-    torch.cuda.empty_cache()
-
-
-def read_bandwidth(device) -> float:
-    """Bytes a second: the best of a few reads of what no cache holds, by all threads."""
-    import torch
-
-    size = int(min(READ_BYTES, free_memory(device) / 8))
-    numbers = torch.ones(size // 4, device=device)
-    other = torch.empty_like(numbers) if device.type == "cuda" else None
-    times = []
-    for _ in range(READS):
-        began = _now(device)
-        numbers.sum() if other is None else other.copy_(numbers)
-        times.append(_now(device) - began)
-    return numbers.nbytes * (1 if other is None else 2) / min(times)
-
-
-def peak_memory(device, reset: bool = False) -> int | None:
-    """Bytes at most in use since the last reset (MEMORY says of what); None where the system does not tell."""
-    if device.type == "cuda":
-        import torch
-
-        if reset:
-            torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.max_memory_allocated(device)
-    if reset:
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    known = Path("/proc/self/status")
-    if known.is_file() and (found := re.search(r"VmHWM:\s+(\d+) kB", known.read_text(encoding="utf-8"))):
-        return int(found[1]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        raise MemoryError(f"out of memory: it takes {needed / 1e9:.1f} GB at least, and {free / 1e9:.1f} GB are free")
 
 
 # ---------------------------------------------------------------- what is told
-
-
-def _machine(model) -> dict:
-    import torch
-
-    device = model.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
-    packages = {package: version(package) for package in ("boda", "torch", "transformers")}
-    return {
-        "device": f"{device.type} ({name})" if name else device.type,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), **packages},
-    }
-
-
-def _processor_name() -> str:
-    known = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", known.read_text(encoding="utf-8")) if known.is_file() else None
-    return found[1].strip() if found else platform.processor()
 
 
 def _definitions(rows: list[dict], device) -> dict[str, str]:

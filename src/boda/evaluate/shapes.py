@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
-import re
-from pathlib import Path
 from typing import Any
 
 from boda.errors import BodaError
+from boda.evaluate.machine import free_memory
 
 # Sizes from the models' published configs.
 HYPERCLOVAX = {
@@ -128,19 +126,6 @@ def parameters_of(name: str) -> int:
     config = _config_of(name)
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in _class_of(config).from_config(config).parameters())
-
-
-def free_memory(device) -> float:
-    """Bytes that a device has left; infinite where it cannot be known."""
-    if device.type == "cuda":
-        import torch
-
-        return torch.cuda.mem_get_info(device)[0]
-    known = Path("/proc/meminfo")
-    if known.is_file() and (found := re.search(r"MemAvailable:\s+(\d+) kB", known.read_text(encoding="ascii"))):
-        return int(found[1]) * 1024
-    has_pages = hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if has_pages else math.inf
 
 
 def _class_of(config):

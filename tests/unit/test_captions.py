@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from boda.errors import BodaError
 from boda.evaluate.metrics import caption_scores
-from boda.evaluate.metrics.captions import bleu, cider, rouge_l, tokens_by
+from boda.evaluate.metrics.captions import bleu, cider, cider_original, meteor, rouge_l, sentence_bleu, tokens_by
+from boda.evaluate.metrics.tokens import TOKENIZERS, _splitter, tokenize
 
 CAPTIONS = {"a": "빨간 사과 가 나무 에 있다", "b": "고양이 한 마리 가 의자 위 에 앉아 있다 그리고 잔다", "c": "파란 별"}
 REFERENCES = {
@@ -30,8 +32,8 @@ def grams(tokens: list[str], order: int) -> list[tuple[str, ...]]:
     return list(zip(*(tokens[start:] for start in range(order))))
 
 
-def plain_cider(some) -> list[float]:
-    """CIDEr-D written with vectors over all n-grams."""
+def plain_cider(some, original: bool = False) -> list[float]:
+    """CIDEr-D, or CIDEr as it was first, written with vectors over all n-grams."""
     scores = np.zeros(len(some))
     for order in range(1, 5):
         known = sorted({gram for tokens, references in some for each in (tokens, *references) for gram in grams(each, order)})
@@ -43,8 +45,8 @@ def plain_cider(some) -> list[float]:
                 own, other = np.array(counts) * rarity
                 size = np.linalg.norm(own) * np.linalg.norm(other)
                 apart = max(0, len(tokens) - 1) - max(0, len(each) - 1)  # in bigrams
-                cosine = np.minimum(own, other) @ other / size if size else 0.0
-                scores[place] += 10 * cosine * math.exp(-(apart**2) / 72) / len(references) / 4
+                cosine = (own if original else np.minimum(own, other)) @ other / size if size else 0.0
+                scores[place] += 10 * cosine * (1 if original else math.exp(-(apart**2) / 72)) / len(references) / 4
     return scores.tolist()
 
 
@@ -83,7 +85,9 @@ def test_the_values_of_pycocoevalcap():
             "bleu_3": 0.7893927041938663,
             "bleu_4": 0.7197132073669862,
             "rouge_l": 0.6619706106050885,
+            "meteor": 0.6752390088095394,  # NLTK's
             "cider": 3.297084613488659,
+            "cider_original": 3.6692846768643896,  # plain_cider(..., original=True)
         },
         abs=1e-9,
     )
@@ -93,6 +97,7 @@ def test_the_values_of_pycocoevalcap():
 @given(pairs)
 def test_cider_and_bleu_are_their_formulas(some):
     assert cider(some) == pytest.approx(plain_cider(some), abs=1e-9)
+    assert cider_original(some) == pytest.approx(plain_cider(some, original=True), abs=1e-9)
     assert bleu(some) == pytest.approx(plain_bleu(some), abs=1e-9)
 
 
@@ -104,6 +109,40 @@ def test_rouge_l_is_its_formula(tokens, references):
     recall = max(number / len(each) for number, each in zip(same, references))
     expected = 2.44 * precision * recall / (recall + 1.44 * precision) if precision and recall else 0
     assert rouge_l(tokens, references) == pytest.approx(expected, abs=1e-12)
+
+
+def test_both_ciders_by_hand():
+    """Every n-gram is in one of two pictures, so all weigh the same, and vectors are counts."""
+    some = [("가 가 나".split(), ["가 나".split()]), (["다"], ["다 라".split()])]
+    bigram = 1 / math.sqrt(2)  # one of two is shared
+    assert cider_original(some) == pytest.approx([2.5 * (3 / math.sqrt(10) + bigram), 2.5 * bigram], abs=1e-12)
+    shorter = math.exp(-1 / 72)  # a bigram less or more, sigma 6
+    clipped = [2.5 * (2 / math.sqrt(10) + bigram) * shorter, 2.5 * bigram * shorter]
+    assert cider(some) == pytest.approx(clipped, abs=1e-12)
+    assert cider([]) == cider_original([]) == []
+
+
+def test_meteor_by_hand():
+    # 나 and 다 stand side by side in both, 가 stands elsewhere: two chunks of three matches.
+    assert meteor("나 다 가".split(), ["가 나 다 라".split()]) == pytest.approx(
+        (1 - 0.5 * (2 / 3) ** 3) * 0.75 / (0.9 + 0.1 * 0.75)
+    )
+    assert meteor("가 나".split(), [["다"], "가 나".split()]) == pytest.approx(1 - 0.5 / 8)  # even the same is not quite 1
+    # From the end: the last 가 takes the last 가, so that two chunks come of what could be one.
+    assert meteor("가 나".split(), ["가 나 가".split()]) == pytest.approx(0.5 * (2 / 3) / (0.9 + 0.1 * 2 / 3))
+    assert meteor([], [["가"]]) == meteor(["가"], [[]]) == meteor(["가"], [["나"]]) == 0
+
+
+def test_sentence_bleu_by_hand():
+    tokens, references = "가 나 라".split(), ["가 나 다".split()]
+    smoothed = [2 / 3, 1 / 2, math.log(3) / 10, math.log(3) / 20]  # of the missing, halved each time
+    assert sentence_bleu(tokens, references) == pytest.approx(math.prod(smoothed) ** 0.25)
+    thirds = (2 / 3 * 1 / 2 * 0.1) ** 0.33
+    assert sentence_bleu(tokens, references, (0.33,) * 3, "method1") == pytest.approx(thirds)
+    assert sentence_bleu(["가"], references, (1.0,), "method1") == pytest.approx(math.exp(-2))  # short
+    assert sentence_bleu([], references) == sentence_bleu(["바"], references) == 0
+    with pytest.raises(BodaError, match="no smoothing 'method7'; there are method0, method1, method4"):
+        sentence_bleu(tokens, references, smoothing="method7")
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), texts, min_size=2))
@@ -128,12 +167,17 @@ def test_spelling_that_is_no_difference():
     split = tokens_by("whitespace")
     assert split("\u1112\u1161\u11ab 사람이, ‘USB’를… 3.5개 샀다! ?") == ["한", "사람이", "usb’를", "3.5개", "샀다"]
     assert tokens_by("character")("한 개, AB.") == ["한", "개", "a", "b"]
+    letters = ["\u1100", "\u1161", "\u11b9", "\u110b", "\u1175", "é", "ㅋ"]  # ㄱㅏㅄ ㅇㅣ; what is no syllable stays whole
+    assert tokens_by("jamo")("값이, e\u0301 ㅋ!") == letters
+    assert tokens_by("jamo")("\u1100\u1161\u11b9이 éㅋ") == letters
+    assert tokenize(["가 나", "", "다"], "whitespace") == [["가", "나"], [], ["다"]]
 
 
 def test_morphemes_part_words_from_their_endings():
     pytest.importorskip("kiwipiepy", reason="kiwipiepy is not installed")
     split = tokens_by("kiwi")
     assert split("사과가 나무에 있다.")[:5] == ["사과", "가", "나무", "에", "있"]
+    assert split("노란 몬스터 트럭")[-1].endswith("트럭") and not any(" " in token for token in split("노란 몬스터 트럭"))
     captions, references = {"a": "사과가 있다.", "b": "별"}, {"a": ["사과는 없다."], "b": ["달"]}
     by_word = caption_scores(captions, references, "whitespace")["bleu_1"]
     assert caption_scores(captions, references)["bleu_1"] > by_word + 0.1
@@ -145,7 +189,7 @@ def test_morphemes_part_words_from_their_endings():
         ({}, {}, "whitespace", "there are none"),
         ({"a": "별"}, {"a": ["별"], "b": ["달"]}, "whitespace", "'b' lacks"),
         ({"a": "별"}, {"a": []}, "whitespace", "'a' lacks"),
-        ({"a": "별"}, {"a": ["별"]}, "mecab", "no tokenizer 'mecab'; there are kiwi, whitespace, character"),
+        ({"a": "별"}, {"a": ["별"]}, "okt", "no tokenizer 'okt'; there are kiwi, mecab, whitespace, character, jamo"),
     ],
 )
 def test_mistakes_are_named(captions, references, tokenizer, why):
@@ -153,8 +197,63 @@ def test_mistakes_are_named(captions, references, tokenizer, why):
         caption_scores(captions, references, tokenizer)
 
 
-def test_without_kiwipiepy_it_is_said_what_would_work(monkeypatch):
+@pytest.fixture
+def fresh():
+    """Tokenizers are kept once made: not those made here."""
+    _splitter.cache_clear()
+    yield
+    _splitter.cache_clear()
+
+
+def test_without_kiwipiepy_it_is_said_what_would_work(monkeypatch, fresh):
     monkeypatch.setitem(sys.modules, "kiwipiepy", None)
-    tokens_by.cache_clear()
-    with pytest.raises(BodaError, match=r"boda\[eval\].*tokenizer=whitespace or character"):
+    with pytest.raises(BodaError, match=r"boda\[eval\].*tokenizer=whitespace or character or jamo"):
         caption_scores({"a": "별"}, {"a": ["별"]})
+
+
+def bindings(monkeypatch, **there):
+    """Stand-ins for the bindings of MeCab, by what their pages say they offer; others are not installed."""
+    for name in ("mecab", "mecab_ko", "konlpy", "konlpy.tag"):
+        monkeypatch.setitem(sys.modules, name, there.get(name.split(".")[0]))
+
+
+class Morphs:
+    morphs = staticmethod(lambda text: [part for word in text.split() for part in (word[:-1], word[-1])])
+
+
+class Tagger:
+    def __init__(self, options):
+        assert options == "-Owakati"
+
+    def parse(self, text):
+        return " ".join(Morphs.morphs(text)) + " \n"
+
+
+@pytest.mark.parametrize(
+    "binding",
+    [
+        {"mecab": SimpleNamespace(MeCab=Morphs)},
+        {"mecab": SimpleNamespace(Tagger=None), "konlpy": SimpleNamespace(Mecab=Morphs)},  # another package of that name
+        {"mecab_ko": SimpleNamespace(Tagger=Tagger)},
+    ],
+    ids=["python-mecab-ko", "konlpy", "mecab-ko"],
+)
+def test_mecab_by_any_of_its_bindings(binding, monkeypatch, fresh):
+    bindings(monkeypatch, **binding)
+    assert tokenize(["사과가 나무에.", "별"], "mecab")[0] == ["사과", "가", "나무에"]
+    assert caption_scores({"a": "별이"}, {"a": ["별은"]}, "mecab")["tokenizer"] == "mecab"
+
+
+def test_without_mecab_it_is_said_what_would_work(monkeypatch, fresh):
+    def broken():
+        raise Exception("The MeCab dictionary does not exist")
+
+    bindings(monkeypatch, konlpy=SimpleNamespace(Mecab=broken))
+    with pytest.raises(BodaError, match=r"python-mecab-ko.*tokenizer=kiwi or whitespace.*dictionary does not exist"):
+        tokens_by("mecab")
+
+
+def test_each_tokenizer_that_is_offered_is_one():
+    for name in TOKENIZERS:
+        if name not in ("kiwi", "mecab"):
+            assert tokens_by(name)("별 하나")[-1], name

@@ -1,124 +1,225 @@
-"""Scores of captions against several references each, computed from tokens as COCO's evaluation code (pycocoevalcap) does."""
+"""Scores of captions against several references each, computed from tokens as COCO's evaluation code (pycocoevalcap) and NLTK do."""
 
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
 
-from boda.errors import BodaError, explaining
+import numpy as np
+
+from boda.errors import BodaError
+from boda.evaluate.metrics.tokens import Tokens, tokenize
+from boda.evaluate.metrics.tokens import tokens_by as tokens_by
 
 ORDERS = (1, 2, 3, 4)  # lengths of n-grams
 LENGTH_SIGMA, RECALL_WEIGHT = 6.0, 1.2
 TINY, SMALL = 1e-15, 1e-9  # pycocoevalcap's, so that no match at all scores 0
-Tokens = list[str]
 Pair = tuple[Tokens, list[Tokens]]  # a caption and its references
 
 
 def caption_scores(hypotheses: dict[str, str], references: dict[str, list[str]], tokenizer: str = "kiwi") -> dict:
-    """`bleu_1` to `bleu_4`, `rouge_l` (0 to 1), `cider` (CIDEr-D, 0 to 10; papers print it times 100) of {picture: caption}.
+    """`bleu_1` to `bleu_4`, `rouge_l`, `meteor` (0 to 1), `cider` (CIDEr-D) and `cider_original` (0 to 10; papers print them times
+    100) of {picture: caption}, and the name of the `tokenizer`: kiwi, mecab (morphemes), whitespace, character or jamo.
 
-    `tokenizer`: kiwi (morphemes), whitespace or character. CIDEr weighs n-grams by how few pictures' references have them, so it
-    belongs to its set of pictures, and is 0 for one alone. Raises BodaError: a caption without references, or the reverse.
+    CIDEr weighs n-grams by how few pictures' references have them, so it belongs to its set of pictures, and is 0 for one alone.
+    Raises BodaError: a caption without references, or the reverse.
     """
     if not hypotheses or hypotheses.keys() != references.keys() or not all(references.values()):
         odd = hypotheses.keys() ^ references.keys() or {name for name, some in references.items() if not some}
         missing = f"'{min(odd)}' lacks one or the other" if odd else "there are none"
         raise BodaError(f"captions are scored in pairs, each with at least one reference: {missing}")
-    split = tokens_by(tokenizer)
-    pairs = [(split(caption), [split(text) for text in references[name]]) for name, caption in hypotheses.items()]
-    scores = {f"bleu_{order}": score for order, score in zip(ORDERS, bleu(pairs))}
-    means = {"rouge_l": [rouge_l(*pair) for pair in pairs], "cider": cider(pairs)}
+    split = iter(tokenize([text for name, caption in hypotheses.items() for text in (caption, *references[name])], tokenizer))
+    pairs = [(next(split), [next(split) for _ in references[name]]) for name in hypotheses]
+    counted = count(pairs)
+    scores = {f"bleu_{order}": score for order, score in zip(ORDERS, bleu(pairs, counted))}
+    means = {"rouge_l": [rouge_l(*pair) for pair in pairs], "meteor": [meteor(*pair) for pair in pairs]}
+    means |= {"cider": cider(pairs, counted), "cider_original": cider_original(pairs, counted)}
     return {**scores, **{name: sum(each) / len(each) for name, each in means.items()}, "tokenizer": tokenizer}
 
 
-@cache
-def tokens_by(tokenizer: str) -> Callable[[str], Tokens]:
-    """Text -> tokens: Unicode form NFC, lower case, no punctuation around them. Raises BodaError: unknown, or not installed."""
-    splits: dict[str, Callable[[str], Sequence[str]]] = {"whitespace": str.split, "character": lambda text: text}
-    if tokenizer == "kiwi":
-        others = " or ".join(splits)
-        with explaining(f"morphemes need kiwipiepy: pip install 'boda[eval]'; or tokenizer={others}", ModuleNotFoundError):
-            from kiwipiepy import Kiwi  # type: ignore
-        kiwi = Kiwi()
-        splits["kiwi"] = lambda text: [token.form for token in kiwi.tokenize(text)]
-    elif tokenizer not in splits:
-        raise BodaError(f"no tokenizer '{tokenizer}'; there are kiwi, {', '.join(splits)}")
+class Counts(NamedTuple):
+    """N-grams of all captions and references as a table: a row for each different one of each text. Texts stand picture by
+    picture, the caption first; n-grams are numbered, those of one length together."""
 
-    def split(text: str) -> Tokens:
-        found = splits[tokenizer](unicodedata.normalize("NFC", text).lower())
-        return [token for each in found if (token := re.sub(r"^\W+|\W+$", "", each))]
-
-    return split
+    text: np.ndarray  # (rows,) which text
+    gram: np.ndarray  # (rows,) which n-gram
+    number: np.ndarray  # (rows,) how often it is there
+    order: np.ndarray  # (rows,) its length - 1
+    picture: np.ndarray  # (texts,) which picture a text is of
+    caption: np.ndarray  # (texts,) the text that is the caption of the same picture
+    length: np.ndarray  # (texts,) in tokens
+    match: np.ndarray  # (rows,) the row of the same n-gram in the caption, -1 where the caption does not have it
 
 
-def ngrams(tokens: Tokens) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(tokens[start : start + order]) for order in ORDERS for start in range(len(tokens) - order + 1))
+def count(pairs: Sequence[Pair]) -> Counts:
+    texts = [text for tokens, references in pairs for text in (tokens, *references)]
+    sizes = np.array([1 + len(references) for _, references in pairs], np.int64)
+    picture = np.repeat(np.arange(len(pairs)), sizes)
+    length = np.array([len(text) for text in texts], np.int64)
+    vocabulary: dict[str, int] = {}
+    tokens = np.array([vocabulary.setdefault(token, len(vocabulary)) for token in chain.from_iterable(texts)], np.int64)
+    left = np.repeat(np.cumsum(length), length) - np.arange(len(tokens))  # tokens from here to the end of the text
+    start, gram, first = np.arange(len(tokens)), tokens, 0
+    columns = []
+    for order in range(len(ORDERS)):
+        if order:
+            longer = left[start] > order
+            start = start[longer]
+            gram = gram[longer] * len(vocabulary) + tokens[start + order]
+        different, gram = np.unique(gram, return_inverse=True)  # so that the numbers stay small
+        text = np.repeat(np.arange(len(texts)), np.maximum(length - order, 0))
+        rows, number = np.unique(text * max(1, len(different)) + gram, return_counts=True)
+        text, grams = np.divmod(rows, max(1, len(different)))
+        columns.append((text, grams + first, number, np.full(len(rows), order)))
+        first += len(different)
+    text, grams, number, orders = (np.concatenate(column) for column in zip(*columns))
+    caption = (np.cumsum(sizes) - sizes)[picture]
+    # Rows of captions by (picture, n-gram): all rows find theirs in this sorted list.
+    key = picture[text] * first + grams
+    own = np.flatnonzero(caption[text] == text)
+    own = own[np.argsort(key[own])]
+    place = np.minimum(np.searchsorted(key[own], key), max(0, len(own) - 1))
+    match = np.where(key[own][place] == key, own[place], -1) if len(own) else np.full(len(key), -1)
+    return Counts(text, grams, number, orders, picture, caption, length, match)
 
 
-def bleu(pairs: Sequence[Pair]) -> list[float]:
+def bleu(pairs: Sequence[Pair], counted: Counts | None = None) -> list[float]:
     """BLEU-1 to BLEU-4 of the whole set; the reference nearest in length counts for brevity, the shorter of two."""
-    length = wanted = 0
-    right, said = Counter[int](), Counter[int]()
-    for tokens, references in pairs:
-        length += len(tokens)
-        wanted += min((abs(len(each) - len(tokens)), len(each)) for each in references)[1]
-        most: Counter[tuple[str, ...]] = Counter()
-        for each in references:
-            most |= ngrams(each)
-        for gram, count in ngrams(tokens).items():
-            said[len(gram)] += count
-            right[len(gram)] += min(count, most[gram])
+    text, _, number, order, _, caption, *_, match = counted or count(pairs)
+    length = sum(len(tokens) for tokens, _ in pairs)
+    wanted = sum(min((abs(len(each) - len(tokens)), len(each)) for each in references)[1] for tokens, references in pairs)
+    own = caption[text] == text
+    said = np.bincount(order[own], number[own], len(ORDERS))
+    most = np.zeros_like(number)  # of each n-gram of a caption, in a reference
+    shared = ~own & (match >= 0)
+    np.maximum.at(most, match[shared], number[shared])
+    right = np.bincount(order[own], np.minimum(number, most)[own], len(ORDERS))
     ratio = (length + TINY) / (wanted + SMALL)
     brevity = math.exp(min(0.0, 1 - 1 / ratio))
-    precisions = [(right[order] + TINY) / (said[order] + SMALL) for order in ORDERS]
+    precisions = ((right + TINY) / (said + SMALL)).tolist()
     return [math.prod(precisions[:order]) ** (1 / order) * brevity for order in ORDERS]
+
+
+def cider(pairs: Sequence[Pair], counted: Counts | None = None) -> list[float]:
+    """CIDEr-D of each caption (Vedantam et al., 2015, and pycocoevalcap's code), by the frequencies of n-grams in the references of
+    the whole set. Lengths are told by bigrams, as that code does."""
+    return _consensus(counted or count(pairs), clipped=True)
+
+
+def cider_original(pairs: Sequence[Pair], counted: Counts | None = None) -> list[float]:
+    """CIDEr as the paper first defines it (Vedantam et al., 2015, section 5): cosines of n-gram vectors, of whatever lengths and
+    repetitions; times 10, as its authors' code has it for both. Words are taken as they come, where the paper stems English ones."""
+    return _consensus(counted or count(pairs), clipped=False)
+
+
+def _consensus(counted: Counts, clipped: bool) -> list[float]:
+    text, gram, number, order, picture, caption, length, match = counted
+    texts, orders = len(picture), len(ORDERS)
+    reference = caption[text] != text
+    # What every picture's references have weighs nothing; what none has weighs as if one had it.
+    grams, pictures = gram.max(initial=0) + 1, picture.max(initial=0) + 1
+    pair = np.sort(picture[text][reference] * grams + gram[reference])  # several times as fast as np.unique, which hashes
+    where = pair[np.diff(pair, prepend=-1) > 0] % grams
+    logs = np.array([math.log(max(1, each)) for each in range(pictures + 1)])
+    rarity = logs[pictures] - logs[np.bincount(where, minlength=grams)]
+    weight = number * rarity[gram]
+    vector = text * orders + order  # a text has one for each length of n-grams
+    size = np.sqrt(np.bincount(vector, weight**2, texts * orders)).reshape(texts, orders)
+    shared = reference & (match >= 0)
+    ours, theirs = weight[match[shared]], weight[shared]
+    product = (np.minimum(ours, theirs) if clipped else ours) * theirs
+    cosine = np.bincount(vector[shared], product, texts * orders).reshape(texts, orders)
+    sizes = size * size[caption]
+    likeness = np.divide(cosine, sizes, out=np.zeros_like(sizes), where=sizes > 0).mean(1)
+    if clipped:
+        bigrams = np.maximum(0, length - 1)
+        likeness *= np.exp(-((bigrams - bigrams[caption]) ** 2) / (2 * LENGTH_SIGMA**2))
+    likeness[caption == np.arange(texts)] = 0  # a caption is not its own reference
+    return (10 * np.bincount(picture, likeness) / (np.bincount(picture) - 1)).tolist()
 
 
 def rouge_l(tokens: Tokens, references: Sequence[Tokens]) -> float:
     """F of the longest common subsequence; the best precision and the best recall may come from two references."""
-    common = [_longest_common(tokens, each) for each in references]
+    common = _longest_common(tokens, references)
     precision = max(common) / max(1, len(tokens))
     recall = max(same / max(1, len(each)) for same, each in zip(common, references))
     weight = RECALL_WEIGHT**2
     return (1 + weight) * precision * recall / (recall + weight * precision) if precision and recall else 0.0
 
 
-def _longest_common(first: Tokens, second: Tokens) -> int:
-    lengths = [0] * (len(second) + 1)
-    for token in first:
-        before = lengths[:]
-        for place, other in enumerate(second, 1):
-            lengths[place] = before[place - 1] + 1 if token == other else max(before[place], lengths[place - 1])
-    return lengths[-1]
-
-
-def cider(pairs: Sequence[Pair]) -> list[float]:
-    """CIDEr-D of each caption, by the frequencies of n-grams in the references of the whole set."""
-    counted = [(ngrams(tokens), [ngrams(each) for each in references]) for tokens, references in pairs]
-    pictures = Counter(gram for _, references in counted for gram in set().union(*references))
-    # What every picture's references have weighs nothing; what none has weighs as if one had it.
-    everywhere = math.log(max(1, len(pairs)))
-
-    def weighed(counts: Counter) -> tuple[list[dict], list[float], int]:
-        weights: list[dict] = [{} for _ in ORDERS]
-        for gram, count in counts.items():
-            weights[len(gram) - 1][gram] = count * (everywhere - math.log(max(1, pictures[gram])))
-        sizes = [math.sqrt(sum(weight**2 for weight in some.values())) for some in weights]
-        return weights, sizes, sum(count for gram, count in counts.items() if len(gram) == 2)  # lengths are told by bigrams
-
-    def likeness(caption: tuple, reference: tuple) -> float:
-        total = 0.0
-        for ours, theirs, size, other in zip(caption[0], reference[0], caption[1], reference[1]):
-            shared = sum(min(weight, theirs.get(gram, 0.0)) * theirs.get(gram, 0.0) for gram, weight in ours.items())
-            total += shared / (size * other) if size and other else 0.0
-        return total * math.exp(-((caption[2] - reference[2]) ** 2) / (2 * LENGTH_SIGMA**2)) / len(ORDERS)
-
-    found = []
-    for caption, references in counted:
-        own = weighed(caption)
-        found.append(10.0 * sum(likeness(own, weighed(each)) for each in references) / len(references))
+def _longest_common(tokens: Tokens, references: Sequence[Tokens]) -> list[int]:
+    """Lengths, a bit for each token (Hyyrö, 2004): a bit turns 0 where the common subsequence grows."""
+    places: dict[str, int] = {}
+    for place, token in enumerate(tokens):
+        places[token] = places.get(token, 0) | 1 << place
+    found, everywhere = [], (1 << len(tokens)) - 1
+    for each in references:
+        row = everywhere
+        for token in each:
+            if matches := row & places.get(token, 0):
+                row = (row + matches | row - matches) & everywhere
+        found.append(len(tokens) - row.bit_count())
     return found
+
+
+def meteor(tokens: Tokens, references: Sequence[Tokens], alpha: float = 0.9, beta: float = 3.0, gamma: float = 0.5) -> float:
+    """NLTK's METEOR (Lavie and Agarwal, 2007), the best over the references, of tokens that match exactly.
+
+    NLTK's further stages, the Porter stemmer and WordNet, know English only and change nothing in Hangul; English words in a
+    caption match here only if they are the same. The Java METEOR aligns and weighs otherwise: its figures are other figures.
+    """
+    return max(_meteor(tokens, each, alpha, beta, gamma) for each in references)
+
+
+def _meteor(tokens: Tokens, reference: Tokens, alpha: float, beta: float, gamma: float) -> float:
+    places: dict[str, list[int]] = {}
+    for place, token in enumerate(reference):
+        places.setdefault(token, []).append(place)
+    matched = chunks = 0
+    after = (-1, -1)
+    for place in range(len(tokens) - 1, -1, -1):  # each from the end takes the last of its kind
+        if free := places.get(tokens[place]):
+            here = (place, free.pop())
+            matched += 1
+            chunks += after != (here[0] + 1, here[1] + 1)  # a chunk: matches that stand side by side in both
+            after = here
+    if not matched:
+        return 0.0
+    precision, recall = matched / len(tokens), matched / len(reference)
+    mean = precision * recall / (alpha * precision + (1 - alpha) * recall)
+    return (1 - gamma * (chunks / matched) ** beta) * mean
+
+
+def sentence_bleu(
+    tokens: Tokens, references: Sequence[Tokens], weights: Sequence[float] = (0.25,) * 4, smoothing: str = "method4"
+) -> float:
+    """NLTK's BLEU of a single caption, by which the Small Korean VLM's captions (method4) and answers on charts (method1, weights
+    1; .5 .5; .33 .33 .33; .25 x 4 for BLEU-1 to BLEU-4) were scored; method0 does not smooth. An average of it is no BLEU of a set.
+
+    Smoothing is Chen and Cherry's (2014), as NLTK computes it. Raises BodaError: another method.
+    """
+    if smoothing not in ("method0", "method1", "method4"):
+        raise BodaError(f"no smoothing '{smoothing}'; there are method0, method1, method4")
+    precisions, zeros = [], 0
+    for order in range(1, len(weights) + 1):
+        counts, *others = (Counter(zip(*(each[start:] for start in range(order)))) for each in (tokens, *references))
+        right = sum(min(number, max(other[gram] for other in others)) for gram, number in counts.items())
+        said = max(1, counts.total())
+        if order == 1 and not right:
+            return 0.0
+        if right:
+            precisions.append(right / said)
+        elif smoothing == "method1":
+            precisions.append(0.1 / said)
+        elif smoothing == "method4" and len(tokens) > 1:
+            zeros += 1
+            precisions.append(math.log(len(tokens)) / (2**zeros * 5) / said)
+        else:  # what cannot be smoothed is left out by method4, and as good as 0 without smoothing
+            precisions.append(sys.float_info.min if smoothing == "method0" else 1.0)
+    nearest = min((abs(len(each) - len(tokens)), len(each)) for each in references)[1]
+    brevity = min(1.0, math.exp(1 - nearest / len(tokens)))
+    return brevity * math.exp(math.fsum(weight * math.log(each) for weight, each in zip(weights, precisions)))

@@ -158,7 +158,8 @@ def test_a_model_trained_on_drawn_data_is_scored_by_set_seeing_and_blind(tmp_pat
         assert {"majority", "train_majority_by_question"} <= set(scored) and scored["particle_errors"]["count"] >= 0
         names = [record["images"][0]["drawn"] for record in read_answers(out)]
         assert len(set(names)) == 9 and all(facts(name) for name in names)  # a sheet needs no files
-    table, *sheets = write_report([tmp_path / "eval0", tmp_path / "eval1"], tmp_path / "report")
+    written = write_report([tmp_path / "eval0", tmp_path / "eval1"], tmp_path / "report")
+    table, sheets = written[1], [path for path in written if path.suffix == ".png"]
     assert "set: colour, pair never seen together" in table.read_text(encoding="utf-8")
     with Image.open(sheets[0]) as sheet:
         assert sheet.width > 800

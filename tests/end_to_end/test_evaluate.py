@@ -77,8 +77,10 @@ def test_a_trained_model_sees_and_a_blind_one_does_not(model: Path, data: Path, 
     assert blind["questions:test.jsonl"]["score"] <= 0.5
     assert json.loads((tmp_path / "seeing/run.json").read_text(encoding="utf-8"))["settings"]["max_new_tokens"] == 16
     written = write_report([tmp_path / "seeing", tmp_path / "blind", model.parent], tmp_path / "report")
-    assert [path.suffix for path in written] == [".md", ".png", ".png", ".png"] and all(path.is_file() for path in written)
-    assert "| **questions:test.jsonl** | 20 | 100.0%" in written[0].read_text(encoding="utf-8")
+    names = ["report.html", "report.md", "report.csv", "model-card.md", "model-card.ko.md"]
+    assert [path.name for path in written[:5]] == names and [path.suffix for path in written[5:]] == [".png"] * 3
+    assert all(path.is_file() for path in written)
+    assert "| **questions:test.jsonl** | 20 | 100.0%" in written[1].read_text(encoding="utf-8")
     with pytest.raises(BodaError, match="holds neither"):
         write_report([data])
 

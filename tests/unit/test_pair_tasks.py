@@ -455,7 +455,7 @@ def test_the_table_and_the_report_show_every_metric(photos: Path, tmp_path: Path
     boda.evaluate.run(FakeEncoder(), [small(photos)], tmp_path / "out")
     shown = capsys.readouterr().out
     assert "text to image=R@10" in shown and "100.0%" in shown
-    text = write_report([tmp_path / "out"])[0].read_text(encoding="utf-8")
+    text = write_report([tmp_path / "out"])[1].read_text(encoding="utf-8")
     assert "text to image: R@10" in text and (tmp_path / "out" / "out-answers.png").is_file()
 
 

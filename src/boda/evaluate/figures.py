@@ -61,15 +61,12 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
             if place and (folder / place / "results.json").is_file() and (folder / place).resolve() not in there:
                 there.add((folder / place).resolve())
                 given.append(folder / place)
-    return [
-        Run(
-            name,
-            folder,
-            *(read_json(folder / file, ADVICE) for file in ("results.json", "bench.json", "board.json")),
-            folder / "log.jsonl" if (folder / "log.jsonl").is_file() else None,
-        )
-        for name, folder in distinct_names(given).items()
-    ]
+    found = []
+    for name, folder in distinct_names(given).items():
+        results, bench, board = (read_json(folder / file, ADVICE) for file in ("results.json", "bench.json", "board.json"))
+        log = folder / "log.jsonl"
+        found.append(Run(name, folder, results, bench, board, log if log.is_file() else None))
+    return found
 
 
 def distinct_names(folders: Sequence[Path]) -> dict[str, Path]:

@@ -82,7 +82,8 @@ def worst(records: Sequence[dict], number: int, best: float = 1.0, seed: int = 0
     if number and len(low) > number:  # those that scored as badly as the last one shown have the same chance to be shown
         limit = sorted(record["score"] for record in low)[number - 1]
         low = [record for record in low if record["score"] <= limit]
-    return (spread(low, number, rng) if low and number else []) + failed
+    chosen = spread(low, number, rng) if low and number else []
+    return sorted(chosen, key=lambda record: record["score"]) + failed
 
 
 def question_of(record: dict) -> str:

@@ -19,9 +19,9 @@ from boda.evaluate.page.words import words
 LETTERS = "".join(map(chr, range(0x20, 0x7F)))
 
 SECTIONS: dict[str, Callable[[Sequence[Run], Say], str]] = {
+    "board": boards,
     "scores": scores,
     "upstream": upstream,
-    "board": boards,
     "worst": worst_answers,
     "groups": groups,
     "speed": speed,
@@ -36,8 +36,7 @@ def page(runs: Sequence[Run], language: str = "ko") -> tuple[str, list[str]]:
     follows from the answers, to the letter."""
     say = words(language)
     sections = [(name, made) for name, make in SECTIONS.items() if (made := make(runs, say))]
-    evaluated = [run for run in runs if run.results]
-    names = ", ".join(dict.fromkeys(str(run.results.get("model")) for run in evaluated if not run.is_blind))
+    names = ", ".join(run.name for run in runs if run.results and not run.is_blind)
     title = next((run.board["title"] for run in runs if run.board.get("title")), say["title"])
     links = "".join(f'<li><a href="#{name}">{text(say[name])}</a></li>' for name, _ in sections)
     body = [f'<section id="{name}"><h2>{text(say[name])}</h2>{made}</section>' for name, made in sections]

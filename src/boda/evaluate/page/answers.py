@@ -90,7 +90,7 @@ def _pictures(record: dict, say: Say) -> str:
     shown = []
     for place in places[:PICTURES]:
         try:
-            what = f'<img loading="lazy" alt="{text(say["picture_of"].format(row=record["row"]))}" src="{_thumbnail(place)}">'
+            what = f'<img alt="{text(say["picture_of"].format(row=record["row"]))}" src="{_thumbnail(place)}">'
         except BodaError as error:
             what = f"<span>{_cut(error, say)}</span>"
         shown.append(what if place else f"<span>{text(say['not_kept'])}</span>")

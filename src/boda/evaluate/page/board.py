@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from boda.evaluate.figures import Run, percent
-from boda.evaluate.page.parts import NOTHING, Say, cell, number, plain, row, said, score_cells, table, text
+from boda.evaluate.page.parts import NOTHING, Say, cell, number, plain, row, said, score_cells, table, text, words_head
 
 
 def boards(runs: Sequence[Run], say: Say) -> str:
@@ -20,9 +20,9 @@ def _board(board: dict, say: Say) -> str:
         rows = found["rows"]
         has = {name: any(each.get(name) for each in rows) for name in ("overlap", "flag")}
         has["upstream"] = any(each.get("upstream") is not None for each in rows)
-        head = [say["model"], say["rank"], say["score"], say["interval"], "n", say["failed"]]
-        head += [say[name] for name in ("upstream", "overlap", "flag") if has[name]]
-        head = [say["published_rule"] if name == say["upstream"] else name for name in head]
+        head = [text(name) for name in (say["model"], say["rank"], say["score"], say["interval"], "n", say["failed"])]
+        head += [text(say["published_rule"])] if has["upstream"] else []
+        head += [words_head(say[name]) for name in ("overlap", "flag") if has[name]]
         body = [_row(each, has, say) for each in rows]
         told = [f"<h3>{said(found['task'], say)}</h3>"]
         told += [f'<p class="rule">{said(found["note"], say)}</p>'] if found.get("note") else []
@@ -31,7 +31,8 @@ def _board(board: dict, say: Say) -> str:
             if (conditions := plain(found.get("conditions")))
             else []
         )
-        told.append(table([text(name) for name in head], [body]))
+        told += [f'<p><span class="chip flag">{said(found["flag"], say)}</span></p>'] if found.get("flag") else []
+        told.append(table(head, [body]))
         if found.get("differences"):
             told.append(f'<ul class="lines">{"".join(f"<li>{said(line, say)}</li>" for line in found["differences"])}</ul>')
         made += told
@@ -52,7 +53,9 @@ def _row(each: dict, has: dict[str, bool], say: Say) -> str:
         cells.append(cell(_overlap(each.get("overlap"), say), "words"))
     if has["flag"]:
         cells.append(cell(f'<span class="chip flag">{said(each["flag"], say)}</span>' if each.get("flag") else "", "words"))
-    return row(said(each["name"], say), *cells, style="" if each["kind"] == "model" else "muted")
+    name = {"blind": say["blind"].format(name=each["name"])}.get(each["kind"], each["name"])
+    name = say[each["kind"]] if each["kind"] in ("chance", "majority") else name
+    return row(said(name, say), *cells, style="" if each["kind"] == "model" else "muted")
 
 
 def _overlap(found: dict | None, say: Say) -> str:

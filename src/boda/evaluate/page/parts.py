@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from boda.evaluate.figures import interval, percent
+from boda.evaluate.figures import percent
 from boda.terminal import harmless
 
 Say = dict[str, str]
@@ -29,25 +29,42 @@ def said(words: Any, say: Say, tag: str = "span") -> str:
 
 def table(head: Sequence[str], bodies: Iterable[Sequence[str]], caption: str = "") -> str:
     """A table in a box of its own that scrolls sideways; `bodies` hold whole rows."""
-    top = "".join(f'<th scope="col">{name}</th>' for name in head)
+    top = "".join(name if name.startswith("<th") else f'<th scope="col">{name}</th>' for name in head)
     inner = "".join(f"<tbody>{''.join(rows)}</tbody>" for rows in bodies)
     title = f"<caption>{caption}</caption>" if caption else ""
     return f'<div class="box" tabindex="0"><table>{title}<thead><tr>{top}</tr></thead>{inner}</table></div>'
 
 
 def row(first: str, *cells: str, style: str = "") -> str:
-    """A row; a cell that begins with `<td` stands as it is."""
+    """A row; a cell that begins with `<td` stands as it is, as a head that begins with `<th` does."""
     rest = "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in cells)
     return f'<tr{f" class={chr(34)}{style}{chr(34)}" if style else ""}><th scope="row">{first}</th>{rest}</tr>'
+
+
+def words_head(name: str) -> str:
+    """The head of a column of words, which begin at its left."""
+    return f'<th scope="col" class="words">{text(name)}</th>'
 
 
 def cell(content: str, style: str) -> str:
     return f'<td class="{style}">{content}</td>'
 
 
+def run_head(name: str, say: Say) -> str:
+    """The name of a run above its column."""
+    return f'<span class="run">{said(name, say)}</span>'
+
+
+def span(result: dict) -> str:
+    """The bounds of a score, with one sign for both."""
+    if result.get("low") is None or result.get("high") is None:
+        return ""
+    return f"{percent(result['low'], result).rstrip('%')}–{percent(result['high'], result)}"
+
+
 def score_cells(result: dict) -> list[str]:
     """Score, interval, n and what failed, as cells."""
-    between = interval(result, "–") if result.get("low") is not None and result.get("high") is not None else NOTHING
+    between = span(result) or NOTHING
     score = NOTHING if result.get("score") is None else percent(result["score"], result)
     return [
         cell(score, "score"),
@@ -64,4 +81,6 @@ def plain(value: Any) -> str:
     """A value of a condition in words: mappings as `name value, name value`."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {plain(each) or 'none'}" for name, each in value.items())
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return " / ".join(value)
     return "" if value in (None, "", []) else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from boda.evaluate.figures import Run, percent
 from boda.evaluate.page.charts import Bar, bars
-from boda.evaluate.page.parts import NOTHING, Say, cell, number, plain, row, said, table, text
+from boda.evaluate.page.parts import NOTHING, Say, cell, number, plain, row, said, table, text, words_head
 from boda.evaluate.sheets import curve_bytes
 
 
@@ -26,7 +27,7 @@ def speed(runs: Sequence[Run], say: Say) -> str:
             )
     made = [f'<p class="about">{text(say["speed_about"])}</p>']
     if answered:
-        head = [text(say[name]) for name in ("run", "started", "answering", "answers_rate", "tokens_rate", "memory")]
+        head = [text(say[name]) for name in ("run", "started", "answering", "answers_rate", "tokens_rate", "peak_bytes")]
         made.append(table(head, [answered]))
     made += [_bench(run, say) for run in runs if run.bench]
     return "".join(made) if len(made) > 1 else ""
@@ -34,26 +35,21 @@ def speed(runs: Sequence[Run], say: Say) -> str:
 
 def _bench(run: Run, say: Say) -> str:
     bench = run.bench
-    names = {"batch": "batch", "prompt_tokens": "prompt_tokens", "new_tokens": "new_tokens", "images": "images"}
-    names |= {
-        "decode_rate": "decode_tokens_per_second",
-        "seed_rate": "seed_tokens_per_second",
-        "images_rate": "images_per_second",
-    }
-    head = [text(say[name]) for name in [*names, "first_token", "memory", "bandwidth_share"]]
+    said_as = {name: number for name in ("batch", "prompt_tokens", "new_tokens", "images", "texts_per_second")}
+    said_as |= {f"{name}_per_second": number for name in ("decode_tokens", "seed_tokens", "images")}
+    said_as |= {"first_token_seconds": partial(_seconds, say=say), "peak_bytes": _bytes, "bandwidth_share": _share}
+    columns = [name for name in said_as if any(found.get(name) is not None for found in bench["rows"])]
+    head = [text(say[name]) for name in columns]
     rows, drawn = [], []
     for found in bench["rows"]:
-        first, *cells = (number(found.get(key)) for key in names.values())
-        ends = [_seconds(found.get("first_token_seconds"), say), _bytes(found.get("peak_bytes"))]
-        share = found.get("bandwidth_share")
-        rows.append(row(first, *cells, *ends, percent(share) or NOTHING))
-        if share is not None:
-            label = f"{say['batch']} {found['batch']}, {say['prompt_tokens']} {found['prompt_tokens']}"
-            drawn.append(Bar(label, percent(share), share))
+        rows.append(row(*(said_as[name](found.get(name)) for name in columns)))
+        if found.get("bandwidth_share") is not None:
+            told = [f"{say[name]} {found[name]}" for name in ("batch", "prompt_tokens") if found.get(name) is not None]
+            drawn.append(Bar(", ".join(told), _share(found["bandwidth_share"]), found["bandwidth_share"]))
     facts = {name: bench[name] for name in ("device", "dtype", "threads", "date") if bench.get(name) is not None}
     about = [said(plain(facts), say)]
     about += [text(f"{bench['bandwidth'] / 1e9:,.1f} GB/s")] if bench.get("bandwidth") else []
-    chart = bars(drawn, (0.0, max(1.0, *(bar.value for bar in drawn), 0.0)), say["bandwidth_share"]) if drawn else ""
+    chart = bars(drawn, (0.0, 1.0), say["bandwidth_share"]) if drawn else ""
     figure = f'<figure class="chart"><figcaption><h3>{text(say["bandwidth_share"])}</h3></figcaption>{chart}</figure>'
     meant = "".join(f"<dt>{text(name)}</dt><dd>{said(words, say)}</dd>" for name, words in bench.get("definitions", {}).items())
     told = f'<details><summary>{text(say["definitions"])}</summary><dl class="plain">{meant}</dl></details>' if meant else ""
@@ -65,6 +61,10 @@ def _seconds(value: float | None, say: Say) -> str:
     if value is None:
         return NOTHING
     return text(say["seconds"].format(n=value) if value >= 1 else f"{1000 * value:,.0f} ms")
+
+
+def _share(value: float | None) -> str:
+    return percent(value) or NOTHING
 
 
 def _bytes(value: float | None) -> str:
@@ -103,7 +103,7 @@ def conditions(runs: Sequence[Run], say: Say) -> str:
         facts = {say["model"]: run.results.get("model"), say["fingerprint"]: run.results.get("fingerprint") or say["unknown"]}
         facts[say["settings"]] = plain(run.results.get("settings")) or say["none"]
         listed = "".join(f"<dt>{text(name)}</dt><dd>{said(value, say)}</dd>" for name, value in facts.items())
-        shown = table([text(say["task"]), *(f"{text(say[name])}" for name in names)], [rows])
+        shown = table([text(say["task"]), *(words_head(say[name]) for name in names)], [rows])
         made.append(f'<details><summary>{said(run.name, say)}</summary><dl class="plain">{listed}</dl>{shown}</details>')
     return "".join(made)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from boda.evaluate.figures import BASELINES, Run, axis, by_task, interval, percent, unlike, upstream_of
+from boda.evaluate.figures import BASELINES, Run, axis, by_task, percent, unlike, upstream_of
 from boda.evaluate.page.charts import Bar, bars
-from boda.evaluate.page.parts import NOTHING, Say, cell, number, row, said, score_cells, table, text
+from boda.evaluate.page.parts import NOTHING, Say, cell, number, row, run_head, said, score_cells, span, table, text
 
 
 def scores(runs: Sequence[Run], say: Say) -> str:
@@ -23,9 +23,9 @@ def scores(runs: Sequence[Run], say: Say) -> str:
         notes += [text(say["scale"].format(low=axis(first)[0], high=axis(first)[1]))] if first.get("scale") else []
         notes += [text(say["unlike"].format(names=", ".join(say.get(name, name) for name in apart)))] if apart else []
         rows = [
-            f'<tr class="task"><th scope="rowgroup" colspan="6">{said(task, say)}<small>{" · ".join(notes)}</small></th></tr>'
+            f'<tr class="task"><th scope="rowgroup" colspan="5">{said(task, say)}<small>{" · ".join(notes)}</small></th></tr>'
         ]
-        rows += [row(said(run.name, say), *score_cells(result), chips.get(run.name, "")) for run, result in shown]
+        rows += [row(said(run.name, say) + chips.get(run.name, ""), *score_cells(result)) for run, result in shown]
         drawn = [
             Bar(run.name, percent(result["score"], result), result["score"], result["low"], result["high"])
             for run, result in shown
@@ -34,13 +34,13 @@ def scores(runs: Sequence[Run], say: Say) -> str:
         for run in blind:
             if result := found.get(run.name):
                 name = say["blind"].format(name=run.name)
-                rows.append(row(said(name, say), *score_cells(result), "", style="muted"))
+                rows.append(row(said(name, say), *score_cells(result), style="muted"))
                 if result["score"] is not None:
                     drawn.append(Bar(name, percent(result["score"], result), result["score"], kind="baseline"))
         for key in BASELINES:
             value = next((result[key] for result in found.values() if result.get(key) is not None), None)
             if value is not None:
-                rows.append(row(text(say[key]), cell(percent(value, first), "score"), "", "", "", "", style="muted"))
+                rows.append(row(text(say[key]), cell(percent(value, first), "score"), "", "", "", style="muted"))
                 drawn.append(Bar(say[key], percent(value, first), value, kind="baseline"))
         bodies.append(rows)
         if drawn:
@@ -49,7 +49,7 @@ def scores(runs: Sequence[Run], say: Say) -> str:
             )
     if not bodies:
         return ""
-    head = [text(say[name]) for name in ("model", "score", "interval")] + ["n", text(say["failed"]), ""]
+    head = [text(say[name]) for name in ("model", "score", "interval")] + ["n", text(say["failed"])]
     about = f"{text(say['scores_about'])} {text(say['overlap_about']) if several else ''}"
     return (
         f'<p class="about">{about}</p>{_matrix(seeing, say)}{table(head, bodies)}'
@@ -64,8 +64,8 @@ def _chips(found: Sequence[tuple[str, dict]], say: Say) -> dict[str, str]:
         return {}
     best, top = max(scored, key=lambda pair: pair[1]["score"])
     near = [name for name, result in scored if name != best and result["high"] >= top["low"]]
-    chips = {best: f'<span class="chip best">{text(say["tied" if near else "best"])}</span>'}
-    return chips | {name: f'<span class="chip">{text(say["overlaps"])}</span>' for name in near}
+    chips = {best: f' <span class="chip best">{text(say["tied" if near else "best"])}</span>'}
+    return chips | {name: f' <span class="chip">{text(say["overlaps"])}</span>' for name in near}
 
 
 def _matrix(runs: Sequence[Run], say: Say) -> str:
@@ -79,10 +79,10 @@ def _matrix(runs: Sequence[Run], say: Say) -> str:
         for run in runs:
             result = found.get(run.name) or {}
             score = NOTHING if result.get("score") is None else percent(result["score"], result)
-            between = f"<small>{interval(result, '–')}</small>" if result.get("low") is not None else ""
+            between = f"<small>{span(result)}</small>" if result.get("low") is not None else ""
             cells.append(cell(score + between, "score"))
         rows.append(row(said(task, say), *cells))
-    return table([text(say["task"]), *(said(run.name, say) for run in runs)], [rows])
+    return table([text(say["task"]), *(run_head(run.name, say) for run in runs)], [rows])
 
 
 def upstream(runs: Sequence[Run], say: Say) -> str:
@@ -95,23 +95,21 @@ def upstream(runs: Sequence[Run], say: Say) -> str:
         rule = first[1].get("rule", "")
         rows = [f'<tr class="task"><th scope="rowgroup" colspan="4">{said(task, say)}<small>{text(rule)}</small></th></tr>']
         drawn = []
-        for name, (result, upstream) in both.items():
-            named = say["blind"].format(name=name) if next(run for run in runs if run.name == name).is_blind else name
-            change = NOTHING if result["score"] is None else _points(upstream["score"] - result["score"], result, say)
-            count = f"<small>n {upstream['n']:,}</small>" if upstream.get("n") is not None else ""
-            own = NOTHING if result["score"] is None else f"{percent(result['score'], result)}<small>n {result['n']:,}</small>"
-            rows.append(
-                row(said(named, say), cell(own, "score"), cell(percent(upstream["score"], result) + count, "score"), change)
-            )
-            if result["score"] is not None:
-                drawn.append(
-                    Bar(f"{named}, Boda", percent(result["score"], result), result["score"], result["low"], result["high"])
-                )
-            label = f"{named}, {say['published_rule']}"
-            drawn.append(Bar(label, percent(upstream["score"], result), upstream["score"], kind="upstream"))
+        for name, (result, published) in both.items():
+            is_blind = next(run for run in runs if run.name == name).is_blind
+            score, other = result["score"], percent(published["score"], result)
+            change = NOTHING if score is None else _points(published["score"] - score, result, say)
+            count = f"<small>n {published['n']:,}</small>" if published.get("n") is not None else ""
+            own = NOTHING if score is None else f"{percent(score, result)}<small>n {result['n']:,}</small>"
+            named = said(say["blind"].format(name=name) if is_blind else name, say)
+            rows.append(row(named, cell(own, "score"), cell(other + count, "score"), change, style="muted" if is_blind else ""))
+            if not is_blind and score is not None:
+                drawn.append(Bar(name, f"Boda {percent(score, result)}", score, result["low"], result["high"]))
+                drawn.append(Bar("", f"{say['published_rule']} {other}", published["score"], kind="upstream"))
         bodies.append(rows)
-        chart = bars(drawn, axis(first[0]), task)
-        charts.append(f'<figure class="chart"><figcaption><h3>{said(task, say)}</h3></figcaption>{chart}</figure>')
+        if drawn:
+            chart = bars(drawn, axis(first[0]), task)
+            charts.append(f'<figure class="chart"><figcaption><h3>{said(task, say)}</h3></figcaption>{chart}</figure>')
     if not bodies:
         return ""
     head = [text(say["model"]), "Boda", text(say["published_rule"]), text(say["difference"])]
@@ -129,7 +127,7 @@ def groups(runs: Sequence[Run], say: Say) -> str:
     evaluated = [run for run in runs if run.results]
     for task, found in by_task(evaluated).items():
         named = [run for run in evaluated if run.name in found]
-        heads = [said(say["blind"].format(name=run.name) if run.is_blind else run.name, say) for run in named]
+        heads = [run_head(say["blind"].format(name=run.name) if run.is_blind else run.name, say) for run in named]
         tables = []
         metrics = dict.fromkeys(name for result in found.values() for name in result.get("metrics", {}))
         if metrics:
@@ -157,4 +155,4 @@ def groups(runs: Sequence[Run], say: Say) -> str:
 def _score_cell(result: dict) -> str:
     if result.get("score") is None:
         return NOTHING
-    return cell(f"{percent(result['score'], result)}<small>{interval(result, '–')}<br>n {result['n']:,}</small>", "score")
+    return cell(f"{percent(result['score'], result)}<small>{span(result)}<br>n {result['n']:,}</small>", "score")

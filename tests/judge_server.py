@@ -20,7 +20,14 @@ def mark(prompt: str, low: int = 1, high: int = 10) -> int:
 
 def verdict(messages: list[dict]) -> str:
     """What a judge that keeps to the form says, in the form that the prompt asks for."""
-    system, user = (message["content"] for message in messages)
+    *before, user = (message["content"] for message in messages)
+    system = "".join(before)
+    if "최종 점수: 10점 만점에 X점" in user:
+        return f"1. 색을 맞혔습니다.\n\n최종 점수: 10점 만점에 {mark(user, 0, 10)}점"
+    if user.startswith("다음은 시각 질문 응답 데이터입니다."):
+        return str(mark(user, 0, 1))
+    if "어시스턴트2_점수" in user:
+        return f"{mark(user)} {mark(user + ' ')}\n둘 다 질문에 답했습니다."
     if "매우 꼼꼼히 평가할 것이다" in system:
         return f"**평가**: 요구사항을 반영하였다.\n**점수**: {mark(user)}"
     if "Korean language expert" in system:
@@ -41,7 +48,8 @@ def verdict(messages: list[dict]) -> str:
 
 class JudgeServer(ThreadingHTTPServer):
     """`behave(number, attempt)` says how the `number`-th different prompt is met the `attempt`-th time, both from 0: `good`, `prose`,
-    `slow` (good, after `delay` seconds), a status such as 429, or `close` (hangs up). Seconds to wait may follow a status: (429, 2)."""
+    `slow` (good, after `delay` seconds), a function of the messages that gives the reply, a status such as 429, or `close` (hangs up).
+    Seconds to wait may follow a status: (429, 2)."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -101,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
             server.at_once += 1
             server.most_at_once = max(server.most_at_once, server.at_once)
             act = server.behave(number, attempt)
-            server.did[str(act[0] if isinstance(act, tuple) else act)] += 1
+            server.did["said" if callable(act) else str(act[0] if isinstance(act, tuple) else act)] += 1
         if act == "slow":
             time.sleep(server.delay)
         with server.lock:  # before the answer goes out, after which the next may be asked
@@ -113,8 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         if act == "close":
             self.close_connection = True
             return
-        if act in ("good", "slow", "prose"):
-            text = PROSE if act == "prose" else verdict(body["messages"])
+        if callable(act) or act in ("good", "slow", "prose"):
+            text = PROSE if act == "prose" else (act if callable(act) else verdict)(body["messages"])
             usage = {
                 "prompt_tokens": sum(len(message["content"]) for message in body["messages"]),
                 "completion_tokens": len(text),

@@ -119,10 +119,8 @@ def judged_report(task: str, paths: Sequence[str | Path]) -> tuple[dict[str, dic
 
     Results by `task`, or by `task:NAME` where there are several. Raises BodaError: no such task, no such files.
     """
-    if task not in JUDGED:
-        raise BodaError(f"no judged task '{task}'; there are {', '.join(JUDGED)}")
-    module = importlib.import_module(f"boda.evaluate.tasks.{JUDGED[task]}")
     found: dict[str, dict] = {}
+    module = _judged(task)
     for path in map(Path, paths):
         if (path / "results.json").is_file():
             there = read_json(path / "results.json", ADVICE)["tasks"]
@@ -130,16 +128,28 @@ def judged_report(task: str, paths: Sequence[str | Path]) -> tuple[dict[str, dic
                 raise BodaError(f"{path} has no results of {task}; it has {', '.join(there) or 'none'}")
             found[str(path)] = there[task]
             continue
-        lines: dict[str, list[dict]] = defaultdict(list)
-        for file in _files(path):
-            for number, row in enumerate(json_lines(file)):
-                foreign = f"{file}, row {number} is no judged answer of {task}: it needs {module.NEEDED}"
-                with explaining(foreign, LookupError, TypeError, ValueError, AttributeError):
-                    for model, line in module.published(file, number, row):
-                        lines[model].append(line)
+        lines = judged_lines(task, path)
         found |= {model: {**module.results(some, "upstream"), "remarks": []} for model, some in lines.items()}
     told = "\n\n".join(f"## {name}\n\n{module.tables(result)}" for name, result in found.items())
     return {f"{task}:{name}" if len(found) > 1 else task: result for name, result in found.items()}, told
+
+
+def judged_lines(task: str, path: Path) -> dict[str, list[dict]]:
+    """Lines of each model in judged files of the benchmark itself. Raises BodaError: no such task, no such files."""
+    module, lines = _judged(task), defaultdict(list)
+    for file in _files(path):
+        for number, row in enumerate(json_lines(file)):
+            foreign = f"{file}, row {number} is no judged answer of {task}: it needs {module.NEEDED}"
+            with explaining(foreign, LookupError, TypeError, ValueError, AttributeError):
+                for model, line in module.published(file, number, row):
+                    lines[model].append(line)
+    return lines
+
+
+def _judged(task: str):
+    if task not in JUDGED:
+        raise BodaError(f"no judged task '{task}'; there are {', '.join(JUDGED)}")
+    return importlib.import_module(f"boda.evaluate.tasks.{JUDGED[task]}")
 
 
 def _files(path: Path) -> list[Path]:

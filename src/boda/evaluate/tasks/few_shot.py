@@ -7,7 +7,6 @@ what repeating that answer would score stands beside the score.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 from boda.data.sample import Sample
 from boda.errors import BodaError
 from boda.evaluate.answers import encoding
-from boda.evaluate.metrics.captions import bleu, cider, rouge_l, tokens_by
 from boda.evaluate.shots import Demonstrations, with_shots
-from boda.evaluate.task import Row, Task, read_options, summary, version_of
+from boda.evaluate.task import Row, Task, read_options, version_of
+from boda.evaluate.tasks.caption import captioning
 from boda.evaluate.tasks.questions import messages_of, of_samples, questions
 
 VERSION = "1"
@@ -72,7 +71,7 @@ def few_shot(
     if chooser and (blank := [sample for sample in (*samples, *pool) if not sample.images]):
         raise blank[0].bad("images", f"there is none, and choose={chooser.name} compares pictures; choose=random does not")
     demonstrations = Demonstrations(pool, max(shots, default=0), seed, chooser.open if chooser else None)
-    base = _captions(samples, tokenizer) if kind == "captions" else of_samples(samples, lambda: pool if train else [], "")
+    base = captioning(samples, tokenizer) if kind == "captions" else of_samples(samples, lambda: pool if train else [], "")
     asked = [kind, tokenizer, seed, chooser and (chooser.fingerprint or chooser.name)]
     asked += [(sample.messages, [image.key for image in sample.images], sample.tags) for sample in (*samples, *pool)]
     rest = ([f"choose={chooser.name}"] if chooser else []) + (["as=captions"] if kind == "captions" else [])
@@ -113,37 +112,3 @@ def _shown(task: Task, demonstrations: Demonstrations, number: int) -> Task:
         return result
 
     return replace(task, messages=messages, score=score, summarise=summarise)
-
-
-def _captions(samples: Sequence[Sample], tokenizer: str) -> Task:
-    """The task of captioning: a row for each picture, its references all that samples answer to it and the same words."""
-    tokens = tokens_by(tokenizer)
-    references: dict[tuple, list[str]] = defaultdict(list)
-    first: dict[tuple, Sample] = {}
-    for sample in samples:
-        references[_question(sample)].append(sample.messages[-1].text)
-        first.setdefault(_question(sample), sample)
-
-    def score(row: Row, answer: str) -> dict:
-        known = references[_question(row.value)]
-        scored = {"score": rouge_l(tokens(answer), [tokens(text) for text in known]), "extracted": answer.strip()}
-        return {**scored, "gold": known[0], "references": known, "tags": dict(row.value.tags)}
-
-    def summarise(records: list[dict]) -> dict:
-        answered = [record for record in records if not record["failed"]]
-        pairs = [(tokens(record["raw"]), [tokens(text) for text in record["references"]]) for record in answered]
-        scores = iter(cider(pairs))
-        result = summary([record if record["failed"] else {**record, "score": next(scores)} for record in records])
-        result |= {"scale": [0, 10], "tokenizer": tokenizer}
-        if answered:
-            result |= {"bleu_4": bleu(pairs)[-1], "rouge_l": sum(record["score"] for record in answered) / len(answered)}
-            named = f"BLEU-4 {result['bleu_4']:.3f}, ROUGE-L {result['rouge_l']:.3f}, tokens by {tokenizer}"
-            result["remarks"] = [f"CIDEr-D {result['score']:.3f}, {named}"]
-        return result
-
-    note = "CIDEr-D (0 to 10; papers print it times 100); a record's own score is ROUGE-L"
-    return replace(of_samples([*first.values()], list, ""), score=score, summarise=summarise, note=note)
-
-
-def _question(sample: Sample) -> tuple:
-    return sample.messages[:-1], tuple(image.key for image in sample.images)

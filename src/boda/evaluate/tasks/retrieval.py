@@ -58,20 +58,12 @@ def coco(option: str, data_dir: DataDir) -> PairTask:
         raise BodaError(
             "coco-ko needs the captions and the test photos: coco-ko:MSCOCO_train_val_Korean.json:ids=dataset_coco.json"
         )
-    listed = Path(resolve_data(given["ids"], data_dir))
-    text = listed.read_text(encoding="utf-8")
-    said = f"{listed} is neither Karpathy's list nor one of COCO's ids or file names ({WHY})"
-    with explaining(said, ValueError, KeyError, IndexError):
-        if text.startswith("{"):
-            names = [str(each["cocoid"]) for each in json.loads(text)["images"] if each["split"] == "test"]
-        else:
-            names = text.split()
-        found: dict[int, tuple[ImageRef, list[str]] | None] = {_id_of(name): None for name in names}
+    found: dict[int, tuple[ImageRef, list[str]] | None] = dict.fromkeys(listed_photos(given["ids"], data_dir))
     images = resolve_data(given["images"], data_dir) if "images" in given else None
     columns = {"caption": "caption_ko"}
     for sample in read(resolve_data(path, data_dir), "captions", images=images, columns=columns, probe=False):
         photo, caption = sample.images[0], sample.messages[-1].text
-        if (number := _id_of(str(photo))) in found:
+        if (number := id_of(str(photo))) in found:
             _, captions = found[number] = found[number] or (photo, [])
             captions.extend([caption] if len(captions) < 5 else [])
     captioned = [each for each in found.values() if each]
@@ -87,7 +79,20 @@ def coco(option: str, data_dir: DataDir) -> PairTask:
     )
 
 
-def _id_of(name: str) -> int:
+def listed_photos(path: str, data_dir: DataDir) -> list[int]:
+    """The COCO ids in Karpathy's dataset_coco.json (its test split), or in a file with an id or file name a line."""
+    listed = Path(resolve_data(path, data_dir))
+    text = listed.read_text(encoding="utf-8")
+    said = f"{listed} is neither Karpathy's list nor one of COCO's ids or file names ({WHY})"
+    with explaining(said, ValueError, KeyError, IndexError):
+        if text.startswith("{"):
+            names = [str(each["cocoid"]) for each in json.loads(text)["images"] if each["split"] == "test"]
+        else:
+            names = text.split()
+        return [*dict.fromkeys(map(id_of, names))]
+
+
+def id_of(name: str) -> int:
     """COCO_val2014_000000391895.jpg -> 391895."""
     return int(re.findall(r"\d+", name)[-1])
 

@@ -73,19 +73,19 @@ def test_wrong_use_and_a_judge_that_is_not_there(tmp_path: Path):
 
 def test_answers_stay_within_the_models_positions_whatever_the_batch(monkeypatch):
     """Prompts of many lengths, with a limit that only the model's positions make finite."""
-    import boda.models.generate as generation
+    import boda.evaluate.local as local
 
     model, processor = boda.load(tiny.language_folder("llama"))
     positions = model.config.max_position_embeddings
     conversations = [[{"role": "user", "content": "가나다 " * number}] for number in (1, 2, 8, positions // 16, positions)]
-    lengths = [generation.encode(model, processor, [each])["input_ids"].shape[1] for each in conversations]
+    lengths = [local.encode(model, processor, [each])["input_ids"].shape[1] for each in conversations]
     batches: list[int] = []
 
-    def generate(model, processor, asked, max_new_tokens: int, **rest) -> list[str]:
+    def generate(model, processor, asked, size: int, max_new_tokens: int, **rest) -> list[tuple[str, int]]:
         batches.append(len(asked))
-        return [str(max_new_tokens)] * len(asked)
+        return [(str(max_new_tokens), 1)] * len(asked)
 
-    monkeypatch.setattr(generation, "generate", generate)
+    monkeypatch.setattr(local, "generate_counted", generate)
     ask = answerer((model, processor)).open()
     for turns in (1, 2):
         decoding = {"temperature": 0.0, "max_new_tokens": 100_000, "within_context": turns}
@@ -99,12 +99,14 @@ def test_answers_stay_within_the_models_positions_whatever_the_batch(monkeypatch
 
 
 def test_a_tasks_stop_strings_come_to_the_models_own(monkeypatch):
-    import boda.models.generate as generate
+    import boda.evaluate.local as local
 
     model, processor = boda.load(tiny.language_folder("llama"))
     model.boda_info = {"generation": {"stop": ["끝"]}}
     given: list[dict] = []
-    monkeypatch.setattr(generate, "generate", lambda model, processor, asked, **rest: given.append(rest) or [""] * len(asked))
+    monkeypatch.setattr(
+        local, "generate_counted", lambda model, processor, asked, size, **rest: given.append(rest) or [("", 0)] * len(asked)
+    )
     ask = answerer((model, processor)).open()
     ask([[{"role": "user", "content": "가"}]], {"temperature": 0.0, "max_new_tokens": 2, "stop": ["[INST]"]})
     ask([[{"role": "user", "content": "가"}]], {"temperature": 0.0, "max_new_tokens": 2})

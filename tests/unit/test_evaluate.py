@@ -58,6 +58,11 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+def timeless(records):
+    """Answers without how long they took."""
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
+
+
 def run(model, tasks, out, **rest):
     return boda.evaluate.run(model, tasks=tasks, out=out, quiet=True, **rest)
 
@@ -251,7 +256,7 @@ def test_a_stopped_run_continues_after_the_last_whole_line(file: Path, tmp_path:
     model = Answers()
     assert run(model, [task], out) == expected
     assert len(model.asked) == 7
-    assert path.read_text(encoding="utf-8") == (whole / "answers.jsonl").read_text(encoding="utf-8")
+    assert timeless(read_answers(path)) == timeless(read_answers(whole))
     assert run(model, [task], out) == expected and len(model.asked) == 7  # nothing left to ask
 
 

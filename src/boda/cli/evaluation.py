@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from boda.cli.console import DataDir, OutDir, result
+from boda.cli.console import DataDir, OutDir, result, settings
 
 
 def evaluate(
-    model: Annotated[str | None, typer.Argument(help="a model folder or hub id")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="a model folder, hub id or https://host/v1#name (key: BODA_API_KEY or OPENAI_API_KEY)")
+    ] = None,
     tasks: Annotated[str | None, typer.Option(help="task names with commas between, e.g. questions:test.jsonl")] = None,
-    limit: Annotated[int | None, typer.Option(help="only the first rows of each task")] = None,
+    limit: Annotated[int | None, typer.Option(help="at most so many rows of each task, of every kind its share")] = None,
     blind: Annotated[bool, typer.Option(help="leave the pictures out: what the words alone give away")] = False,
     out: OutDir = None,
     data: DataDir = None,
     judge: Annotated[str | None, typer.Option(help="who scores judged tasks: https://host/v1 (key: BODA_JUDGE_KEY)")] = None,
     judge_model: Annotated[str | None, typer.Option(help="the judge's model, as its server calls it")] = None,
     judge_concurrency: Annotated[int, typer.Option(min=1, help="judgements asked for at a time")] = 8,
+    batch_size: Annotated[int, typer.Option(help="questions asked at a time")] = 16,
+    processes: Annotated[int, typer.Option(help="so many, each with the model, share the questions")] = 1,
+    image_limit: Annotated[int | None, typer.Option(help="shrink pictures whose longer side has more pixels")] = None,
+    system: Annotated[str | None, typer.Option(help='a system text in place of the model\'s own; "" for none')] = None,
+    engine: Annotated[str | None, typer.Option(help="transformers, or vllm (started by the command in BODA_VLLM)")] = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with the model")] = False,
     list_tasks: Annotated[bool, typer.Option("--list", help="list the tasks there are")] = False,
 ) -> None:
     """Score a model on evaluation tasks; answers are saved and a second run goes on. Judged tasks need --judge, then or later."""
@@ -34,20 +43,42 @@ def evaluate(
     if (judge is None) != (judge_model is None):
         raise typer.BadParameter("--judge and --judge-model come together: where the judge is, and which model there")
     asked = {"url": judge, "model": judge_model, "concurrency": judge_concurrency} if judge else None
-    folder = out or Path("runs") / "eval" / Path(model.rstrip("/")).resolve().parent.name
-    named = evaluation.split_tasks(tasks)
-    scores = evaluation.run(model, tasks=named, out=folder, limit=limit, blind=blind, data_dir=data, judge=asked)
+    folder = out or Path("runs") / "eval" / _run_name(model)
+    scores = evaluation.run(
+        model,
+        tasks=evaluation.split_tasks(tasks),
+        out=folder,
+        limit=limit,
+        blind=blind,
+        data_dir=data,
+        batch_size=batch_size,
+        trust_remote_code=trust_remote_code,
+        judge=asked,
+        processes=processes,
+        image_limit=image_limit,
+        system=system,
+        engine=engine,
+    )
     result({"tasks": scores}, f"answers: {folder}")
 
 
+def _run_name(model: str) -> str:
+    """What a run is called unless it is told: after the run whose model it is, or as the model is."""
+    place = Path(model)
+    return place.resolve().parent.name if place.is_dir() else re.sub(r"\W+", "-", model.rpartition("://")[2]).strip("-")
+
+
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="folders that `boda eval` or `boda train` wrote; with --task also files")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="folders that `boda eval`, `boda train` or `boda bench` wrote; with --task also files")
+    ],
     out: Annotated[Path | None, typer.Option(help="where to write; beside the first run unless given")] = None,
     task: Annotated[
         str | None, typer.Option(help="print a judged benchmark's own tables, also of files it wrote itself")
     ] = None,
+    language: Annotated[Literal["ko", "en"], typer.Option(help="the language of the page's own words")] = "ko",
 ) -> None:
-    """Tables, a contact sheet of answers, and curves of what runs have written."""
+    """A page about runs, tables as Markdown and CSV, model cards, a contact sheet of answers, curves of training."""
     if task is not None:
         from boda.evaluate.judged import judged_report
 
@@ -56,7 +87,15 @@ def report(
             out.write_text(tables + "\n", encoding="utf-8")
         result({"tasks": results}, f"{tables}")
         return
+    from boda.evaluate.figures import read_runs
     from boda.evaluate.report import write_report
 
-    written = write_report(runs, out)
-    result({"files": [str(path) for path in written]}, "\n".join(map(str, written)))
+    written = write_report(runs, out, language, settings["quiet"])
+    kept = ("score", "n", "failed", "low", "high")
+    scores = {
+        run.name: {task: {key: found[key] for key in kept} for task, found in run.tasks.items()}
+        for run in read_runs(runs)
+        if run.results
+    }
+    found: dict = {"files": [str(path) for path in written], "tasks": next(iter(scores.values()), {}), "runs": scores}
+    result(found, "\n".join(map(str, written)))

@@ -5,21 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from boda.data.sample import IMAGE_MARK, ImageRef
 from boda.errors import WHY, BodaError, explaining
-from boda.evaluate.task import Row, Task
+from boda.evaluate.engines import VLLM
+from boda.evaluate.processes import Worker, start, stop
+from boda.evaluate.remote import RemoteModel, is_address
 from boda.files import as_lines, write_lines, writing
 
 SAMPLES_OF_A_LARGE_FILE, PIECE = 64, 1 << 12
 ADVICE = "delete the folder or choose another --out"
-Ask = Callable[[list[list[dict]], dict], Sequence[str | BodaError]]
+ENGINES = ("transformers", "vllm")
 
 
 @dataclass(frozen=True)
@@ -29,74 +29,74 @@ class Answerer:
     name: str
     fingerprint: str
     settings: dict  # the model's own generation settings, for the record
-    # Gives an Ask, (conversations, decoding) -> one answer each, or the Encoder of one that is measured.
+    # Gives an Ask, or several that are asked at the same time, or the Encoder of one that is measured.
     open: Callable[[], Any]
+    is_remote: bool = False  # questions go one by one, as many at the same time as a batch has
+    close: Callable[[], None] = lambda: None
 
 
-def answerer(model: Any, trust_remote_code: bool = False) -> Answerer:
-    """A model folder, hub id, (model, processor) pair or object with `answer`, as an Answerer. Raises BodaError: none of these."""
+def answerer(
+    model: Any, trust_remote_code: bool = False, processes: int = 1, engine: str | None = None, exact: bool = True
+) -> Answerer:
+    """A model folder, hub id, address, (model, processor) pair or object with `answer`, as an Answerer.
+
+    `exact`: so that an answer does not depend on its batch. Raises BodaError: none of these, or no model to put into several
+    processes or into an engine.
+    """
+    if engine not in (*ENGINES, None):
+        raise BodaError(f"no engine '{engine}'; there are {', '.join(ENGINES)}")
+    if is_address(model):
+        _alone("an address is asked as it is", processes, engine)
+        remote = RemoteModel(model)
+        return Answerer(remote.name, remote.name, {}, remote.open, is_remote=True)
+    if isinstance(model, (str, Path)):
+        return _of_name(str(model), trust_remote_code, processes, engine, exact)
+    _alone("a model that is loaded already is asked where it is", processes, engine)
     if hasattr(model, "answer"):
         name = str(getattr(model, "name", type(model).__name__))
         return Answerer(name, "", {}, lambda: lambda conversations, decoding: model.answer(conversations))
     if isinstance(model, tuple) and len(model) == 2:
         name = str(getattr(getattr(model[0], "config", None), "_name_or_path", "") or type(model[0]).__name__)
-        return Answerer(name, "", {}, lambda: _asker(*model))
-    if not isinstance(model, (str, Path)):
-        raise BodaError(
-            f"{type(model).__name__} is no model to evaluate: give a folder or hub id, a (model, processor) pair, "
-            "or an object with answer(conversations)"
-        )
-    from boda.models.checkpoints import load, locate, read_info
+        settings = getattr(model[0], "boda_info", {}).get("generation", {})
+        from boda.evaluate.local import LocalModel
+
+        return Answerer(name, "", settings, lambda: LocalModel(*model))
+    raise BodaError(
+        f"{type(model).__name__} is no model to evaluate: give a folder, hub id or address, a (model, processor) pair, "
+        "or an object with answer(conversations)"
+    )
+
+
+def _alone(why: str, processes: int, engine: str | None) -> None:
+    if processes > 1 or engine not in (None, ENGINES[0]):
+        raise BodaError(f"{why}; several processes and engines are for a folder or hub id")
+
+
+def _of_name(model: str, trust_remote_code: bool, processes: int, engine: str | None, exact: bool) -> Answerer:
+    from boda.models.checkpoints import locate, read_info
+
+    settings = read_info(model).get("generation", {})
+    who = partial(Answerer, model, fingerprint(Path(locate(model))), settings)
+    if engine == "vllm":
+        _alone("vLLM shares its work out itself", processes, None)
+        server = VLLM(locate(model), trust_remote_code)
+        return who(cache(lambda: RemoteModel(server.start(), settings).open()), is_remote=True, close=server.stop)
+    if processes > 1:
+        workers: list[Worker] = []
+
+        def start_all() -> list[Worker]:
+            workers[:] = workers or start(model, processes, trust_remote_code)
+            return workers
+
+        return who(start_all, close=lambda: stop(workers))
 
     @cache
-    def open() -> Ask:
-        loaded, processor = load(str(model), trust_remote_code=trust_remote_code)
-        if hasattr(loaded, "get_text_features"):
-            raise BodaError(
-                f"'{model}' is a pair model: it compares pictures and texts and answers nothing; `boda eval --list` shows its tasks"
-            )
-        return _asker(loaded, processor)
+    def open() -> Any:
+        from boda.evaluate.local import open_local
 
-    return Answerer(str(model), fingerprint(Path(locate(model))), read_info(model).get("generation", {}), open)
+        return open_local(model, trust_remote_code, exact)
 
-
-def _asker(model, processor) -> Ask:
-    from boda.data.images import load_image
-    from boda.models.generate import encode, generate, with_system
-
-    def seen(message: dict) -> dict:
-        read = [{**part, "image": load_image(part["image"])} if part["type"] == "image" else part for part in _parts(message)]
-        return {**message, "content": read}
-
-    saved = getattr(model, "boda_info", {}).get("generation", {})
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-    def ask(conversations: list[list[dict]], decoding: dict) -> Sequence[str | BodaError]:
-        """Answers. Decoding may say `within_context`: so many turns, this one the first, share the positions that are left."""
-        asked = [[seen(message) for message in messages] for messages in conversations]
-        decoding = dict(decoding)
-        if "stop" in decoding:  # a task's stop strings come to the model's own
-            decoding["stop"] = [*(saved.get("stop") or ()), *decoding["stop"]]
-        turns = decoding.pop("within_context", 0)
-        if not turns or context is None:
-            return generate(model, processor, asked, **decoding)
-        # Rounded down, so that conversations of about the same length are answered together and none depends on the others.
-        step, rooms = max(1, context // 16), defaultdict(list)
-        for number, messages in enumerate(asked):
-            length = encode(model, processor, [with_system(messages, saved.get("system"))])["input_ids"].shape[1]
-            rooms[min(decoding["max_new_tokens"], (context - length) // turns // step * step)].append(number)
-        answers: dict[int, str | BodaError] = {}
-        for room, numbers in rooms.items():
-            if room <= 0:
-                too_long = BodaError(f"the conversation is too long for a model of {context:,} positions")
-                answers |= dict.fromkeys(numbers, too_long)
-                continue
-            told = generate(model, processor, [asked[number] for number in numbers], **{**decoding, "max_new_tokens": room})
-            answers |= dict(zip(numbers, told))
-        return [answers[number] for number in range(len(asked))]
-
-    ask.loaded = model, processor  # type: ignore[attr-defined]  # for what is measured of the model itself
-    return ask
+    return who(open)
 
 
 def encoding(model: Any) -> Answerer:
@@ -107,8 +107,8 @@ def encoding(model: Any) -> Answerer:
         model = Encoder(model[0], model[1], type(model[0]).__name__)
     if hasattr(model, "texts") and hasattr(model, "images"):
         return Answerer(model.name, model.fingerprint, {}, lambda: model)
-    if not isinstance(model, (str, Path)):
-        kind = type(model).__name__
+    if is_address(model) or not isinstance(model, (str, Path)):
+        kind = "an address" if is_address(model) else type(model).__name__
         raise BodaError(f"{kind} gives no vectors; this task measures a pair model: a folder, hub id, pair or Encoder")
     from boda.models.checkpoints import locate
     from boda.models.encoder import Encoder
@@ -132,84 +132,6 @@ def fingerprint(folder: Path) -> str:
                 stream.seek(number * (size - PIECE) // (SAMPLES_OF_A_LARGE_FILE - 1))
                 digest.update(stream.read(PIECE))
     return digest.hexdigest()[:16]
-
-
-def _parts(message: dict) -> list[dict]:
-    content = message["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def answered(ask: Ask, task: Task, rows: Sequence[Row], blind: bool) -> list[dict]:
-    """Records of one batch. A row that cannot be asked (a broken picture, a text too long) fails alone, not its batch.
-
-    Of a conversation, all of the batch's first questions are asked, then the next ones of those that go on.
-    """
-    asked = [task.messages(row) for row in rows]
-    answers: list[list[str]] = [[] for _ in rows]
-    replies: list[str | BodaError] = [""] * len(rows)
-    going = list(range(len(rows)))
-    try:
-        for turn in range(task.turns):
-            for number in going if turn and task.follow else ():
-                asked[number] = task.follow(rows[number], answers[number])  # type: ignore[misc]
-            questions = [_without_pictures(asked[number]) if blind else asked[number] for number in going]
-            told = _asked(ask, task, [rows[number] for number in going], questions, task.turns - turn)
-            for number, reply in zip(going, told):
-                replies[number] = reply
-                answers[number] += [reply] if isinstance(reply, str) else []
-            going = [number for number in going if isinstance(replies[number], str)]
-    except BodaError as error:
-        if len(rows) > 1:
-            return [record for row in rows for record in answered(ask, task, [row], blind)]
-        replies = [error]
-    records = []
-    for row, messages, reply, given in zip(rows, asked, replies, answers):
-        shown = _as_text(_without_pictures(messages) if blind else messages)
-        record: dict = {"task": task.name, "row": row.id, "prompt": shown, "images": _pictures_of(messages)}
-        failure = {"score": None, "extracted": None, "error": str(reply)} if isinstance(reply, BodaError) else {}
-        record |= {"raw": None if failure else reply, **({"answers": given} if task.follow else {})}
-        record |= {**task.score(row, "" if failure else str(reply)), "failed": bool(failure)}
-        records.append(record | failure)
-    return records
-
-
-def _asked(ask: Ask, task: Task, rows: Sequence[Row], questions: list[list[dict]], turns: int) -> list[str | BodaError]:
-    """What the model says in the first of so many turns that are left, rows of the same decoding together."""
-    alike: dict[str, list[int]] = defaultdict(list)
-    decodings = [task.decoding | (task.decoding_of(row) if task.decoding_of else {}) for row in rows]
-    for number, decoding in enumerate(decodings):
-        decoding |= {"within_context": turns} if decoding.get("within_context") else {}
-        alike[json.dumps(decoding)].append(number)
-    found: dict[int, str | BodaError] = {}
-    for numbers in alike.values():
-        replies = ask([questions[number] for number in numbers], decodings[numbers[0]])
-        if len(replies) != len(numbers) or not all(isinstance(reply, str | BodaError) for reply in replies):
-            raise TypeError(f"the model was asked {len(numbers)} questions and gave {len(replies)} answers or no texts")
-        found |= dict(zip(numbers, replies))
-    return [found[number] for number in range(len(rows))]
-
-
-def _without_pictures(messages: list[dict]) -> list[dict]:
-    return [{**message, "content": [part for part in _parts(message) if part["type"] != "image"]} for message in messages]
-
-
-def _as_text(messages: list[dict]) -> list[dict]:
-    """The conversation for the record: role and words, `<image>` where a picture stands."""
-
-    def said(part: dict) -> str:
-        return IMAGE_MARK if part["type"] == "image" else part["text"]
-
-    return [{"role": message["role"], "content": "".join(map(said, _parts(message)))} for message in messages]
-
-
-def _pictures_of(messages: list[dict]) -> list[dict | None]:
-    """Where the pictures of a conversation are, for the record; None for one that lies nowhere."""
-    found: list[dict | None] = []
-    for image in (part["image"] for message in messages for part in _parts(message) if part["type"] == "image"):
-        place = ImageRef(str(image)) if isinstance(image, (str, Path)) else image
-        is_kept = isinstance(place, ImageRef) and place.data is None
-        found.append(json.loads(place.to_json()) if is_kept else None)
-    return found
 
 
 class AnswersFile:

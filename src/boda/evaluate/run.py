@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from boda.errors import BodaError
-from boda.evaluate.answers import ADVICE, Answerer, AnswersFile, answered, answerer, encoding
+from boda.evaluate.answers import ADVICE, Answerer, AnswersFile, answerer, encoding
+from boda.evaluate.asking import Asking, ModelGone, batches
 from boda.evaluate.judge import NAMES, Judge, judge_answers, usage, wanted, with_judgements
 from boda.evaluate.report import show
 from boda.evaluate.task import Measured, PairTask, Row, Task
@@ -30,18 +32,27 @@ def run(
     quiet: bool = False,
     trust_remote_code: bool = False,
     judge: Judge | dict | None = None,
+    processes: int = 1,
+    image_limit: int | None = None,
+    system: str | None = None,
+    engine: str | None = None,
 ) -> dict[str, dict]:
     """Evaluates a model: {task: {score, n, failed, low, high, ...}}. The same call again continues after the last answer.
 
     Args:
-        model: a folder or hub id, a (model, processor) pair, or an object with `answer(conversations) -> list[str]`;
-            for tasks on pair models a folder, hub id or Encoder.
+        model: a folder or hub id, `https://host/v1#name` (a server that speaks as OpenAI's; its key in BODA_API_KEY or
+            OPENAI_API_KEY), a (model, processor) pair, or an object with `answer(conversations) -> list[str]`; for tasks on pair
+            models a folder, hub id or Encoder.
         tasks: names as `--tasks` takes them, or Task or PairTask objects, all for one kind of model.
         out: folder for `answers.jsonl` (every answer as it comes), `run.json` (what was run) and `results.json`.
         limit: at most so many rows of each task; blind: without the pictures, to see what the words alone give.
         data_dir: where relative data paths are looked up first; batch_size: conversations asked at a time.
         judge: who scores the answers of judged tasks: `{"url": "https://host/v1", "model": NAME, "concurrency": 8}` or a Judge.
             Without one they are answered and saved, and the same call with a judge only judges.
+        processes: so many, each with the model (on a GPU of its own where there are several), share the questions.
+        image_limit: pixels of the longer side; larger pictures are shrunk before any model sees them.
+        system: a text that every model is given in place of its own; "": none; None: the model's own.
+        engine: "transformers", or "vllm", started for the run by the command in BODA_VLLM.
 
     Raises BodaError: unknown task, no model, or `out` holds answers of another model, task version or way of asking; or the
     judge is not to be had, what has been answered and judged being kept.
@@ -49,8 +60,9 @@ def run(
     judge = Judge.of(judge)
     if not tasks:
         raise BodaError("no task: name at least one, e.g. --tasks questions:PATH")
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise BodaError(f"batch size {batch_size} and limit {limit}: both are at least 1")
+    counts = {"batch size": batch_size, "limit": limit, "processes": processes, "image limit": image_limit}
+    if wrong := [f"{name} {count}" for name, count in counts.items() if count is not None and count < 1]:
+        raise BodaError(f"{' and '.join(wrong)}: at least 1")
     made = [each for task in tasks for each in (make_tasks(task, data_dir) if isinstance(task, str) else [task])]
     names = [task.name for task in made]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
@@ -61,10 +73,14 @@ def run(
     if measured and (blind or len(measured) < len(made)):
         why = "nothing is left of it without pictures" if blind else "other tasks ask models that answer; run it by itself"
         raise BodaError(f"{measured[0]} compares pictures and texts by a pair model's vectors: {why}")
-    who = encoding(model) if measured else answerer(model, trust_remote_code)
+    asking = Asking(blind, image_limit, system)
+    if computed := [task for task in made if isinstance(task, Measured)]:
+        _check_computed(computed[0], asking, processes, engine)
+    is_asked = any(isinstance(task, Task) for task in made)
+    who = encoding(model) if measured else answerer(model, trust_remote_code, processes, engine, exact=is_asked)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    description = _claim(out, who, made, blind)
+    description = _claim(out, who, made, asking, engine)
     answers = AnswersFile(out / "answers.jsonl")
     judgements = AnswersFile(out / "judgements.jsonl", NAMES, keeps_failures=True)
     loaded = [(task, list(task.load(limit))) for task in made]
@@ -73,16 +89,12 @@ def run(
     if judge and any(_unjudged(task, rows, answers, judgements) for task, rows in loaded):
         judge.probe()  # before the model answers for hours
 
-    for task, rows in loaded:
-        missing = [row for row in rows if (task.name, row.id) not in answers.records]
-        done = len(rows) - len(missing)
-        if done and not quiet:
-            print(f"{task.name}: {done} of {len(rows)} answers are there already", file=sys.stderr)
-        if missing:  # a run that has every answer already loads nothing
-            found = _records(who.open(), task, missing, blind, batch_size, quiet)
-            found = _watched(found, task.name, len(rows), done, quiet)
-            while batch := list(islice(found, batch_size)):
-                answers.add(batch)
+    found_speed: dict[str, dict] = {}
+    try:
+        for task, rows in loaded:
+            found_speed[task.name] = _answer_all(who, task, rows, answers, asking, batch_size, quiet)
+    finally:
+        who.close()
     results = {}
     for task, rows in loaded:  # every answer is on disk before the first is judged
         records = [answers.records[task.name, row.id] for row in rows]
@@ -96,11 +108,84 @@ def run(
             result |= told | {"remarks": [*result.get("remarks", ()), *told["remarks"]]}
         results[task.name] = {**result, "version": task.version, "note": task.note}
     # Tasks of earlier runs into the same folder stay in the file; the caller gets what was asked for.
-    earlier = read_json(out / "results.json", ADVICE).get("tasks", {})
-    write_json(out / "results.json", {**description, "limit": limit, "tasks": {**earlier, **results}})
+    earlier = read_json(out / "results.json", ADVICE)
+    written = {**description, "limit": limit, "tasks": {**earlier.get("tasks", {}), **results}}
+    conditions = {task.name: _conditions(task, who, asking, limit, results[task.name]) for task in made}
+    written["conditions"] = {**earlier.get("conditions", {}), **conditions}
+    before = earlier.get("speed", {})
+    speed = {
+        task.name: _speed(
+            [answers.records[task.name, row.id] for row in rows], found_speed[task.name], before.get(task.name, {})
+        )
+        for task, rows in loaded
+    }
+    write_json(out / "results.json", {**written, "speed": {**before, **speed}})
     if not quiet:
         show(results, f"{who.name}{' (blind)' if blind else ''}")
     return results
+
+
+def _check_computed(task: Measured, asking: Asking, processes: int, engine: str | None) -> None:
+    """Raises BodaError for what has no meaning where a model is measured and not asked; texts alone have neither system nor pictures."""
+    given = {"several processes": processes > 1, "engine": engine not in (None, "transformers")}
+    if isinstance(task, PairTask):
+        given |= {"system text": asking.system is not None, "image limit": asking.image_limit is not None}
+    if wrong := [name for name, is_given in given.items() if is_given]:
+        raise BodaError(
+            f"{task.name} is computed from the model in this process: no {' and no '.join(wrong)}; run it by itself"
+        )
+
+
+def _answer_all(
+    who: Answerer, task: Task | Measured, rows: Sequence[Row], answers: AnswersFile, asking: Asking, size: int, quiet: bool
+) -> dict:
+    """Has the model answer what is not answered yet, every batch on disk as it comes; what is known of how it went.
+
+    Raises ModelGone, saying what is saved.
+    """
+    missing = [row for row in rows if (task.name, row.id) not in answers.records]
+    done = len(rows) - len(missing)
+    if done and not quiet:
+        print(f"{task.name}: {done} of {len(rows)} answers are there already", file=sys.stderr)
+    if not missing:  # a run that has every answer already loads nothing
+        return {}
+    model = who.open()
+    asks = model if isinstance(model, list) else [model] * (size if who.is_remote else 1)
+    if isinstance(task, Measured):
+        found = _measured(model, task, missing, size, quiet)
+    else:
+        found = batches(asks, task, missing, 1 if who.is_remote else size, asking)
+    progress = Progress(
+        lambda seen: f"{task.name} {seen.done}/{seen.total}  {seen.rate:.1f}/s  {seen.left}", len(rows), done, quiet
+    )
+    try:
+        for batch in found:
+            answers.add(batch)
+            progress.update(progress.done + len(batch))
+    except ModelGone as error:
+        there = f"{progress.done} of {len(rows)} answers of {task.name} are saved"
+        raise ModelGone(f"{error}. {there}; the same command goes on from there") from None
+    peaks = [ask.peak() for ask in asks if hasattr(ask, "peak")]
+    precisions = {ask.precision for ask in asks if hasattr(ask, "precision")}
+    return {"peak_bytes": sum(peaks) if peaks and None not in peaks else None, "precision": next(iter(precisions), None)}
+
+
+def _conditions(task: Task | Measured, who: Answerer, asking: Asking, limit: int | None, result: dict) -> dict:
+    """What scores have to share to be compared."""
+    own = who.settings.get("system") or ""
+    system = "" if isinstance(task, Measured) else own if asking.system is None else asking.system
+    judge = (result.get("judge") or {}).get("model") if isinstance(task, Task) and task.judging else None
+    told = {"version": task.version, "decoding": task.decoding, "system": system, "image_limit": asking.image_limit}
+    return told | {"limit": limit, "judge": judge}
+
+
+def _speed(records: Sequence[dict], found: dict, before: dict) -> dict:
+    """How fast the answers came and what memory it took; of earlier runs what this one does not know."""
+    timed = [record for record in records if "seconds" in record and not record["failed"]]
+    seconds, tokens = sum(record["seconds"] for record in timed), [record["tokens"] for record in timed]
+    told: dict = {"seconds": round(seconds, 3), "answers_per_second": len(timed) / seconds if seconds else 0.0}
+    told["tokens_per_second"] = sum(tokens) / seconds if seconds and None not in tokens else None
+    return told | {name: found.get(name) or before.get(name) for name in ("peak_bytes", "precision")}
 
 
 def _unjudged(task: Any, rows: Sequence[Row], answers: AnswersFile, judgements: AnswersFile) -> bool:
@@ -111,10 +196,11 @@ def _unjudged(task: Any, rows: Sequence[Row], answers: AnswersFile, judgements: 
     return unanswered or bool(wanted(task, rows, answers.records, judgements))
 
 
-def _claim(out: Path, who: Answerer, tasks: Iterable[Task | Measured], blind: bool) -> dict:
+def _claim(out: Path, who: Answerer, tasks: Iterable[Task | Measured], asking: Asking, engine: str | None) -> dict:
     """Writes `run.json`, or checks that what is there is a run of the same model, tasks and way of asking."""
     path = out / "run.json"
-    new: dict = {"model": who.name, "fingerprint": who.fingerprint, "blind": blind, "settings": who.settings}
+    new: dict = {"model": who.name, "fingerprint": who.fingerprint, "blind": asking.blind, "settings": who.settings}
+    new |= {"image_limit": asking.image_limit, "system": asking.system, "engine": None if engine == "transformers" else engine}
     new |= {"tasks": {task.name: task.version for task in tasks}, "decoding": {task.name: task.decoding for task in tasks}}
     new["started"] = datetime.now(UTC).isoformat(timespec="seconds")
     if old := read_json(path, ADVICE):
@@ -137,25 +223,25 @@ def _claim(out: Path, who: Answerer, tasks: Iterable[Task | Measured], blind: bo
 
 def _told(run: dict) -> dict:
     """What runs into one folder have to share, by the names that a message calls it."""
-    kept = {name: run.get(name) for name in ("model", "fingerprint", "blind", "settings")}
+    kept = {name: run.get(name) for name in ("model", "fingerprint", "blind", "settings", "system", "engine")}
+    kept["image limit"] = run.get("image_limit")
     kept |= {f"{task}'s version": version for task, version in run["tasks"].items()}
     return kept | {f"{task}'s decoding": decoding for task, decoding in run["decoding"].items()}
 
 
-def _records(model: Any, task: Task | Measured, rows: Sequence[Row], blind: bool, size: int, quiet: bool) -> Iterator[dict]:
-    """Records of the rows: of questions, asked so many at a time, or of what is measured of a pair model."""
-    if isinstance(task, PairTask):
+def _measured(model: Any, task: Measured, rows: Sequence[Row], size: int, quiet: bool) -> Iterator[list[dict]]:
+    """Records of what is measured of a model, so many at a time."""
 
-        def watch(things: Sequence, what: str) -> Iterator:
-            return _watched(things, f"{task.name}, {what}", len(things), 0, quiet)
+    def watch(things: Sequence, what: str) -> Iterator:
+        return _watched(things, f"{task.name}, {what}", len(things), 0, quiet)
 
-        yield from ({"task": task.name, **record} for record in task.measure(model, rows, watch))
-        return
-    if isinstance(task, Measured):
-        yield from ({"task": task.name, **record} for record in task.measure(model, rows, size))
-        return
-    for start in range(0, len(rows), size):
-        yield from answered(model, task, rows[start : start + size], blind)
+    found = iter(task.measure(model, rows, watch if isinstance(task, PairTask) else size))
+    began = time.monotonic()
+    while batch := list(islice(found, size)):
+        now = time.monotonic()
+        facts = {"seconds": round((now - began) / len(batch), 6), "tokens": None}
+        yield [{"task": task.name, **record, **facts} for record in batch]
+        began = now
 
 
 def _watched(things: Iterable, name: str, total: int, first: int, quiet: bool) -> Iterator:

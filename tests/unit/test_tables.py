@@ -76,7 +76,7 @@ def test_pictures_that_others_show_too(tmp_path: Path):
     schema = Schema("set", {"index": "text", "image": "image"}, "index")
     first, second = read_table(schema, write_tsv(tmp_path / "a.tsv", rows))
     assert first["image"] == second["image"] and first["image"].read() == picture(7)
-    with pytest.raises(BodaError, match="row 1000007: 'image' is neither a picture nor a row's that has one"):
+    with pytest.raises(BodaError, match=r"row 1000007: 'image' is neither a picture nor a row's that has one"):
         read_table(schema, write_tsv(tmp_path / "b.tsv", [rows[0], {"index": 1_000_007, "image": "8"}]))
 
 
@@ -124,22 +124,22 @@ def test_what_is_wrong_is_said_with_its_row(tmp_path: Path, what: str):
 
 def test_what_is_no_benchmark_file(tmp_path: Path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"PAR1, or so it says")
-    with pytest.raises(BodaError, match="a.parquet is no Parquet file that can be read"):
+    with pytest.raises(BodaError, match=r"a.parquet is no Parquet file that can be read"):
         read_table(SCHEMA, tmp_path / "a.parquet")
     (tmp_path / "a.tsv").write_bytes("id\twords\tn\tpicture\n1\t낱말\t1\tx".encode("cp949"))
-    with pytest.raises(BodaError, match="a.tsv is no table in UTF-8"):
+    with pytest.raises(BodaError, match=r"a.tsv is no table in UTF-8"):
         read_table(SCHEMA, tmp_path / "a.tsv")
     (tmp_path / "a.jsonl").write_text(json.dumps({"id": "1"}) + "\n{no json", encoding="utf-8")
-    with pytest.raises(BodaError, match="lacks column 'words'"):
+    with pytest.raises(BodaError, match=r"lacks column 'words'"):
         read_table(SCHEMA, tmp_path / "a.jsonl")
     (tmp_path / "c.tsv").write_text("id\twords\tn\tpicture\n", encoding="utf-8")
-    with pytest.raises(BodaError, match="c.tsv has no rows"):
+    with pytest.raises(BodaError, match=r"c.tsv has no rows"):
         read_table(SCHEMA, tmp_path / "c.tsv")
-    with pytest.raises(BodaError, match="a list is needed"):
+    with pytest.raises(BodaError, match=r"a list is needed"):
         read_table(Schema("set", {"id": "list"}), write_json(tmp_path / "d.json", [{"id": "가, 나"}]))
-    with pytest.raises(BodaError, match="name one file of .*there are: a.jsonl, a.parquet, a.tsv"):
+    with pytest.raises(BodaError, match=r"name one file of .*there are: a.jsonl, a.parquet, a.tsv"):
         read_table(SCHEMA, tmp_path)
-    with pytest.raises(BodaError, match="looked for"):
+    with pytest.raises(BodaError, match=r"looked for"):
         read_table(SCHEMA, "nowhere.tsv", tmp_path)
-    with pytest.raises(BodaError, match="set: 'org/Set' cannot be fetched .*get it where there is a network"):
+    with pytest.raises(BodaError, match=r"set: 'org/Set' cannot be fetched .*get it where there is a network"):
         read_table(SCHEMA, "hf://org/Set")

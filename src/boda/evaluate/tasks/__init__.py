@@ -12,8 +12,20 @@ from boda.recipe.words import nearest
 
 # name: (file and function that makes the task from its option and the data folder, one line for --list)
 TASKS: dict[str, tuple[str, str]] = {
+    "caption-ko": (
+        "caption.from_option",
+        "caption-ko:PATH[:images=DIR][:ids=FILE][:tokenizer=kiwi][:similarity=MODEL]: captions of COCO-Korean or your own, CIDEr-D",
+    ),
+    "chart-ko": (
+        "chart.from_option",
+        "chart-ko:PATH[:prompt=default|strict]: charts and diagrams, answered in a sentence (judged)",
+    ),
     "cifar10-ko": ("zero_shot.cifar10", "cifar10-ko[:PATH][:template=T|T]: photos and Korean class names (pair models)"),
     "coco-ko": ("retrieval.coco", "coco-ko:JSON:ids=FILE[:images=DIR]: photos, Korean captions, R@1/5/10 (pair models)"),
+    "culture-ko": (
+        "culture.from_option",
+        "culture-ko:FILE.json | culture-ko:FOLDER[:seed=N][:number=N][:label=a.b.c]: Korean food or things, four options",
+    ),
     "drawn": (
         "drawn.from_option",
         "drawn[:seed=N][:number=N][:only=colour,word]: fresh drawn scenes and words, pairs and a font never trained on among them",
@@ -29,6 +41,20 @@ TASKS: dict[str, tuple[str, str]] = {
         "few-shot:PATH[:train=PATH][:shots=0/4/8][:choose=random|MODEL][:as=questions|captions]: after solved examples",
     ),
     "imagenet-ko": ("zero_shot.imagenet", "imagenet-ko:DIR[:names=FILE]: a folder of photos each class (pair models)"),
+    "k-dtcbench": (
+        "k_dtcbench.from_option",
+        "k-dtcbench[:PATH]: K-DTCBench, Korean documents, tables and charts, four options",
+    ),
+    "k-llava-w": ("k_llava_w.from_option", "k-llava-w[:PATH]: K-LLaVA-W, 60 open questions, marks beside GPT-4's (judged)"),
+    "k-mmbench": (
+        "k_mmbench.from_option",
+        "k-mmbench[:PATH]: K-MMBench, right only in every rotation of the options (a judge is optional)",
+    ),
+    "k-mmstar": ("k_mmstar.from_option", "k-mmstar[:PATH]: K-MMStar, questions that need the picture, four options"),
+    "k-seed": ("k_seed.from_option", "k-seed[:PATH]: K-SEED, 12 dimensions, four options"),
+    "k-viscuit": ("k_viscuit.from_option", "k-viscuit[:PATH]: K-Viscuit, Korean culture asked in English, four options"),
+    "ko-vqa": ("ko_vqa.from_option", "ko-vqa:FILE[:images=DIR]: KO-VQA, numbers with units read from figures in documents"),
+    "koffvqa": ("koffvqa.from_option", "koffvqa[:PATH]: KOFFVQA, free answers marked by criteria of each question (judged)"),
     "komt": ("komt.from_option", "komt[:PATH]: KoMT-Bench, 80 two-turn questions (judged)"),
     "kullm-geval": (
         "kullm_geval.from_option",
@@ -37,6 +63,18 @@ TASKS: dict[str, tuple[str, str]] = {
     "logickor": (
         "logickor.from_option",
         "logickor[:PATH][:strategy=default|1-shot|cot-1-shot]: LogicKor, 42 two-turn questions (judged)",
+    ),
+    "ocr-boxes": (
+        "ocr_boxes.from_option",
+        "ocr-boxes:PATH[:images=DIR][:seed=N][:number=N]: where a text stands, IoU; a file of boxes, or built from AI Hub 81",
+    ),
+    "ocr-text": (
+        "ocr_text.from_option",
+        "ocr-text[:seed=N][:number=N] | ocr-text:PATH[:images=DIR]: reading text, drawn words or a file, 1-NED, CER, WER",
+    ),
+    "pope-ko": (
+        "pope.from_option",
+        "pope-ko[:seed=N][:number=N] | pope-ko:PATH[:images=DIR][:names=FILE]: is it in the picture, drawn or of POPE's files",
     ),
     "questions": (
         "questions.from_option",

@@ -1,0 +1,177 @@
+"""`culture-ko`: what a Korean picture shows, as a choice of four.
+
+From a file of the Small Korean VLM's own items (LLaVA's form, the options within the question), or from the user's copy of AI Hub
+79 (Korean food, a folder a dish) or 144 (Korean things, a JSON beside each picture): then every question is made here, from a seed,
+the three wrong options being of the same larger class. `upstream` is the rule of github.com/AIKU-Official/aiku-25-1-Small-Korean-VLM,
+k_culture_eval/eval_metric.py; `equal` and `first_character` are those of its other two scorers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from boda.data.drawn.canvas import Dice
+from boda.data.files import Place
+from boda.data.rows import text_rows
+from boda.data.sample import IMAGE_MARK, ImageRef
+from boda.data.sources import resolve_data
+from boda.errors import WHY, BadRow, BodaError, explaining
+from boda.evaluate.multiple_choice import BY_LETTER, Question, choice_task, options_in, with_letters
+from boda.evaluate.rules import word
+from boda.evaluate.task import Row, Task, read_options
+
+VERSION, NUMBER = "1", 500
+PICTURES = (".jpg", ".jpeg", ".png")
+DISH, THING = "이 사진 속 음식은 무엇인가요?", "이 사진 속 사물은 무엇인가요?"
+
+
+def from_option(option: str, data_dir: str | Path | None) -> Task:
+    """The task of `culture-ko:PATH[:images=DIR]`, of a JSON file, or `culture-ko:PATH[:seed=N][:number=N][:label=a.b.c]`, of a folder.
+
+    Raises BodaError: no such data, an item without a letter as its answer, no folder a dish, no label where `label` says.
+    """
+    path, given = read_options("culture-ko", option, "images", "seed", "number", "label")
+    if not path:
+        raise BodaError("culture-ko needs data: culture-ko:FILE.json, or the folder of AI Hub 79 or 144: culture-ko:kfood")
+    place = Place.of(resolve_data(path, data_dir).absolute())
+    is_file = place.suffix in (".json", ".jsonl")
+    if idle := sorted(given.keys() & ({"seed", "number", "label"} if is_file else {"images"})):
+        raise BodaError(
+            f"culture-ko: '{idle[0]}' is for {'folders of pictures' if is_file else 'files of questions'}; leave it out"
+        )
+    if is_file:
+        images = Place.of(resolve_data(given["images"], data_dir)) if "images" in given else place.parent
+        items = list(_items(place, images))
+    else:
+        items = [(question, "ABCD"[question.answer]) for question in _built(place, given)]
+    golds = {question.id: gold for question, gold in items}
+    task = choice_task(
+        "culture-ko",
+        VERSION,
+        [question for question, _ in items],
+        word,
+        "Small Korean VLM eval_metric.py: the first lone A-D of the upper-cased answer",
+        decoding={"temperature": 0.0, "max_new_tokens": 100},
+        note="accuracy; equal: the answer is the reference to the letter; first_character: of the stripped answer, empty ones left out",
+    )
+
+    def score(row: Row, answer: str) -> dict:
+        gold, first = golds[row.id], answer.strip()[:1]
+        return task.score(row, answer) | {
+            "rules": {"equal": float(answer == gold)},
+            "first": float(first == gold) if first else None,
+        }
+
+    return replace(task, score=score, summarise=lambda records: _with_first(task.summarise(records), records))
+
+
+def _with_first(result: dict, records: Sequence[dict]) -> dict:
+    """That scorer leaves empty answers out."""
+    firsts = [record["first"] for record in records if not record["failed"] and record["first"] is not None]
+    if firsts:
+        result["metrics"]["first_character"] = sum(firsts) / len(firsts)
+    return result
+
+
+def _items(place: Place, images: Place) -> Iterator[tuple[Question, str]]:
+    """The questions of a file, and their answers as they are written there."""
+    seen = set()
+    for number, row in text_rows(place):
+        if isinstance(row, BadRow):
+            raise row
+        form = '{"id", "image", "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from": "gpt", "value": "B"}]}'
+        with explaining(
+            f"{place}, row {number} is no item of culture-ko, which are published as {form}", LookupError, TypeError
+        ):
+            said = {turn["from"]: turn["value"] for turn in reversed(row["conversations"])}
+            asked, gold = str(said["human"]), str(said["gpt"])
+            name, picture = str(row["id"]), images.child(str(row["image"]).lstrip("/"))
+        if name in seen:
+            raise BodaError(f"{place}: two items have the id '{name}'; each names one question")
+        seen.add(name)
+        asked = unicodedata.normalize("NFC", re.sub(rf"{IMAGE_MARK}\s*\n?", "", asked)).strip()
+        letter = word(gold, "ABCD")
+        options = options_in(asked)
+        if options is None or len(options) != 4:
+            options = tuple("ABCD")  # told in a way that is not understood: letters alone are read
+        if not letter:
+            raise BodaError(f"{place}, row {number}: the answer '{gold}' is none of its options, A, B, C, D")
+        image = ImageRef(picture.path, picture.member)
+        yield Question(name, asked, options, "ABCD".index(letter), (image,)), gold
+
+
+def _built(place: Place, given: dict[str, str]) -> list[Question]:
+    """Questions on pictures of every label in turn, the same ones wherever the data lie; a larger number only adds to them."""
+    numbers = {"seed": 0, "number": NUMBER}
+    for key in numbers.keys() & given:
+        if not re.fullmatch("[0-9]{1,9}", given[key]):
+            raise BodaError(f"culture-ko: {key} '{given[key]}' is no whole number")
+        numbers[key] = int(given[key])
+    by_label: dict[tuple[str, str], dict[str, ImageRef]] = defaultdict(dict)
+    for kind, label, name, image in _labelled(place, given.get("label", "")):
+        by_label[kind, label].setdefault(f"{kind}/{label}/{name}", image)
+    labels = sorted({label for _, label in by_label})
+    if len(labels) < 4:
+        raise BodaError(
+            f"{place} has pictures of {len(labels)} labels, and a question needs four; it is read as CLASS/LABEL/*.jpg"
+        )
+    turns = []  # the first picture of each label, then the second ...
+    for (kind, label), pictures in by_label.items():
+        hashed = sorted((hashlib.sha256(f"{numbers['seed']} {name}".encode()).digest(), name) for name in pictures)
+        turns += [(turn, digest, name, kind, label) for turn, (digest, name) in enumerate(hashed)]
+    questions = []
+    for _, _, name, kind, label in sorted(turns)[: numbers["number"]]:
+        dice = Dice("culture-ko", numbers["seed"], name)
+        near = sorted({other for alike, other in by_label if alike == kind} - {label})
+        wrong = dice.some(near if len(near) >= 3 else [each for each in labels if each != label], 3)
+        options = tuple(dice.some([label, *wrong], 4))
+        asked = f"{THING if 'label' in given else DISH}\n{with_letters(options)}\n{BY_LETTER}"
+        images = (by_label[kind, label][name],)
+        questions.append(Question(name, asked, options, options.index(label), images, (("class", kind),)))
+    return sorted(questions, key=lambda question: question.id)
+
+
+def _labelled(place: Place, key: str) -> Iterator[tuple[str, str, str, ImageRef]]:
+    """(larger class, label, name, picture): from the folders, or with a key from the JSON beside each picture."""
+    files = [
+        file for each in place.files() for file in (Place(each.path).files() if not each.member and each.is_archive else [each])
+    ]
+    there = {str(file) for file in files}
+    for file in files:
+        if file.suffix not in PICTURES:
+            continue
+        *folders, name = unicodedata.normalize("NFC", str(file)).replace(".zip/", "/").split("/")
+        beside = str(file)[: -len(file.suffix)] + ".json"
+        image = ImageRef(file.path, file.member)
+        if key:
+            if beside not in there:
+                raise BodaError(f"{file} has no {Path(beside).name} beside it, which would tell what it shows")
+            yield folders[-1], _label(file.parent.child(Path(beside).name), key), name, image
+        elif beside in there:
+            raise BodaError(
+                f"{file} has a JSON beside it (AI Hub 144): say where in it the label stands, as culture-ko:{place}:label=a.b.c"
+            )
+        else:
+            yield folders[-2], folders[-1], name, image
+
+
+def _label(file: Place, key: str) -> str:
+    """The text at a place of a JSON: keys and numbers with dots between. Raises BodaError: nothing is there."""
+    with explaining(f"{file} is no JSON ({WHY})", ValueError), file.open_text() as stream:
+        value = whole = json.load(stream)
+    try:
+        for step in key.split("."):
+            value = value[int(step)] if isinstance(value, list) else value[step]
+    except (LookupError, TypeError, ValueError):
+        value = None
+    if not isinstance(value, str) or not value.strip():
+        top = ", ".join(whole) if isinstance(whole, dict) else type(whole).__name__
+        raise BodaError(f"{file} has no text at '{key}'; label=a.b.c goes through its keys, of which the first are: {top}")
+    return unicodedata.normalize("NFC", value.strip())

@@ -96,7 +96,7 @@ _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"
 _END = rf"(?=[^가-힣]|$|[{''.join(SCALES)}여이입을를은는의과와에으로정]|{_UNIT})"
 _GROUP = rf"{_DIGITS}(?:\s?[십백천]{_END}(?:\d[십백천]{_END})*\d?)?"  # 7,131백, 2천5백
 _LARGE = "".join(rf"(?:{_GROUP}\s?{scale}{_END}\s?)?" for scale in "경조억만")  # each once, falling: 1만 2만 are two numbers
-_REST = rf"(?:{_GROUP}(?!\d|\s?[{''.join(SCALES)}]{_END}))?"
+_REST = rf"(?:{_GROUP}(?!\.?\d|\s?[{''.join(SCALES)}]{_END}))?"
 _QUANTITY = re.compile(rf"(?<![a-z\d])(?<!\d\.)([-−△]?)(?=\d)({_LARGE}{_REST})여?\s?({_UNIT})?(?![a-z])")
 _PART = re.compile(rf"({_DIGITS})|([{''.join(SCALES)}])")
 

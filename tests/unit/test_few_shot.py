@@ -310,7 +310,7 @@ def test_other_examples_are_another_version(folder: Path, tmp_path: Path):
         ("test.jsonl:as=caption", "as 'caption' is nothing; there are questions, captions"),
         ("test.jsonl:shots=9", "9 shots need as many pictures besides the question's own; there are 8 in all"),
         ("test.jsonl:shot=9", "no option 'shot'"),
-        ("test.jsonl:as=captions:tokenizer=mecab", "no tokenizer 'mecab'"),
+        ("test.jsonl:as=captions:tokenizer=words", "no tokenizer 'words'"),
         ("words.jsonl:choose=mini-clip", "row 0.*compares pictures; choose=random does not"),
     ],
 )

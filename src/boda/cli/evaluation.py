@@ -76,9 +76,32 @@ def report(
     task: Annotated[
         str | None, typer.Option(help="print a judged benchmark's own tables, also of files it wrote itself")
     ] = None,
+    against: Annotated[Path | None, typer.Option(help="with --task: how far the judge agrees with these judgements")] = None,
+    pairwise: Annotated[str | None, typer.Option(help="a task on which a judge compares two runs, answer by answer")] = None,
+    judge: Annotated[str | None, typer.Option(help="who compares: https://host/v1 (key: BODA_JUDGE_KEY)")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="the judge's model, as its server calls it")] = None,
     language: Annotated[Literal["ko", "en"], typer.Option(help="the language of the page's own words")] = "ko",
 ) -> None:
     """A page about runs, tables as Markdown and CSV, model cards, a contact sheet of answers, curves of training."""
+    if pairwise is not None:
+        if len(runs) != 2 or judge is None or judge_model is None:
+            raise typer.BadParameter("--pairwise TASK compares two runs by --judge URL --judge-model NAME")
+        from boda.evaluate.pairwise import pairwise as compare
+
+        place = out or Path("runs") / "pairwise" / "-".join(run.resolve().name for run in runs)
+        compared = compare(runs[0], runs[1], pairwise, {"url": judge, "model": judge_model}, place, settings["quiet"])
+        shown = ("wins", "ties", "losses", "inconsistent", "failed", "score", "low", "high")
+        lines = [*(f"{name}: {compared[name]}" for name in shown), *compared["remarks"], f"judgements: {place}"]
+        result({"pairwise": compared}, "\n".join(lines))
+        return
+    if against is not None:
+        if task is None or len(runs) != 1:
+            raise typer.BadParameter("--against FILE needs --task NAME and one run")
+        from boda.evaluate.agreement import against as agreement_with
+
+        agreed = agreement_with(task, runs[0], against)
+        result({"agreement": agreed}, "\n".join(f"{name}: {value}" for name, value in agreed.items()))
+        return
     if task is not None:
         from boda.evaluate.judged import judged_report
 

@@ -83,6 +83,21 @@ def test_prompts_are_the_published_ones(tmp_path: Path):
     assert asked(f"k-viscuit:{file}") == [told]
 
 
+def test_vlmevalkits_tables_give_the_same_questions(tmp_path: Path):
+    """Its TSVs call some columns otherwise, and have the options of K-MMStar in columns of their own."""
+    (row,) = files.k_seed("B")
+    names = {"question_id": "index", "data_type": "category", **{f"choice_{letter}": letter.upper() for letter in "abcd"}}
+    as_tsv = {names.get(name, name): value for name, value in row.items()}
+    dtc = {names.get(name, name): value for name, value in files.k_dtcbench("B")[0].items()}
+    (star,) = files.k_mmstar(("어느 것인가요?\nOptions: A: 원, B: 별", "B", "geometry"))
+    apart = star | {"question": "어느 것인가요?", "A": "원", "B": "별", "C": None, "D": None}
+    for name, hub, tsv in (("k-seed", row, as_tsv), ("k-dtcbench", files.k_dtcbench("B")[0], dtc), ("k-mmstar", star, apart)):
+        one = make_task(f"{name}:{files.write_parquet(tmp_path / f'{name}.parquet', [hub])}")
+        two = make_task(f"{name}:{files.write_tsv(tmp_path / f'{name}.tsv', [tsv])}")
+        assert one.messages(one.load(None)[0])[0]["content"][1] == two.messages(two.load(None)[0])[0]["content"][1]
+        assert one.load(None)[0].value.options == two.load(None)[0].value.options
+
+
 def test_k_mmbench_asks_each_rotation_and_leaves_out_hints_and_options_that_are_not_there(tmp_path: Path):
     rows = files.k_mmbench(("무슨 동물인가요?", ["고양이", "강아지", "토끼", "거북이"], 0), ("낮인가요?", ["예", "아니요"], 1))
     file = files.write_parquet(tmp_path / "a.parquet", rows)
@@ -541,6 +556,7 @@ def test_culture_and_pope_refuse_what_they_cannot_ask(tmp_path: Path):
         (f"culture-ko:{tmp_path / 'a.json'}:seed=1", "'seed' is for folders of pictures"),
         (f"culture-ko:{tmp_path / 'kfood'}:seed=x", "seed 'x' is no whole number"),
         ("culture-ko", "culture-ko needs data"),
+        (f"culture-ko:{files.write_json(tmp_path / 'b.json', files.culture('A'))}", "none of the pictures of .* name their folder"),
         ("pope-ko:names=x", "'names' is for a file of questions"),
         ("pope-ko:number=0", "number '0' is no whole number"),
         (f"pope-ko:{pope}", "row 1: the answer 'maybe' is neither yes nor no"),

@@ -90,6 +90,7 @@ def test_a_picture_in_a_text_lies_in_the_cache_once(tmp_path: Path):
 def test_folders_by_split(tmp_path: Path):
     for name in ("test-00000-of-00002", "test-00001-of-00002", "train-00000-of-00001"):
         write_parquet(tmp_path / "Set" / "data" / f"{name}.parquet", [{**ROWS[0], "id": name}])
+    write_tsv(tmp_path / "Set" / "Set_TEST_KO.tsv", ROWS)  # the same split in another form
     wanted = ["test-00000-of-00002", "test-00001-of-00002"]
     assert [row["id"] for row in read_table(SCHEMA, tmp_path / "Set")] == wanted
     assert [

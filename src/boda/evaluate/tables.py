@@ -113,7 +113,10 @@ def _files(schema: Schema, path: str | Path, data_dir: str | Path | None) -> lis
         return [place]
     found = [file for file in sorted(place.rglob("*")) if file.suffix in SUFFIXES and file.is_file()]
     splits = [file for file in found if schema.split and schema.split in file.stem.lower().replace("_", "-").split("-")]
-    found = splits or [file for file in found if file.suffix != ".json" or len(found) == 1]
+    if splits:  # the hub may have VLMEvalKit's table of a split beside its Parquet files
+        found = [file for file in splits if file.suffix == ".parquet"] or splits
+    else:
+        found = [file for file in found if file.suffix != ".json" or len(found) == 1]
     kinds = {file.suffix for file in found}
     if not found or (len(found) > 1 and kinds != {".parquet"}):
         there = ", ".join(file.name for file in found[:6]) or "none"

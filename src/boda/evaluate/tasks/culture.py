@@ -46,14 +46,18 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         raise BodaError(
             f"culture-ko: '{idle[0]}' is for {'folders of pictures' if is_file else 'files of questions'}; leave it out"
         )
+    name = "culture-ko" if is_file else f"culture-ko:{'things' if 'label' in given else 'food'}"
+    name += "".join(f":{key}={given[key]}" for key in ("seed", "number") if key in given)
     if is_file:
         images = Place.of(resolve_data(given["images"], data_dir)) if "images" in given else place.parent
         items = list(_items(place, images))
+        if not any(Place(image.path, image.member).is_file for question, _ in items for image in question.images):
+            raise BodaError(f"none of the pictures of {place} is in {images}; name their folder: culture-ko:{path}:images=DIR")
     else:
         items = [(question, "ABCD"[question.answer]) for question in _built(place, given)]
     golds = {question.id: gold for question, gold in items}
     task = choice_task(
-        "culture-ko",
+        name,
         VERSION,
         [question for question, _ in items],
         word,

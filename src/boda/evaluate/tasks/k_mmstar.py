@@ -20,7 +20,8 @@ VERSION = "1"
 ASKED = "\nAnswer with the option's letter from the given choices directly"
 SCHEMA = Schema(
     "k-mmstar",
-    {"index": "text", "question": "text", "image": "image", "answer": "text", "category": "text", "l2_category": "text"},
+    {"index": "text", "question": "text", "image": "image", "answer": "text", "category": "text", "l2_category": "text"}
+    | dict.fromkeys("ABCD", "text?"),  # in VLMEvalKit's TSV, whose questions do not tell them
     "index",
     "NCSOFT/K-MMStar",
     "val",
@@ -32,11 +33,14 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     path, _ = read_options("k-mmstar", option)
     questions = []
     for row in read_table(SCHEMA, path, data_dir):
-        options = options_in(row["question"])
+        question = row["question"].strip()
+        if row["A"]:
+            question += "\nOptions: " + ", ".join(f"{letter}: {row[letter]}" for letter in "ABCD" if row[letter])
+        options = options_in(question)
         if options is None or str(row["answer"]).strip().upper() not in "ABCDEFGHIJ"[: len(options)]:
             options = tuple("ABCD")  # told in a way that is not understood: letters alone are read
         answer = answer_of("k-mmstar", row["index"], row["answer"], options)
-        asked = row["question"].strip().replace(" Please answer yes or no.", "") + ASKED
+        asked = question.replace(" Please answer yes or no.", "") + ASKED
         tags = (("category", row["category"]), ("l2_category", row["l2_category"]))
         questions.append(Question(row["index"], asked, options, answer, (row["image"],), tags))
     task = choice_task(

@@ -21,6 +21,8 @@ SCHEMA = Schema(
     "question_id",
     "NCSOFT/K-SEED",
     "test",
+    # in VLMEvalKit's TSV
+    aliases={"question_id": "index", "data_type": "category", **{name: name[-1].upper() for name in CHOICES}},
 )
 
 

@@ -54,7 +54,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     rows = [Row(question.id, question) for question in questions]
     told = [(each.id, each.asked, each.answer, each.images[0].drawn or Path(each.images[0].path).name) for each in questions]
     return Task(
-        name=f"pope-ko:{option}" if given.keys() & {"seed", "number"} else "pope-ko",
+        name=f"pope-ko:{Path(path).stem if path else option}".rstrip(":"),
         version=version_of(VERSION, told),
         load=lambda limit: limited(rows, limit, lambda row: " ".join(value for _, value in row.value.tags)),
         messages=messages_of,
@@ -179,8 +179,9 @@ def _given(path: str, given: dict[str, str], data_dir: str | Path | None) -> lis
     place = Path(resolve_data(path, data_dir))
     images = str(Path(resolve_data(given["images"], data_dir)).absolute()) if "images" in given else "images"
     schema = Schema(SCHEMA.name, SCHEMA.columns, SCHEMA.index, images=images)
-    files = sorted(place.rglob("*.json*")) if place.is_dir() else [place]
-    settings = {file: next((each for each in SETTINGS if each in file.stem), "") for file in files}
+    settings = {place: next((each for each in SETTINGS if each in place.stem), "")}
+    if place.is_dir():
+        settings = {file: each for file in sorted(place.rglob("*.json*")) for each in SETTINGS if each in file.stem}
     if place.is_dir() and sorted(settings.values()) != sorted(SETTINGS):
         raise BodaError(f"{place} has not one file of each of POPE's settings ({', '.join(SETTINGS)}); name a file")
     names = {}
@@ -191,13 +192,13 @@ def _given(path: str, given: dict[str, str], data_dir: str | Path | None) -> lis
         ):
             names = dict(json.loads(Path(table).read_text(encoding="utf-8-sig")).items())
     questions = []
-    for file in files:
+    for file, setting in settings.items():
         for row in read_table(schema, file):
             label, where = row["label"].strip().lower(), f"{file}, row {row['index']}"
             if label not in ANSWERS:
                 raise BodaError(f"{where}: the answer '{row['label']}' is neither yes nor no")
-            tags = (*((("setting", settings[file]),) if settings[file] else ()), ("answer", label))
-            name = f"{settings[file]}/{row['index']}" if place.is_dir() else row["index"]
+            tags = (*((("setting", setting),) if setting else ()), ("answer", label))
+            name = f"{setting}/{row['index']}" if place.is_dir() else row["index"]
             asked = _korean(row["text"], names, where)
             questions.append(Question(name, asked, ("네", "아니요"), ANSWERS.index(label), (row["image"],), tags))
     return questions

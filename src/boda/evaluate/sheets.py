@@ -15,6 +15,7 @@ from boda.evaluate.answers import file_of, read_answers
 from boda.files import read_lines
 
 RIGHT, WRONG, FAILED = "#1a7f37", "#c62828", "#8a6d00"
+LETTERS = 300  # more than a cell has room for: laying out an endless answer takes as long
 
 
 def contact_sheet(
@@ -100,6 +101,7 @@ def _cell(record: dict):
     texts = [(question_of(record), INK, 3), (f"답: {answer}", colour, 3)]
     if record["score"] != 1 and record.get("gold"):
         texts.append((f"정답: {record['gold']}", FAINT, 2))
+    texts = [(text[:LETTERS], ink, most) for text, ink, most in texts]
     return Cell([place and ImageRef(**place) for place in record.get("images") or []], texts, colour)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import html
 import unicodedata
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
-LABEL = 30  # columns that a label may take, Hangul two each, beside the value on a narrow screen
+SHORT, FULL = 22, 40  # columns that a label may take beside its value, Hangul two each: in a narrow chart, in a wide one
 HEIGHTS = {"model": 42, "upstream": 42, "baseline": 29}
 
 
@@ -37,7 +38,7 @@ def bars(rows: Sequence[Bar], ends: tuple[float, float], title: str) -> str:
         small, faint = (5, " faint") if row.kind == "baseline" else (12, "")
         bar, middle = f'y="{top + 19}" height="{small}" rx="2"', top + 19 + small / 2
         drawn.append(
-            f'<text y="{top + 13}" class="label{faint}"><title>{html.escape(row.label)}</title>{html.escape(fitting(row.label))}</text>'
+            f"{_label(row.label, top + 13, faint)}"
             f'<text y="{top + 13}" x="100%" text-anchor="end" class="value{faint}">{html.escape(row.shown)}</text>'
             f'<rect class="track" width="100%" {bar}/><rect class="{row.kind}" width="{at(row.value)}" {bar}/>'
         )
@@ -68,12 +69,21 @@ def _tick(value: float, ends: tuple[float, float]) -> str:
     return f"{value:.0%}" if ends == (0.0, 1.0) else f"{value:.3g}"
 
 
-def fitting(label: str) -> str:
-    """A label in the columns there are, its middle left out where it is longer."""
+def _label(label: str, y: int, faint: str) -> str:
+    """A label; a long one twice, of which the page's style shows the one that fits."""
+    widths = {"": SHORT} if fitting(label, SHORT) == label else {" short": SHORT, " full": FULL}
+    return "".join(
+        f'<text y="{y}" class="label{name}{faint}"><title>{html.escape(label)}</title>{html.escape(fitting(label, most))}</text>'
+        for name, most in widths.items()
+    )
+
+
+def fitting(label: str, most: int) -> str:
+    """A label in so many columns, its middle left out where it is longer."""
     widths = [2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in label]
-    if sum(widths) <= LABEL:
+    if sum(widths) <= most:
         return label
-    ends = [sum(widths[: place + 1]) for place in range(len(label))]
-    head = sum(end <= LABEL // 2 for end in ends)
-    tail = sum(sum(widths) - end < LABEL // 2 - 1 for end in ends)
+    ends = list(accumulate(widths))
+    head = sum(end <= most // 2 for end in ends)
+    tail = sum(ends[-1] - end < most // 2 - 1 for end in ends)
     return f"{label[:head]}…{label[-tail:]}"

@@ -195,6 +195,7 @@ def test_what_cannot_be_compared_is_named(data: Path):
         ("판정: 답변 B", 0),
         ("판정: [A]", 1),
         ("판정 : 무승부", 0.5),
+        ("판정은 B입니다.", 0),
         ("판정: A라고 볼 수도 있으나\n판정: B", 0),
         ("판정: AB", None),
         ("답변 A가 더 좋습니다.", None),

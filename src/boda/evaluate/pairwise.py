@@ -19,7 +19,7 @@ from boda.files import write_json
 
 ORDERS = ("first run first", "second run first")
 CHOICES = {"A": 1.0, "B": 0.0, "무승부": 0.5, "동점": 0.5}  # the score of the answer that stands first
-_VERDICT = re.compile(rf"판정\s*[:：]\s*[\[(\"'`]?\s*(?:답변\s*)?({'|'.join(CHOICES)})(?![A-Za-z])")
+_VERDICT = re.compile(rf"판정\s*(?:은|:|：)\s*[\[(\"'`]?\s*(?:답변\s*)?({'|'.join(CHOICES)})(?![A-Za-z])")
 
 
 def pairwise(

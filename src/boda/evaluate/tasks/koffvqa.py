@@ -26,11 +26,9 @@ SCHEMA = Schema(
     index="index",
     hub="maum-ai/KOFFVQA_Data",
 )
-_NUMBER = r"(?<![\d.\-])(\d+(?:\.\d+)?)\s*"
-_FINAL = re.compile(
-    rf"최종\s*점수\s*[:：]?\s*(?:10\s*점\s*만점에?\s*|10\s*점\s*중에?\s*)?{_NUMBER}(?:점(?!\s*(?:만점|중))|/\s*10)"
-)
-_MARK = re.compile(rf"{_NUMBER}점(?!\s*(?:만점|중|짜리))")
+_NUMBER = r"(?<![\d.\-])(\d+(?:\.\d+)?)(?!\.?\d|\s*점?\s*(?:만점|중|짜리))"
+_FINAL = re.compile(rf"최종\s*점수(?:는|은)?\s*[:：]?\s*(?:10\s*점\s*(?:만점|중)[^\d\n]*)?{_NUMBER}")
+_MARK = re.compile(rf"{_NUMBER}\s*점")
 
 
 def from_option(option: str, data_dir: str | Path | None) -> Task:

@@ -17,6 +17,7 @@ import boda.evaluate
 from boda.errors import BodaError
 from boda.evaluate import judged
 from boda.evaluate.metrics import caption_scores
+from boda.evaluate.report import write_report
 from boda.evaluate.tasks import chart, k_llava_w, koffvqa, make_task
 from tests import benchmark_files_open as files
 from tests.benchmark_files import picture, write_json
@@ -574,6 +575,17 @@ def test_charts_verdicts(reply: str, verdict: int | None):
 
 
 # Bad input
+
+
+def test_a_published_figure_of_another_kind_is_not_subtracted_on_the_page(tmp_path: Path):
+    path = files.llava(tmp_path, ("글자를 읽어주세요.", "바다"), ("'가게' 글자의 영역은?", BOX))
+    model = Answers(["바디", BOX])
+    boda.evaluate.run(model, [f"ocr-text:{path}", f"ocr-boxes:{path}"], tmp_path / "out", quiet=True)
+    page = write_report([tmp_path / "out"], tmp_path / "report")[0].read_text(encoding="utf-8")
+    rows = [row for row in page.split("<tr") if "n 1" in row]
+    (text,) = [row for row in rows if "CER 0.500" in row]  # 50 % read right, 0.5 read wrong: no difference of 0
+    assert "50.0%" in text and "%p" not in text
+    assert any("%p" in row for row in rows if row is not text)  # of boxes both are shares of the same kind
 
 
 @pytest.mark.parametrize("task", ["k-llava-w", "koffvqa"])

@@ -93,7 +93,12 @@ def captioning(samples: Sequence[Sample], tokenizer: str, similarity: str = "") 
             said, known = ([record[name] for record in answered] for name in ("raw", "references"))
             metrics["similarity"] = sum(similarities(said, known, similarity)) / len(answered)
         published = sum(record["upstream"] for record in answered) / len(answered)
-        result["upstream"] = {"score": published, "n": len(answered), "rule": RULE.format(tokenizer)}
+        result["upstream"] = {
+            "score": published,
+            "n": len(answered),
+            "rule": RULE.format(tokenizer),
+            "measure": "sentence BLEU-4",
+        }
         named = f"BLEU-4 {metrics['bleu_4']:.3f}, ROUGE-L {metrics['rouge_l']:.3f}, METEOR {metrics['meteor']:.3f}"
         remarks = [f"CIDEr-D {result['score']:.3f}, {named}, tokens by {tokenizer}"]
         return {**result, "metrics": metrics, "remarks": remarks}

@@ -99,5 +99,5 @@ def _rates(records: list[dict]) -> dict:
     if not pairs:
         return summary(records)
     published = sum(bool(gold.strip()) for _, gold in pairs)
-    upstream = {"score": edit_rates_upstream(pairs)["cer"], "n": published, "rule": RULE}
+    upstream = {"score": edit_rates_upstream(pairs)["cer"], "n": published, "rule": RULE, "measure": "CER"}
     return {**summary(records), "metrics": edit_rates(pairs), "upstream": upstream}

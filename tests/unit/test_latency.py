@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from boda.evaluate.latency import bench
 from boda.models.generate import encode as real_encode
 from tests import tiny
 from tests.support import answering, tiny_model
+from tests.tiny_vlm import VLM_FAMILIES, vlm_folder
 
 CPU = torch.device("cpu")
 LANGUAGE = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 2000}
@@ -192,6 +194,18 @@ def test_a_stock_vlm_sees(images):
     assert latency.weights_read(model) == 4 * (language_model + head - table)
 
 
+@pytest.mark.parametrize("family", VLM_FAMILIES)
+def test_a_vlm_of_another_family_sees_with_its_own_processor(family: str):
+    model, processor = boda.load(vlm_folder(family), CPU, torch.float32)
+    found = bench((model, processor), batches=[2], new_tokens=3, prompt_tokens=40, repetitions=1, quiet=True)
+    (row,) = found["rows"]
+    assert row["images"] == 1 and row["images_per_second"] > 0 and row["prompt_tokens"] > 41
+    head, table = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    seeing = re.compile("vision|visual|projector|connector|image_newline")
+    read = [each for name, each in model.named_parameters() if not seeing.search(name) and (each is head or each is not table)]
+    assert latency.weights_read(model) == 4 * sum(each.numel() for each in read)
+
+
 @pytest.mark.parametrize("kind", ["language", "vlm", "flamingo", "pair"])
 def test_a_shape_of_every_kind_is_built_and_measured(tiny_shapes, kind: str):
     found = bench(shape=kind, batches=[1, 3], prompt_tokens=30, repetitions=1, quiet=True)
@@ -286,16 +300,16 @@ def test_batches():
 
 
 def test_the_peak_is_seen_and_can_be_set_back():
-    before = machine.peak_memory(CPU, reset=True)
-    assert before is not None
-    held = torch.ones(25 << 20)  # 100 MiB
-    del held
-    assert machine.peak_memory(CPU) - before > 90 << 20
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
         pytest.skip("this system does not set the peak back")
-    assert machine.peak_memory(CPU, reset=True) - before < 90 << 20
+    peaks = [machine.peak_memory(CPU, reset=True)]
+    held = torch.ones(25 << 20)  # 100 MiB
+    del held
+    peaks += [machine.peak_memory(CPU), machine.peak_memory(CPU, reset=True)]
+    before, most, after = (peak or 0 for peak in peaks)
+    assert most - before > 90 << 20 > after - before
 
 
 def test_reading_is_measured():

@@ -27,6 +27,7 @@ from boda.terminal import console
 BATCHES = (1, 2, 4, 8, 16)
 TOKENS = 64
 PICTURE = (640, 480)
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")  # of a processor; all others are pictures'
 NO_MEMORY = "out of memory|can't allocate memory|not enough memory"  # what torch says on CUDA, Linux, Windows
 WORDS = "사진을 보고 무엇이 보이는지, 어디에 있는지, 어떤 색인지 한국어로 자세히 설명해 주세요. "
 DEFINITIONS = {
@@ -213,7 +214,7 @@ def _answer_measure(
         }
         if images:
             inputs = encode(model, processor, conversations)
-            seen = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+            seen = {name: value for name, value in inputs.items() if name not in TEXT_INPUTS}
             took = _median_time(lambda: model.get_image_features(**seen), model.device, repetitions)
             found["images_per_second"] = batch * images / took
         return found
@@ -325,10 +326,11 @@ def _fitted(length: Callable[[str], int], tokens: int, fixed: str) -> str:
 
 def weights_read(model) -> int:
     """Bytes of the weights that a step of decoding reads: the language model's and its head's, not an untied table's."""
-    inside = getattr(getattr(model, "model", None), "language_model", None)
+    parts = (getattr(getattr(model, "model", None), name, None) for name in ("language_model", "text_model"))
+    inside = next((part for part in parts if part is not None), model)
     head, table = model.get_output_embeddings(), model.get_input_embeddings()
     read = {}
-    for part in (model if inside is None else inside, head):
+    for part in (inside, head):
         for name, parameter in part.named_parameters():
             if not name.endswith("attn.to_kv.weight"):  # pictures go through these once, before the first token
                 read[id(parameter)] = parameter

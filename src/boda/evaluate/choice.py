@@ -13,8 +13,10 @@ MARK = "\ue000"  # stands for a mention, letter by letter, where sentences are l
 # After a mention, within its clause: what rules it out, and what grants that it only seemed so.
 _NEGATED = re.compile(
     rf"(?:(?!(?:고|며|는데|인데|지만)[\s,])[^{MARK}.!?\n,]){{0,22}}?(?:아니(?![요오])|아닌(?!가)|아닙|아님|틀[렸린리립려]|오답|"
-    r"제외|빼고|빼면|배제|말고|대신|보다[는도 ]|(?<!틀림)(?<!다름)(?<!밖에 )없[고다습으어는음네기]|않(?!을까|나요|을지)|거리가 [먼멀]|"
-    r"부적절|잘못|인지|일지|\bisn't|\bnot\b|\bincorrect|\bwrong|\bfalse)"
+    r"제외|빼고|빼면|배제|말고|대신|보다[는도 ]|(?<!틀림)(?<!다름)(?<!밖에 )없[고다습으어는음네기]|"
+    r"(?<![확분][실명]하지 )않(?!을까|나요|을지)|거리가 [먼멀]|"
+    r"부적절|잘못|인지|[일할될을]지|\bisn't|\bnot\b|\bincorrect|\bwrong|\bfalse)|"
+    r"\s*(?:중|가운데)(?:에서?|에서는)?[\s,]"  # A와 B 중 ...
 )
 _NEGATED_BEFORE = re.compile(r"(?:\bnot|isn't|except|rather than|instead of|unlike)\s*(?:the |an? )?\Z")
 _CONCEDED = re.compile(
@@ -22,7 +24,7 @@ _CONCEDED = re.compile(
 )
 # Between two mentions: A와 B, A/B, 고양이(B); B. 고양이, if the text ends its clause there; A는 고양이가 (아닙니다).
 _LINKED = re.compile(
-    r"(?:들|번)?[ \t]*(?:[,/·&+;|~()\[\]\"' \t]|와|과|및|또는|혹은|그리고|이나|나|하고|이랑|랑|이거나|거나|아니면|or|and|즉|둘 다)*"
+    r"(?:들|번)?[ \t]*(?:[,/·&+;|~\"' \t]|와|과|및|또는|혹은|그리고|이나|나|하고|이랑|랑|이거나|거나|아니면|or|and|즉|둘 다)*"
 )
 _PAIRED = re.compile(r"\s*(?:번)?[.):\-–—=>,]*\s*[\"'(]*")
 _CLOSED = re.compile(rf"\s*{IT_IS}?\s*(?:[.!,;)\]\"'\n]|\Z)")
@@ -51,7 +53,9 @@ _DECLARED = (
         r"\s*(?:번)?[이가은는을를로에도]?\s*(?:가장|제일|더)?\s*(?:맞|옳|적절|적합|올바|알맞|타당|해당|일치|선택|고르|골|택)"
     ),
 )
-_FILLER = re.compile(r"바로|아마도?|역시|당연히|보기|번호|중에서?|the|option")
+_FILLER = re.compile(
+    r"바로|아마도?|역시|당연히|보기|번호|중에서?|[이가은는]? ?아니(?:라|고)|[이가]? ?아닌|말고|대신|the|option"
+)
 _CLAUSE_END = re.compile(r"[.!?,;:\n(]|(?:며|고|는데|인데|지만|므로|라서|어서|니까|때문에)\s|입니다|이에요|예요")
 _REFUSAL = re.compile(
     rf"(?:{UNKNOWN}|(?:볼|드릴|제공할|도와줄|선택할|고를|해석할|분석할) 수(?:가|는)? 없|정답이? 없|"
@@ -124,7 +128,9 @@ def _standing(masked: str, groups: Sequence[list[Mention]]) -> list[list[Mention
     was_out, after = False, len(masked)  # the group after this one, and where it begins
     for group in reversed(groups):
         start, end = group[0].start, group[-1].end
-        is_out = group[0].kind != REPLY and bool(_NEGATED.match(masked, end) or _NEGATED_BEFORE.search(masked[max(0, start - 32) : start]))
+        is_out = group[0].kind != REPLY and bool(
+            _NEGATED.match(masked, end) or _NEGATED_BEFORE.search(masked[max(0, start - 32) : start])
+        )
         was_out, after = is_out or (was_out and bool(_TOPIC.fullmatch(masked[end:after]))), start
         if not was_out:
             standing.insert(0, group)

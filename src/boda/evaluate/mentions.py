@@ -44,6 +44,7 @@ _PARTICLES += [
 ]
 WORD_END = r"(?![가-힣a-z0-9])"
 _OPEN = "".join(chr(code) for code in range(ord("가"), ord("힣") + 1, 28))  # syllables that end in a vowel
+_ENDING_IN_B = "".join(chr(code) for code in range(ord("갑"), ord("힣") + 1, 28))  # 갑, 겁, ... 합
 GLUED = re.compile(
     rf"(?:{'|'.join(sorted({*_PARTICLES}, key=len, reverse=True))}|{IT_IS}){{0,3}}(?:(?<=[{_OPEN}a-z0-9])다(?=\s*[.!]))?{WORD_END}"
 )
@@ -60,8 +61,8 @@ _HANGUL, _JAMO = "가나다라마바사아자차", "ㄱㄴㄷㄹㅁㅂㅅㅇㅈ�
 _NOUN = r"(?:보기|선택지|선지|옵션|문항|항목|답안|options?|choices?)"
 # What stands before and after a letter in English; "a cat" and "vitamin c" have no label in them.
 _BEFORE_LETTER = (
-    "it's is are be option answer choose select pick with and or not but than letter say therefore so hence thus".split()
-)
+    "it's is are be option answer choose select pick with and or not but than letter say therefore so hence thus both either neither"
+).split()
 _AFTER_LETTER = "is are was and or because since as but looks seems would should matches with not".split()
 _NAMED_BY_LETTER = re.compile(
     r"(?:비타민|혈액형|그룹|팀|구역|지점|점|건물|등급|선분|도시|지역|변수|제품|회사|카드|플랜|비행기)\s*\Z"
@@ -78,8 +79,8 @@ _REPLY_ENDS = (
 )
 _ABLE = "알|판단할|확인할|답할|답변할|결정할|파악할|구분할|식별할"
 UNKNOWN = (
-    rf"(?:(?:{_ABLE}) 수(?:가|는)? 없(?:겠)?(?:음|습니다|다|어요|네요|는데요)?|모르겠\S*|모른다|모름|모릅니다|"
-    r"(?:알기|판단하기|확인하기|답하기|답변하기)(?:가|는)? 어렵\S*|(?:판단|확인|파악) ?불가\S*|정보가? 부족\S*|"
+    rf"(?:(?:{_ABLE}) 수(?:가|는)? 없(?:겠)?(?:음|습니다|다|어요|네요|는데요)?|모르겠(?!지만|으나)\S*|모른다|모름|모릅니다|"
+    r"(?:알기|판단하기|확인하기|답하기|답변하기)(?:가|는)? 어렵(?!지만|으나)\S*|(?:판단|확인|파악) ?불가\S*|정보가? 부족\S*|"
     r"(?:can ?not|can't) (?:be determined|tell|answer|know)|(?:i )?don't know|not enough information|unknown)"
 )
 
@@ -133,7 +134,7 @@ def _spellings(text: str) -> list[str]:
     if words in (*_YES, *_NO):  # never the 예 of 예를 들어 or the 네 of 네 가지
         return [f"{_REPLY_BEGINS}(?:{'|'.join(_YES if words in _YES else _NO)}){_REPLY_ENDS}"]
     said = {words, *stems(words, False), re.sub(r"^(?:an?|the) (?=\S)", "", words)}
-    said |= {style for style in _styles(words) if " " in words or style.endswith("니다")}
+    said |= {style for style in _styles(words) if " " in words or style.endswith(("니다", "요"))}
     patterns = [_as_words(each) for each in sorted(said) if each]
     return [*patterns, UNKNOWN] if re.search(UNKNOWN, words) else patterns
 
@@ -143,14 +144,14 @@ def _as_words(words: str) -> str:
     before = r"(?<![가-힣a-z0-9])" if re.match(r"\w", words) else ""
     before += r"(?<!\d[.:/])(?<!-)" if words[0].isdigit() else ""
     after = r"(?!\s?[%℃°])(?![.:/]\d)" if words[-1].isdigit() else ""
-    counted = f"(?:{_COUNTERS})?" if words.isdigit() else ""
+    counted = f"(?:{_COUNTERS}|년|월|일|원|점|세|회)?" if words.isdigit() else ""
     spaced = r"\s*".join(map(re.escape, words.split()))
     return f"{before}{spaced}{after}(?={counted}{GLUED.pattern})"
 
 
 def _styles(sentence: str) -> set[str]:
     """있다, 있습니다, 있어요, 있음 say the same; so do 한다, 하다, 합니다, 함."""
-    ended = re.fullmatch(r"(.*?[가-힣])(습니다|니다|는다|다|어요|아요|음)", sentence)
+    ended = re.fullmatch(rf"(.*?[가-힣])(습니다|(?<=[{_ENDING_IN_B}])니다|는다|다|어요|아요|음)", sentence)
     stem, ending = (ended[1], ended[2]) if ended else (sentence, "")
     final = (ord(stem[-1]) - ord("가")) % 28 if "가" <= stem[-1] <= "힣" else 0
     if (ending, final) in (("니다", 17), ("다", 4), ("다", 0), ("", 16)):  # ㅂ, ㄴ, none, ㅁ
@@ -202,12 +203,17 @@ def _label_kind(said: str, match: re.Match, no_number: bool, named: Collection[i
     part_of_more = r"[a-z0-9]\Z" if match["open"] else r"(?:[가-힣a-z0-9]|[a-z0-9][-_.':]|\d[/,]|[a-z0-9]{2}[/,]|-)\Z"
     if re.search(part_of_more, before) or re.match(r"[-.,:/]\d|'[a-z]|[_+#%℃°]|-[a-z]|\.[a-z]\b", after):
         return None
+    if not name.isascii() and match["noun"] and match["noun"] == match["noun"].rstrip() and not match["open"]:
+        return None  # the particle of 보기가
     glued = (GLUED if is_sign or is_letter or is_number else _GLUED_LETTER).match(said, match.end())
     if not glued:
         return None
     if not is_sign and (is_letter or is_number) and not match["close"]:
         last, following = re.search(r"([a-z']+) \Z", before), re.match(r" ([a-z']+)", after)
-        if (last and last[1] not in _BEFORE_LETTER) or (following and following[1] not in _AFTER_LETTER):
+        if any(
+            near and near[1] not in words and len(near[1]) > 1
+            for near, words in ((last, _BEFORE_LETTER), (following, _AFTER_LETTER))
+        ):
             return None
     if not is_sign and not is_letter:
         return FAINT
@@ -234,7 +240,7 @@ def plain(text: str) -> str:
     text = re.sub(
         rf"(?<![가-힣])({'|'.join(_COUNTED)})\s?(?=(?:{_COUNTERS}){GLUED.pattern})", lambda match: str(_COUNTED[match[1]]), text
     )
-    text = re.sub(rf"(?<=\d)\s+(?=(?:{_COUNTERS}){GLUED.pattern})", "", text)
+    text = re.sub(rf"(?<=\d)\s+(?=(?:{_COUNTERS}){GLUED.pattern}|[%℃°])", "", text).replace("퍼센트", "%")
     return re.sub(r"\s*\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()
 
 

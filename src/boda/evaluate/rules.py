@@ -34,13 +34,13 @@ def opening(answer: str, options: Sequence[str] = ()) -> str:
 # What is stripped from the ends, one after another, and the phrases after which a letter is looked for.
 _STRIPPED = ",.!?;:'\""
 _PHRASES = (
-    *(f"{start}{article}{noun} is" for noun in ("answer",) for start, article in (("", "the "), ("", ""))),
-    *(f"{article}{kind} {noun} is" for kind, noun in (("correct", "answer"), ("best", "answer")) for article in ("the ", "")),
-    *(f"{article}{kind} option is" for kind in ("correct", "best") for article in ("the ", "")),
-    *("the choice is", "choice is", "the correct choice is", "correct choice is"),
+    *(f"{the}{kind}{noun} is" for the in ("the ", "") for kind, noun in (
+        ("", "answer"), ("correct ", "answer"), ("best ", "answer"), ("correct ", "option"), ("best ", "option"),
+        ("", "choice"), ("correct ", "choice"),
+    )),
     *("i choose", "i select", "i pick", "my answer is", "my choice is"),
     *("옵션", "정답은", "답은", "답:", "答案是", "答案为", "选", "答えは"),
-)
+)  # fmt: skip
 
 
 def ranked(answer: str, options: Sequence[str] = (), choices: str = "ABCD") -> str:
@@ -82,8 +82,13 @@ def exact(answer: str, options: Sequence[str] = ()) -> str:
 
 
 def verbatim(answer: str, options: Sequence[str] = ()) -> str:
-    """Small Korean VLM's second scorer of culture questions: the answer as it is, equal to the gold string or not."""
+    """Small Korean VLM's second scorer of culture questions: the answer as it is, which is the gold string or wrong."""
     return answer
+
+
+def first_letter(answer: str, options: Sequence[str] = ()) -> str:
+    """Small Korean VLM's third scorer of culture questions: the first character, small letters being wrong."""
+    return answer.strip()[:1]
 
 
 # Before and after a letter that stands between spaces, in the order in which they are tried.
@@ -132,7 +137,7 @@ def circular(
 
 
 def _all_right(rows: Sequence[Mapping[str, Any]], resolve, draw: random.Random) -> bool:
-    read = [can_infer(str(row["prediction"]), row["options"]) for row in rows]
+    read = [can_infer(str(row["prediction"]).strip(), row["options"]) for row in rows]
     if any(letter and letter != row["answer"] for letter, row in zip(read, rows)):
         return False
     for row in (row for letter, row in zip(read, rows) if not letter):

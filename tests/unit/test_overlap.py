@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import boda.evaluate.overlap as module
+from boda.data.drawn import samples as drawn_samples
 from boda.evaluate.overlap import overlap
 
 
@@ -120,7 +121,25 @@ def test_drawn_pictures_go_by_their_names(tmp_path: Path):
     model = trained(tmp_path / "model", drawn)
     found = overlap(model, {"t": [record(f"scene/few/seen/3/{n}", f"? {n} 물음") for n in (0, 19, 20)]}, quiet=True)["t"]
     assert found["images"] == pytest.approx(2 / 3) and found["questions"] == 0.0 and found["checked"] > 20
-    assert overlap(model, {"t": [record("scene/few/seen/4/0", "물음")]}, quiet=True)["t"]["images"] == 0.0
+    for name in ("scene/few/seen/4/0", "scene/one/seen/3/0", "scene/few/unseen/3/0", "word/gothic/나무/3/0"):
+        assert overlap(model, {"t": [record(name, "물음")]}, quiet=True)["t"]["images"] == 0.0, name
+    asked = next(drawn_samples.read("questions", 1, 3, {"layout": "few"}, 7)).messages[0].text
+    assert overlap(model, {"t": [record("scene/few/seen/9/0", asked)]}, quiet=True)["t"]["questions"] == 1.0
+
+
+def test_pictures_of_drawn_documents_are_found_too(tmp_path: Path):
+    model = trained(tmp_path / "model", block("interleaved", "drawn", limit=3, seed=3))
+    inside, outside = (next(drawn_samples.read("interleaved", 1, 3, None, n)).images[0].drawn for n in (2, 3))
+    found = overlap(model, {"t": [record(inside, "가"), record(outside, "나")]}, quiet=True)["t"]
+    assert found["images"] == 0.5
+
+
+def test_of_large_drawn_sets_pictures_are_told_and_the_first_texts_read(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(module, "MOST_DRAWN", 5)
+    model = trained(tmp_path / "model", block("descriptions", "drawn", limit=10_000_000, seed=3))
+    name = next(drawn_samples.read("descriptions", 1, 3, None, 9_999_999)).images[0].drawn
+    found = overlap(model, {"t": [record(name, "물음")]}, quiet=True)["t"]
+    assert found == {"images": 1.0, "questions": 0.0, "n": 1, "checked": 5, "at_least": True}
 
 
 def test_a_drawn_picture_that_training_had_as_a_file_is_found(tmp_path: Path):

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from boda.data.drawn import samples as drawn
+from boda.data.drawn.interleaved import _APART
 from boda.data.files import Place, matching
 from boda.data.sample import IMAGE_MARK, ImageRef, Sample
 from boda.data.sources import BadRows, read, resolve_data
@@ -33,6 +34,7 @@ from boda.files import cache_folder, read_json, whole_folder, write_json
 from boda.terminal import Progress
 
 VERSION = 1  # of what the cache holds
+MOST_DRAWN = 1000  # pictures of a drawn block whose texts are read
 SIDE, COARSE, TOLERANCE = 24, 6, 8
 BLOCK = 512
 
@@ -42,17 +44,19 @@ def overlap(
 ) -> dict[str, dict]:
     """For each task, of its answer records: {"images", "questions": shares of them that training had, "n", "checked"}.
 
-    `images` is None where no question has a picture that can be read; `checked`: training samples that were looked at; `beyond`, where
-    there are any: parts that were trained elsewhere, on what nobody says here. What counts as seen is all that the recipe's stages
-    name, whatever the number of steps. {"unknown": why} where the training data is not to be had.
+    `images` is None where no question has a picture that can be read; `checked`: training samples that were looked at; `at_least`:
+    True where that was not all of a drawn set's; `beyond`: parts, if any, that were trained elsewhere, on what nobody says here. What
+    counts as seen is all that the recipe's stages name, whatever the number of steps. {"unknown": why}: no training data to be had.
     """
     try:
         blocks, foreign = _manifest(model)
         folder = _index(blocks, data_dir, quiet)
     except BodaError as error:
         return {task: {"unknown": str(error)} for task in records}
-    beyond = {"beyond": foreign} if foreign else {}
-    return {task: _seen(some, folder) | beyond for task, some in records.items()}
+    sets = [block for block in blocks if block["source"] == "drawn"]
+    more: dict[str, Any] = {"at_least": True} if any(block["limit"] > MOST_DRAWN for block in sets) else {}
+    more |= {"beyond": foreign} if foreign else {}
+    return {task: _seen(some, folder, sets) | more for task, some in records.items()}
 
 
 def _manifest(model: Any) -> tuple[list[dict], list[str]]:
@@ -116,7 +120,7 @@ def _facts(path: str) -> list:
 
 def _samples(block: dict, place: dict) -> Iterator[Sample]:
     if block["source"] == "drawn":
-        yield from drawn.read(block["path"], block["limit"], block["seed"], block["where"])
+        yield from drawn.read(block["path"], min(block["limit"], MOST_DRAWN), block["seed"], block["where"])
         return
     asked = {name: block[name] for name in ("columns", "question", "answer", "where", "limit")}
     # Rows that training could not use, it has not seen.
@@ -124,9 +128,9 @@ def _samples(block: dict, place: dict) -> Iterator[Sample]:
 
 
 def _write(samples: Iterable[Sample], folder: Path, quiet: bool) -> None:
-    """`signatures.bin` of pictures in files, `names.npy` of drawn ones, `texts.npy`, and `counts.json`. Memory: 8 bytes a text and
-    a picture, and a block of samples."""
-    names, texts, known, count = array("Q"), array("Q"), set[int](), 0
+    """`signatures.bin` of pictures in files, `texts.npy` and `counts.json`. Memory: 8 bytes a text, some more a picture, and a block
+    of samples."""
+    texts, known, count = array("Q"), set[int](), 0
     progress = Progress(lambda seen: f"{seen.done:,} training samples looked through  {seen.rate:.0f}/s", quiet=quiet)
     samples = iter(samples)
     with (folder / "signatures.bin").open("wb") as stream, ThreadPoolExecutor(4) as pool:  # Pillow lets others run meanwhile
@@ -135,9 +139,7 @@ def _write(samples: Iterable[Sample], folder: Path, quiet: bool) -> None:
             for sample in block:
                 texts.extend(_hash(text) for message in sample.messages if (text := _letters(message.text)))
                 for image in sample.images:
-                    if image.drawn:
-                        names.append(_hash(image.drawn))
-                    elif (number := _hash(image.key)) not in known:
+                    if not image.drawn and (number := _hash(image.key)) not in known:
                         known.add(number)
                         fresh[number] = image
             for signature in pool.map(_signature, fresh.values()):
@@ -145,21 +147,20 @@ def _write(samples: Iterable[Sample], folder: Path, quiet: bool) -> None:
                     stream.write(signature.tobytes())
             count += len(block)
             progress.update(count)
-    for name, numbers in (("names", names), ("texts", texts)):
-        np.save(folder / f"{name}.npy", np.unique(np.frombuffer(numbers, np.uint64)) if numbers else np.empty(0, np.uint64))
+    found = np.frombuffer(texts, np.uint64) if texts else np.empty(0, np.uint64)
+    np.save(folder / "texts.npy", np.unique(found))
     write_json(folder / "counts.json", {"samples": count, "pictures": len(known)})
 
 
-def _seen(records: Sequence[dict], folder: Path) -> dict:
-    """What share of the records has a picture, and what share a question, that the index knows."""
-    counts = read_json(folder / "counts.json")
-    names, texts = (np.load(folder / f"{name}.npy") for name in ("names", "texts"))
+def _seen(records: Sequence[dict], folder: Path, sets: Sequence[dict]) -> dict:
+    """What share of the records has a picture, and what share a question, that the index or a drawn set has."""
+    counts, texts = read_json(folder / "counts.json"), np.load(folder / "texts.npy")
     seen: dict[str, bool] = {}
     signed: list[tuple[str, np.ndarray]] = []
     for key in {json.dumps(each) for record in records for each in record.get("images") or [] if each}:
         image = ImageRef.from_json(key)
         if image.drawn:
-            seen[key] = bool(_within([_hash(image.drawn)], names)[0])
+            seen[key] = any(_is_drawn_by(block, image.drawn) for block in sets)
         elif not counts["pictures"]:
             seen[key] = False
         if counts["pictures"] and (signature := _signature(image)) is not None:
@@ -177,10 +178,23 @@ def _seen(records: Sequence[dict], folder: Path) -> dict:
     }
 
 
+def _is_drawn_by(block: dict, name: str) -> bool:
+    """Whether a drawn set has the picture of this name, `KIND/.../SEED/NUMBER`."""
+    seed, number = map(int, name.split("/")[-2:])
+    places = {number // _APART if block["path"] == "interleaved" else number} if seed == block["seed"] else ()
+    samples = (
+        sample
+        for place in places
+        if place < block["limit"]
+        for sample in drawn.read(block["path"], 1, seed, block["where"], place)
+    )
+    return any(image.drawn == name for sample in samples for image in sample.images)
+
+
 def _asked(record: dict, texts: np.ndarray) -> bool:
     said = next((each["content"] for each in reversed(record["prompt"]) if each["role"] == "user"), "").replace(IMAGE_MARK, "")
     asked = [_hash(text) for part in {said, said.strip().partition("\n")[0]} if (text := _letters(part))]
-    return bool(asked) and bool(_within(asked, texts).any())
+    return bool(asked) and bool(np.isin(np.array(asked, np.uint64), texts).any())
 
 
 def _letters(text: str) -> str:
@@ -189,10 +203,6 @@ def _letters(text: str) -> str:
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "big")
-
-
-def _within(numbers: Sequence[int], known: np.ndarray) -> np.ndarray:
-    return np.isin(np.array(numbers, np.uint64), known)
 
 
 def _signature(image: ImageRef) -> np.ndarray | None:

@@ -449,9 +449,14 @@ def test_boxes_name_what_is_wrong(tmp_path: Path):
     path = files.llava(tmp_path, ("글자를 읽어주세요.", "가게"))
     with pytest.raises(BodaError, match=r"no question whose answer is a box.*ocr-text reads texts"):
         make_task(f"ocr-boxes:{path}")
-    with pytest.raises(BodaError, match="number is for questions built from AI Hub 81"):
+    with pytest.raises(BodaError, match=r"number is for questions built from AI Hub 81's labels, and .* is none"):
         make_task(f"ocr-boxes:{path}:number=3")
     labels = files.text_in_the_wild(tmp_path / "wild", [("커피", "word", [20, 10, 60, 30])])
+    with pytest.raises(BodaError, match="question is for a file of items"):
+        make_task(f"ocr-boxes:{labels}:question=x")
+    flat = files.text_in_the_wild(tmp_path / "flat", [("커피", "word", [20, 10, 60, 30])], size=(0, 100))
+    with pytest.raises(BodaError, match=r"labels of another form than AI Hub 81's .*division by zero"):
+        make_task(f"ocr-boxes:{flat}")
     (tmp_path / "wild/Signboard/00000000.png").unlink()
     with pytest.raises(BodaError, match=r"no picture 00000000.png below"):
         make_task(f"ocr-boxes:{labels}")

@@ -39,13 +39,15 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     if not path:
         raise BodaError("ocr-boxes needs a file: items whose answers are boxes, or AI Hub 81's textinthewild_data_info.json")
     place = Path(resolve_data(path, data_dir))
-    if labels := _labels(place):
+    labels = _labels(place)
+    if wrong := sorted(set(given) - ({"seed", "number", "images"} if labels else {"images", "format", "question", "answer"})):
+        kind = "for a file of items" if labels else "for questions built from AI Hub 81's labels"
+        raise BodaError(f"ocr-boxes: {wrong[0]} is {kind}, and {place} is none")
+    if labels:
         seed, number, _ = read_numbers("ocr-boxes", {"number": str(BUILT), "seed": "0", **given}, ())
         images = Path(resolve_data(given["images"], data_dir)) if "images" in given else place.parent
         samples = [*built(labels, images, seed, number)]
     else:
-        if wrong := sorted({"seed", "number"} & set(given)):
-            raise BodaError(f"ocr-boxes: {wrong[0]} is for questions built from AI Hub 81; {place} has its own")
         rows = questions(path, data_dir=data_dir, **given).load(None)  # type: ignore[arg-type]
         samples = [row.value for row in rows if is_box(row.value.messages[-1].text)]
     if not samples:
@@ -100,7 +102,7 @@ def built(labels: dict, images: Path, seed: int, number: int) -> Iterator[Sample
     Pictures are found by their names below `images`. Raises BodaError: labels of another form, or a picture is missing.
     """
     with explaining("ocr-boxes: labels of another form than AI Hub 81's (images: id, width, height, file_name; annotations: image_id, "
-                    f"text, attributes.class, bbox): {WHY}", LookupError, TypeError, ValueError):  # fmt: skip
+                    f"text, attributes.class, bbox): {WHY}", LookupError, TypeError, ValueError, ZeroDivisionError):  # fmt: skip
         sizes = {str(each["id"]): (each["file_name"], float(each["width"]), float(each["height"])) for each in labels["images"]}
         words: dict[str, list[tuple[str, Sequence[float]]]] = defaultdict(list)
         for each in labels["annotations"]:

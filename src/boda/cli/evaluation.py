@@ -13,7 +13,10 @@ from boda.cli.console import DataDir, OutDir, result, settings
 
 def evaluate(
     model: Annotated[
-        str | None, typer.Argument(help="a model folder, hub id or https://host/v1#name (key: BODA_API_KEY or OPENAI_API_KEY)")
+        str | None,
+        typer.Argument(
+            help="a model folder, hub id or https://host/v1#name (key: BODA_API_KEY or OPENAI_API_KEY); or a BOARD.yaml"
+        ),
     ] = None,
     tasks: Annotated[str | None, typer.Option(help="task names with commas between, e.g. questions:test.jsonl")] = None,
     limit: Annotated[int | None, typer.Option(help="at most so many rows of each task, of every kind its share")] = None,
@@ -38,11 +41,20 @@ def evaluate(
         rows = evaluation.list_tasks()
         result({"tasks": rows}, "\n".join(f"{name:<16} {about}" for name, about in rows.items()))
         return
-    if model is None or tasks is None:
-        raise typer.BadParameter("boda eval needs a model and --tasks; `boda eval --list` shows the tasks")
     if (judge is None) != (judge_model is None):
         raise typer.BadParameter("--judge and --judge-model come together: where the judge is, and which model there")
     asked = {"url": judge, "model": judge_model, "concurrency": judge_concurrency} if judge else None
+    if model is not None and model.endswith((".yaml", ".yml")):
+        from boda.evaluate.board import run_board
+
+        said = {"tasks": tasks, "limit": limit, "blind": blind, "image-limit": image_limit, "system": system, "engine": engine}
+        if given := [f"--{name}" for name, value in said.items() if value not in (None, False)]:
+            raise typer.BadParameter(f"{given[0]}: a board says this itself, in {model}")
+        found = run_board(model, out, data, asked, settings["quiet"], trust_remote_code)
+        result(found, f"board: {found['board']}")
+        return
+    if model is None or tasks is None:
+        raise typer.BadParameter("boda eval needs a model and --tasks, or a board; `boda eval --list` shows the tasks")
     folder = out or Path("runs") / "eval" / _run_name(model)
     scores = evaluation.run(
         model,

@@ -20,21 +20,10 @@ FORMS = [
 ANIMALS = ["강아지", "고양이", "토끼", "새"]
 # Words that hold one another, begin alike, or look like a word and a particle.
 WORDS = (
-    "개 번개 안개 바 바다 산 산맥 노랑 노랑색 고양이 강아지 토끼 새 사자 바다사자 말 소 비행기 자전거 공항 도서관 김치 김치찌개 "
-    "경복궁 15% 25% 3.5 12 3 4 2019년 2020년 AB형 O형 H2O CO2 cat dog hot-dog"
-).split() + [
-    *(
-        "빨간 자동차",
-        "파란 자동차",
-        "비타민 C",
-        "비타민 A",
-        "여자가 책을 읽고 있다",
-        "아이가 공을 찬다",
-        "알 수 없음",
-        "강아지 두 마리",
-    ),
-    *("the red bus", "none of the above", "3 km", "오전 10시", "1,000원"),
-]
+    "개|번개|안개|바|바다|산|산맥|노랑|노랑색|고양이|강아지|토끼|새|사자|바다사자|말|소|비행기|자전거|공항|도서관|김치|김치찌개|경복궁|"
+    "15%|25%|3.5|12|3|4|2019년|2020년|AB형|O형|H2O|CO2|cat|dog|hot-dog|빨간 자동차|파란 자동차|비타민 C|비타민 A|"
+    "여자가 책을 읽고 있다|아이가 공을 찬다|알 수 없음|강아지 두 마리|the red bus|none of the above|3 km|오전 10시|1,000원"
+).split("|")
 # Parts of answers in which no label, number or Korean letter stands. {0}, {1}: options by their text.
 TEXT_PARTS = (
     *(

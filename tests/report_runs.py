@@ -101,6 +101,7 @@ def run_folder(
     result |= {"groups": {"shape": {shape: summary(some) for shape, some in shapes.items()}}}
     described = summary(caption) | {"scale": [0, 10], "metrics": {"bleu_4": 0.213, "cider": 1.402}, "tokenizer": "kiwi"}
     described |= {"version": "2-def", "note": "CIDEr-D", "remarks": ["CIDEr-D, words by kiwi"]}
+    described |= {"upstream": {"score": 0.3141, "n": 12, "measure": "BLEU-4", "rule": "mean sentence BLEU <of morphemes>"}}
     tasks = {CHOICE: result, CAPTION: described}
     conditions = {
         "version": "1-abc",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
 from boda.evaluate.answers import ADVICE, fingerprint
-from boda.evaluate.figures import Run, interval, markdown, percent, upstream_of
+from boda.evaluate.figures import Run, interval, markdown, percent, published_score, upstream_of
 from boda.files import read_json
 
 PIPELINES = {"vlm": "image-text-to-text", "flamingo": "image-text-to-text", "clip": "zero-shot-image-classification"}
@@ -105,7 +106,7 @@ def _front_matter(called: str, info: dict, runs: Sequence[Run]) -> str:
     results = [
         {
             "task": {"type": PIPELINES.get(kind, "other")},
-            "dataset": {"name": task, "type": task.partition(":")[0], "revision": str(result.get("version", ""))},
+            "dataset": {"name": _public(task), "type": task.partition(":")[0], "revision": str(result.get("version", ""))},
             "metrics": [
                 {
                     "type": "score",
@@ -127,7 +128,7 @@ def _front_matter(called: str, info: dict, runs: Sequence[Run]) -> str:
 def _values(result: dict) -> Iterator[tuple[str, float, int | None]]:
     yield f"Boda's rule (95 % interval {interval(result, ' to ')})", result["score"], result["n"]
     if found := upstream_of(result):
-        yield "published rule", found["score"], found.get("n")
+        yield " ".join(["published rule", *([found["measure"]] if "measure" in found else [])]), found["score"], found.get("n")
 
 
 def _parts(info: dict) -> Iterator[tuple[str, object]]:
@@ -141,11 +142,12 @@ def _is_hub_id(part: str) -> bool:
 
 def _card(called: str, folder: Path, info: dict, runs: Sequence[Run], blind: Sequence[Run], place: int) -> str:
     say = {name: both[place] for name, both in WORDS.items()}
+    unstated = f"{say['unstated']}\n"
     told = [f"# {called}", "", say["about"].format(kind=info.get("kind") or say["unstated"]), "", f"## {say['model']}", ""]
     parts = [[part, _part(value, say)] for part, value in _parts(info)]
     connector = info.get("connector") or info.get("recipe", {}).get("model", {}).get("connector")
     parts += [[say["connector"], str(connector)]] if connector else []
-    told += [markdown([say["part"], say["from"]], parts) if parts else say["unstated"], ""]
+    told += [markdown([say["part"], say["from"]], parts) if parts else unstated]
     told += [f"{say['licence']}: {info.get('licence') or say['unstated']}.", "", f"## {say['data']}", ""]
     data = [
         [
@@ -158,12 +160,11 @@ def _card(called: str, folder: Path, info: dict, runs: Sequence[Run], blind: Seq
     ]
     data = [[*line[:3], say["unstated"] if line[3] == "not stated" else line[3]] for line in data]
     heads = [say[name] for name in ("stage", "source", "rows", "data_licence")]
-    told += [markdown(heads, data) if data else say["unstated"], "", f"## {say['training']}", ""]
+    told += [markdown(heads, data) if data else unstated, f"## {say['training']}", ""]
     heads = [say[name] for name in ("stage", "objective", "trained", "steps", "batch", "rate", "loss")]
     stages = list(_stages(info, say))
     told += [
-        markdown(heads, stages) if stages else say["unstated"],
-        "",
+        markdown(heads, stages) if stages else unstated,
         f"## {say['evaluation']}",
         "",
         say["evaluation_about"],
@@ -171,7 +172,6 @@ def _card(called: str, folder: Path, info: dict, runs: Sequence[Run], blind: Seq
     ]
     told += [
         _evaluation(runs, blind, say),
-        "",
         f"## {say['untested']}",
         "",
         say["untested_about"].format(tasks=_untested(runs)),
@@ -197,6 +197,11 @@ def _place(path: object) -> str:
     """A hub id or a recipe's own words as they are; of a folder elsewhere on a machine only its name."""
     found = str(path or "")
     return Path(found).name if Path(found).is_absolute() else found
+
+
+def _public(task: str) -> str:
+    """A task's name; of files elsewhere on a machine only their names."""
+    return re.sub(r"(?<=[:=])[/~][^:]*/", "", task)
 
 
 def _count(rows: int | None, say: dict[str, str]) -> str:
@@ -230,23 +235,11 @@ def _evaluation(runs: Sequence[Run], blind: Sequence[Run], say: dict[str, str]) 
             upstream, dark = upstream_of(result), next((each.tasks[task] for each in blind if task in each.tasks), {})
             score = "-" if result["score"] is None else percent(result["score"], result)
             between = "-" if result["score"] is None else interval(result)
-            rows.append(
-                [
-                    task,
-                    str(result.get("version") or say["unstated"]),
-                    score,
-                    between,
-                    f"{result['n']:,}",
-                    f"{result['failed']:,}",
-                ]
-            )
-            rows[-1] += [
-                percent(upstream["score"], result) + (f" ({upstream['rule']})" if upstream.get("rule") else "")
-                if upstream
-                else "-",
-                *(percent(result.get(name), result) or "-" for name in ("chance", "majority")),
-                percent(dark.get("score"), result) or "-",
-            ]
+            published = f"{published_score(upstream, result)} ({upstream.get('rule') or say['unstated']})" if upstream else "-"
+            cells = [_public(task), str(result.get("version") or say["unstated"]), score, between]
+            cells += [f"{result['n']:,}", f"{result['failed']:,}", published]
+            others = [result.get("chance"), result.get("majority"), dark.get("score")]
+            rows.append([*cells, *(percent(other, result) or "-" for other in others)])
     heads = [say["task"], say["version"], say["score"], say["interval"], "n", say["failed"]]
     return markdown([*heads, *(say[name] for name in ("upstream", "chance", "majority", "blind"))], rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -137,8 +138,10 @@ def markdown_table(runs: dict[str, str | Path] | Sequence[str | Path], groups: b
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right of the first column."""
-    table = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    """A Markdown table; columns of numbers are set to the right."""
+    cells = [list(line) for line in rows]
+    numbers = [place > 0 and all(re.match(r"[-\d]|$", line[place]) for line in cells) for place in range(len(head))]
+    table = [head, ["---:" if is_number else "---" for is_number in numbers], *cells]
     return "".join("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) + " |\n" for line in table)
 
 
@@ -170,3 +173,8 @@ def upstream_of(result: dict) -> dict | None:
     """`score n rule` by the published rule, where the task has one that gave a score."""
     found = result.get("upstream")
     return found if isinstance(found, dict) and found.get("score") is not None else None
+
+
+def published_score(published: dict, result: dict) -> str:
+    """The published figure, with its `measure` where that is another one than the score's."""
+    return f"{published['measure']} {published['score']:.3f}" if "measure" in published else percent(published["score"], result)

@@ -12,7 +12,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from boda.evaluate.card import model_cards
-from boda.evaluate.figures import Run, baselines, interval, lines, markdown, markdown_table, percent, read_runs, upstream_of
+from boda.evaluate.figures import (
+    Run,
+    baselines,
+    interval,
+    lines,
+    markdown,
+    markdown_table,
+    percent,
+    published_score,
+    read_runs,
+    upstream_of,
+)
 from boda.evaluate.page import page
 from boda.evaluate.sheets import RIGHT, WRONG, contact_sheet, curve
 from boda.files import whole_file
@@ -76,6 +87,8 @@ def write_report(
     evaluated = [run for run in found if run.results]
     pictures: list[Path] = []
     for run in found:
+        if run.folder not in map(Path, runs):
+            continue  # a board's own: hundreds, and the page shows the answers
         file_name = run.name.replace("/", "-")
         if run.results and (run.folder / "answers.jsonl").is_file():
             pictures.append(contact_sheet(run.folder, out / f"{file_name}-answers.png"))
@@ -99,7 +112,7 @@ def _markdown(runs: Sequence[Run], pictures: Sequence[Path]) -> str:
     told = ["# Report", ""]
     if evaluated:
         told += [markdown_table({run.name: run.folder for run in evaluated}), TABLE_NOTE, ""]
-    rules = [[task, run.name, percent(result["score"], result), percent(found["score"], result), found.get("rule", "")]
+    rules = [[task, run.name, percent(result["score"], result), published_score(found, result), found.get("rule", "")]
              for run in evaluated for task, result in run.tasks.items() if (found := upstream_of(result))]  # fmt: skip
     if rules:
         told += ["## By the published rule", "", markdown(["task", "run", "Boda", "published rule", "the rule"], rules)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from boda.evaluate.figures import Run, percent
+from boda.evaluate.figures import Run, percent, published_score, upstream_of
 from boda.evaluate.page.parts import NOTHING, Say, cell, number, plain, row, said, score_cells, table, text, words_head
 
 
@@ -19,7 +19,7 @@ def _board(board: dict, say: Say) -> str:
     for found in board.get("tables", []):
         rows = found["rows"]
         has = {name: any(each.get(name) for each in rows) for name in ("overlap", "flag")}
-        has["upstream"] = any(each.get("upstream") is not None for each in rows)
+        has["upstream"] = any(upstream_of(each) for each in rows)
         head = [text(name) for name in (say["model"], say["rank"], say["score"], say["interval"], "n", say["failed"])]
         head += [text(say["published_rule"])] if has["upstream"] else []
         head += [words_head(say[name]) for name in ("overlap", "flag") if has[name]]
@@ -46,9 +46,8 @@ def _row(each: dict, has: dict[str, bool], say: Say) -> str:
     rank = "–".join(map(str, dict.fromkeys(each["rank"]))) if each.get("rank") else ""
     cells = [rank, *score_cells(each)]
     if has["upstream"]:
-        found = each.get("upstream")
-        found = found.get("score") if isinstance(found, dict) else found
-        cells.append(NOTHING if found is None else percent(found, each))
+        found = upstream_of(each)
+        cells.append(text(published_score(found, each)) if found else NOTHING)
     if has["overlap"]:
         cells.append(cell(_overlap(each.get("overlap"), say), "words"))
     if has["flag"]:

@@ -83,7 +83,6 @@ def fitting(label: str, most: int) -> str:
     widths = [2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in label]
     if sum(widths) <= most:
         return label
-    ends = list(accumulate(widths))
-    head = sum(end <= most // 2 for end in ends)
-    tail = sum(ends[-1] - end < most // 2 - 1 for end in ends)
+    head = sum(end <= most // 2 for end in accumulate(widths))
+    tail = sum(end < most - most // 2 for end in accumulate(reversed(widths)))
     return f"{label[:head]}…{label[-tail:]}"

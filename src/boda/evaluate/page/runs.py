@@ -19,7 +19,7 @@ def speed(runs: Sequence[Run], say: Say) -> str:
     for run in runs:
         for task in run.tasks:
             found = run.results.get("speed", {}).get(task, {})
-            started = (run.results.get("started") or "").replace("T", " ").removesuffix("+00:00")
+            started = (run.results.get("started") or "").replace("T", " ")[:16]
             cells = [text(started and f"{started} UTC") or NOTHING, _seconds(found.get("seconds"), say)]
             cells += [number(found.get(name)) for name in ("answers_per_second", "tokens_per_second")]
             answered.append(
@@ -44,7 +44,11 @@ def _bench(run: Run, say: Say) -> str:
     for found in bench["rows"]:
         rows.append(row(*(said_as[name](found.get(name)) for name in columns)))
         if found.get("bandwidth_share") is not None:
-            told = [f"{say[name]} {found[name]}" for name in ("batch", "prompt_tokens") if found.get(name) is not None]
+            told = [
+                f"{say[word]} {found[name]}"
+                for word, name in (("batch", "batch"), ("tokens", "prompt_tokens"))
+                if found.get(name) is not None
+            ]
             drawn.append(Bar(", ".join(told), _share(found["bandwidth_share"]), found["bandwidth_share"]))
     facts = {name: bench[name] for name in ("device", "dtype", "threads", "date") if bench.get(name) is not None}
     about = [said(plain(facts), say)]
@@ -52,9 +56,9 @@ def _bench(run: Run, say: Say) -> str:
     chart = bars(drawn, (0.0, 1.0), say["bandwidth_share"]) if drawn else ""
     figure = f'<figure class="chart"><figcaption><h3>{text(say["bandwidth_share"])}</h3></figcaption>{chart}</figure>'
     meant = "".join(f"<dt>{text(name)}</dt><dd>{said(words, say)}</dd>" for name, words in bench.get("definitions", {}).items())
-    told = f'<details><summary>{text(say["definitions"])}</summary><dl class="plain">{meant}</dl></details>' if meant else ""
+    terms = f'<details><summary>{text(say["definitions"])}</summary><dl class="plain">{meant}</dl></details>' if meant else ""
     title = f"<h3>{said(bench.get('model') or run.name, say)}</h3>"
-    return f'{title}<p class="rule">{" · ".join(about)}</p>{table(head, [rows])}{figure if chart else ""}{told}'
+    return f'{title}<p class="rule">{" · ".join(about)}</p>{table(head, [rows])}{figure if chart else ""}{terms}'
 
 
 def _seconds(value: float | None, say: Say) -> str:

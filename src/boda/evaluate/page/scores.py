@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from boda.evaluate.figures import BASELINES, Run, axis, by_task, percent, unlike, upstream_of
+from boda.evaluate.figures import BASELINES, Run, axis, by_task, percent, published_score, unlike, upstream_of
 from boda.evaluate.page.charts import Bar, bars
 from boda.evaluate.page.parts import NOTHING, Say, cell, number, row, run_head, said, score_cells, span, table, text
 
@@ -97,13 +97,16 @@ def upstream(runs: Sequence[Run], say: Say) -> str:
         drawn = []
         for name, (result, published) in both.items():
             is_blind = next(run for run in runs if run.name == name).is_blind
-            score, other = result["score"], percent(published["score"], result)
-            change = NOTHING if score is None else _points(published["score"] - score, result, say)
+            score, other = result["score"], published_score(published, result)
+            apart = score is None or "measure" in published  # a figure of another kind: no difference, no bar beside it
+            change = NOTHING if apart else _points(published["score"] - score, result, say)
             count = f"<small>n {published['n']:,}</small>" if published.get("n") is not None else ""
             own = NOTHING if score is None else f"{percent(score, result)}<small>n {result['n']:,}</small>"
             named = said(say["blind"].format(name=name) if is_blind else name, say)
-            rows.append(row(named, cell(own, "score"), cell(other + count, "score"), change, style="muted" if is_blind else ""))
-            if not is_blind and score is not None:
+            rows.append(
+                row(named, cell(own, "score"), cell(text(other) + count, "score"), change, style="muted" if is_blind else "")
+            )
+            if not is_blind and not apart:
                 drawn.append(Bar(name, f"Boda {percent(score, result)}", score, result["low"], result["high"]))
                 drawn.append(Bar("", f"{say['published_rule']} {other}", published["score"], kind="upstream"))
         bodies.append(rows)
@@ -138,15 +141,16 @@ def groups(runs: Sequence[Run], say: Say) -> str:
             caption = text(say["metrics"]) + (f", {text(say['tokenizer'].format(name=tokenizer))}" if tokenizer else "")
             tables.append(table([text(say["metric"]), *heads], [rows], caption))
         tags = dict.fromkeys(tag for result in found.values() for tag in result.get("groups", {}) if tag != "answer")
+        columns = [text(say["score"]), text(say["interval"]), "n", text(say["failed"])] if len(named) == 1 else heads
+        bodies = []
         for tag in tags:
+            bodies.append([f'<tr class="task"><th scope="rowgroup" colspan="{1 + len(columns)}">{said(tag, say)}</th></tr>'])
             values = dict.fromkeys(value for result in found.values() for value in result.get("groups", {}).get(tag, {}))
-            rows = []
             for value in values:
                 there = [found[run.name].get("groups", {}).get(tag, {}).get(value) or {} for run in named]
                 cells = score_cells(there[0]) if len(named) == 1 else [_score_cell(result) for result in there]
-                rows.append(row(said(value, say), *cells))
-            columns = [text(say["score"]), text(say["interval"]), "n", text(say["failed"])] if len(named) == 1 else heads
-            tables.append(table([said(tag, say), *columns], [rows]))
+                bodies[-1].append(row(said(value, say), *cells))
+        tables += [table([text(say["group"]), *columns], bodies)] if bodies else []
         if tables:
             made.append(f"<details><summary>{said(task, say)}</summary>{''.join(tables)}</details>")
     return "".join(made)

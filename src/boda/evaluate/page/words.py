@@ -64,6 +64,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "picture_of": ("문항 {row}의 그림", "picture of question {row}"),
     # groups
     "groups": ("갈래별 점수", "Scores by group"),
+    "group": ("갈래", "Group"),
     "metrics": ("그 밖의 측정값", "Further metrics"),
     "metric": ("측정값", "Metric"),
     "tokenizer": ("토크나이저 {name}", "tokenizer {name}"),
@@ -96,6 +97,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "answers_rate": ("답/초", "Answers/s"),
     "tokens_rate": ("토큰/초", "Tokens/s"),
     "batch": ("배치", "Batch"),
+    "tokens": ("토큰", "tokens"),
     "prompt_tokens": ("프롬프트 토큰", "Prompt tokens"),
     "new_tokens": ("새 토큰", "New tokens"),
     "images": ("그림", "Pictures"),

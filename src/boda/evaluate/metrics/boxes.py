@@ -47,7 +47,8 @@ def box_score(answer: str, reference: str) -> float:
 def box_score_upstream(answer: str, reference: str) -> float | None:
     """IoU by the rule of the Small Korean VLM's evaluation: None, which leaves the row out of its mean, unless both texts are a JSON
     list of four numbers or four numbers between commas and nothing else; reversed corners are negative areas (an IoU may be below 0
-    or above 1); 0 for a union of 0, so a box without an area does not match itself."""
+    or above 1); 0 for a union of 0, so a box without an area does not match itself. (Another model's boxes it reads otherwise: the
+    first in brackets, both rounded to a tenth. That is no rule for all models, and not here.)"""
     one, other = _four(reference), _four(answer)
     if one is None or other is None:
         return None

@@ -56,6 +56,7 @@ class Counts(NamedTuple):
 
 
 def count(pairs: Sequence[Pair]) -> Counts:
+    """The table that `bleu`, `cider` and `cider_original` are computed from; they make it themselves where it is not handed in."""
     texts = [text for tokens, references in pairs for text in (tokens, *references)]
     sizes = np.array([1 + len(references) for _, references in pairs], np.int64)
     picture = np.repeat(np.arange(len(pairs)), sizes)
@@ -197,8 +198,8 @@ def _meteor(tokens: Tokens, reference: Tokens, alpha: float, beta: float, gamma:
 def sentence_bleu(
     tokens: Tokens, references: Sequence[Tokens], weights: Sequence[float] = (0.25,) * 4, smoothing: str = "method4"
 ) -> float:
-    """NLTK's BLEU of a single caption, by which the Small Korean VLM's captions (method4) and answers on charts (method1, weights
-    1; .5 .5; .33 .33 .33; .25 x 4 for BLEU-1 to BLEU-4) were scored; method0 does not smooth. An average of it is no BLEU of a set.
+    """NLTK's BLEU of a single caption, by which the Small Korean VLM's captions (method4) and answers on charts (method1, for BLEU-3
+    weights of .33) were scored; method0 does not smooth. A mean of it is no BLEU of a set.
 
     Smoothing is Chen and Cherry's (2014), as NLTK computes it. Raises BodaError: another method.
     """

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from boda.evaluate.metrics.exact import same_answer
 
 RELAXED = 0.05  # ChartQA's tolerance, of the reference
+
 # ---- published rules ----
 
 
@@ -36,8 +37,8 @@ def ko_vqa_upstream(answer: str, output: str) -> bool:
     """KO-VQA's rule (Marker-Inc-Korea/KO-VLM-Benchmark, dataset/vqa_func.py): the first number of the reference `answer` is among the
     numbers of the `output`; a letter of 조 억 백 천 민 behind a number belongs to it.
 
-    To the letter, with what follows: only that one letter counts (7,131백만 is 7131백), the letter is looked for behind the first
-    place where the number's digits stand (of 13 and 3명 the 3 is followed by nothing), 만 is no unit, and 2,000백 is not 20만.
+    To the letter, with what follows: only that one letter counts (7,131백만 is 7131백), 만 is no unit, 2,000백 is not 20만, and the
+    letter is looked for behind the first place where the number's digits stand, be it within another number.
     Where its code stops with an error, which ends the published run, the row is wrong: a reference without a number or one that
     ends in it, and an output whose number of several stands at its very end.
     """

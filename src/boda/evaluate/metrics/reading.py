@@ -70,11 +70,14 @@ def anls_upstream(answer: str, references: Sequence[str]) -> float:
 
 def contains_upstream(answer: str, references: Sequence[str], formula: bool = False) -> bool:
     """OCRBench's rule, as lmms-eval has it: lower-cased and with spaces for line breaks, any reference stands somewhere in the answer
-    (가 in 가나, and nothing in everything). `formula`: its rule for HME100k: no spaces at all, references not lower-cased."""
-    given = answer.lower().strip().replace("\n", " ")
-    if formula:
-        return any(each.strip().replace("\n", " ").replace(" ", "") in given.replace(" ", "") for each in references)
-    return any(each.lower().strip().replace("\n", " ") in given for each in references)
+    (가 in 가나, and nothing in everything). `formula`: its rule for HME100k, where spaces do not count and case does (an earlier version
+    lower-cased the answer alone)."""
+
+    def form(text: str) -> str:
+        line = text.strip().replace("\n", " ")
+        return line.replace(" ", "") if formula else line.lower()
+
+    return any(form(each) in form(answer) for each in references)
 
 
 def plain(text: str) -> str:

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from importlib import import_module
+from typing import Any
 
 from boda.errors import BodaError, explaining
 
@@ -61,11 +63,11 @@ def _others() -> str:
 
 
 def _mecab() -> Callable[[str], Sequence[str]]:
-    """Morphemes by whichever binding of MeCab with the Korean dictionary is there."""
+    """Morphemes by whichever binding of MeCab with the Korean dictionary is there: python-mecab-ko, konlpy or mecab-ko."""
     why = []
-    for load in (_python_mecab_ko, _mecab_ko, _konlpy):
+    for module, morphs_of in _BINDINGS.items():
         try:
-            return load()
+            return morphs_of(import_module(module))
         except Exception as error:  # konlpy raises plain ones where the system's MeCab or dictionary is missing
             why.append(str(error).splitlines()[0])
     raise BodaError(
@@ -73,20 +75,12 @@ def _mecab() -> Callable[[str], Sequence[str]]:
     )
 
 
-def _python_mecab_ko() -> Callable[[str], Sequence[str]]:
-    from mecab import MeCab  # type: ignore
-
-    return MeCab().morphs
-
-
-def _mecab_ko() -> Callable[[str], Sequence[str]]:
-    from mecab_ko import Tagger  # type: ignore
-
-    parse = Tagger("-Owakati").parse
+def _by_spaces(parse: Callable[[str], str]) -> Callable[[str], Sequence[str]]:
     return lambda text: parse(text).split()
 
 
-def _konlpy() -> Callable[[str], Sequence[str]]:
-    from konlpy.tag import Mecab  # type: ignore
-
-    return Mecab().morphs
+_BINDINGS: dict[str, Callable[[Any], Callable[[str], Sequence[str]]]] = {
+    "mecab": lambda module: module.MeCab().morphs,
+    "konlpy.tag": lambda module: module.Mecab().morphs,
+    "mecab_ko": lambda module: _by_spaces(module.Tagger("-Owakati").parse),
+}

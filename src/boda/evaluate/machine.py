@@ -24,10 +24,10 @@ MEMORY = {
 
 def now(device) -> float:
     """Seconds, once the device has done what it was given."""
-    import torch
+    if device.type != "cpu":
+        import torch
 
-    if device.type in ("cuda", "mps"):
-        getattr(torch, device.type).synchronize()
+        torch.accelerator.synchronize(device)
     return perf_counter()
 
 

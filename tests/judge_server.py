@@ -49,16 +49,22 @@ def verdict(messages: list[dict]) -> str:
 class JudgeServer(ThreadingHTTPServer):
     """`behave(number, attempt)` says how the `number`-th different prompt is met the `attempt`-th time, both from 0: `good`, `prose`,
     `slow` (good, after `delay` seconds), a function of the messages that gives the reply, a status such as 429, or `close` (hangs up).
-    Seconds to wait may follow a status: (429, 2)."""
+    Seconds to wait may follow a status: (429, 2).
+    `say`: what it answers to a request, in place of a verdict, or (status, words) of a refusal."""
 
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(
-        self, behave: Callable[[int, int], object] = lambda number, attempt: "good", delay: float = 0.2, key: str = ""
+        self,
+        behave: Callable[[int, int], object] = lambda number, attempt: "good",
+        delay: float = 0.2,
+        key: str = "",
+        say: Callable[[dict], str | tuple[int, str]] = lambda body: verdict(body["messages"]),
+        port: int = 0,
     ):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.behave, self.delay, self.key = behave, delay, key
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.behave, self.delay, self.key, self.say = behave, delay, key, say
         self.lock = threading.Lock()
         self.numbers: dict[str, int] = {}
         self.attempts: Counter[str] = Counter()
@@ -97,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        server, prompt = self.server, body["messages"][-1]["content"]
+        server, prompt = self.server, str(body["messages"][-1]["content"])
         if not self._allowed():
             return
         with server.lock:
@@ -122,7 +128,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         if callable(act) or act in ("good", "slow", "prose"):
-            text = PROSE if act == "prose" else (act if callable(act) else verdict)(body["messages"])
+            text = PROSE if act == "prose" else act(body["messages"]) if callable(act) else self.server.say(body)
+            if isinstance(text, tuple):
+                self._send(text[0], {"error": {"message": text[1]}})
+                return
             usage = {
                 "prompt_tokens": sum(len(message["content"]) for message in body["messages"]),
                 "completion_tokens": len(text),

@@ -16,7 +16,7 @@ TEMPLATE = (
 SPECIALS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
-def _tokenizer(*images: str, **named: str):
+def _tokenizer(*images: str, **named):
     tokenizer = fast(
         byte_level(500, (*SPECIALS, *images)), None, pad_token="<|pad|>", eos_token="<|end|>", bos_token="<|user|>", **named
     )

@@ -29,7 +29,7 @@ def without_keys(monkeypatch):
 
 def test_answered_first_and_judged_later(tmp_path: Path):
     data, out = benchmarks(tmp_path / "data", 1), tmp_path / "out"
-    model = language_variant(tmp_path, "llama", max_position_embeddings=192)
+    model = language_variant(tmp_path, "llama", max_position_embeddings=224)
     eval_ = ["eval", model, "--tasks", "logickor:strategy=default,kullm-geval,komt"]
     eval_ += ["--data", data, "--out", out, "--json"]
     first = command(*eval_)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from boda.errors import BodaError
@@ -82,6 +83,8 @@ class Worker:
         return value
 
     def _ended(self) -> ModelGone:
+        with suppress(subprocess.TimeoutExpired):  # it may still be saying why
+            self.process.wait(10)
         self.process.kill()
         code = self.process.wait()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import boda.evaluate
 from boda.errors import BodaError
 from boda.evaluate.board import load_board, published_figures, run_board
 from boda.evaluate.tasks import TASKS
 from tests.fake_encoder import FakeEncoder
+from tests.judge_data import benchmarks
+from tests.judge_server import JudgeServer
 from tests.unit.test_evaluate import Answers
 
 COLOURS = {"빨간색": (220, 20, 20), "파란색": (20, 20, 220)}
@@ -277,3 +280,64 @@ def test_a_board_without_its_file_or_with_an_unknown_task(tmp_path: Path):
         run_board({"title": "", "models": ["mini"], "tasks": ["drwan"]}, tmp_path / "out", quiet=True)
     with pytest.raises(BodaError, match="'drawn:number=10' is named twice"):
         run_board({"title": "", "models": ["mini"], "tasks": ["drawn:number=10"] * 2}, tmp_path / "out", quiet=True)
+
+
+def test_the_command(file: Path, tmp_path: Path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from boda.cli import app
+    from boda.evaluate import board as module
+
+    monkeypatch.setattr(module, "_is_pair", lambda model, trust: False)
+    monkeypatch.setattr(module, "run", lambda model, *rest, **more: found(Answers(lambda _: "파란색", model), *rest, **more))
+    found = boda.evaluate.run
+    path = tmp_path / "board.yaml"
+    told = board(Path("test.jsonl"), "하나", "둘", limit=20) | {"tasks": ["questions:test.jsonl"]}
+    path.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")  # which is YAML, too
+    words = ["--json", "eval", str(path), "--out", str(tmp_path / "out"), "--data", str(file.parent)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    last = json.loads(done.stdout.strip().splitlines()[-1])
+    assert last["board"] == str(tmp_path / "out/board.json")
+    assert {row["name"] for row in last["tables"][0]["rows"] if row["kind"] == "model"} == {"하나", "둘"}
+    refused = CliRunner().invoke(app, [*words, "--limit", "5"])
+    assert refused.exit_code == 2 and "a board says this itself" in refused.output.replace("\n", " ").replace("│ ", "")
+
+
+class Talks:
+    """A model of words alone, which says one thing to everything."""
+
+    def __init__(self, name: str, said: str):
+        self.name, self.said, self.asked = name, said, 0
+
+    def answer(self, conversations):
+        self.asked += len(conversations)
+        return [f"{self.said} {number}" for number in range(len(conversations))]
+
+
+def test_judged_tasks_are_answered_now_and_judged_then(tmp_path: Path, monkeypatch):
+    for name in ("BODA_JUDGE_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    data, models = benchmarks(tmp_path / "data", 8), [Talks("좋음", "좋은 답"), Talks("나쁨", "나쁜 답")]
+    told = {"title": "대화", "models": models, "tasks": ["komt"], "limit": 12, "overlap": False}
+    [table] = run_board(told, tmp_path / "out", data, quiet=True)["tables"]
+    assert all(row["score"] is None and row["rank"] is None for row in table["rows"])
+    asked = [model.asked for model in models]
+
+    def say(body: dict) -> str:
+        return f"설명입니다. 점수: [[{8 if '좋은 답' in str(body['messages']) else 3}]]"
+
+    with JudgeServer(say=say) as server:
+        judge = {"url": server.url, "model": "심판", "concurrency": 2}
+        [table] = run_board(told | {"judge": judge}, tmp_path / "out", data, quiet=True)["tables"]
+    rows = rows_of(table)
+    assert rows["model", "좋음"]["score"] == 8.0 and rows["model", "나쁨"]["score"] == 3.0
+    assert rows["model", "좋음"]["rank"] == [1, 1] and rows["model", "나쁨"]["rank"] == [2, 2]
+    assert rows["model", "좋음"]["scale"] and table["conditions"]["judge"] == "심판"
+    assert ("blind", "좋음") not in rows  # there are no pictures to leave out
+    assert [model.asked for model in models] == asked
+    # A judge that is gone, and a new model to be judged: what is there stays, and the row says why it is empty.
+    other = Talks("새것", "새 답")
+    [table] = run_board(told | {"judge": judge, "models": [*models, other]}, tmp_path / "out", data, quiet=True)["tables"]
+    rows = rows_of(table)
+    assert "judge" in rows["model", "새것"]["error"] and rows["model", "좋음"]["score"] == 8.0

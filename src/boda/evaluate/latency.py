@@ -388,12 +388,12 @@ def show(found: dict) -> None:
     shown = {
         "batch": ("batch", "{:,}"),
         "first_token_seconds": ("first token", "{:.3g} s"),
-        "decode_tokens_per_second": ("tokens/s", "{:,.1f}"),
-        "decode_tokens_per_second_each": ("each", "{:,.1f}"),
-        "seed_tokens_per_second": ("seed token/s", "{:,.1f}"),
+        "decode_tokens_per_second": ("tokens/s", "{:,.2f}"),
+        "decode_tokens_per_second_each": ("each", "{:,.2f}"),
+        "seed_tokens_per_second": ("seed token/s", "{:,.2f}"),
         "seconds": ("whole", "{:.3g} s"),
-        "images_per_second": ("images/s", "{:,.1f}"),
-        "texts_per_second": ("texts/s", "{:,.1f}"),
+        "images_per_second": ("images/s", "{:,.2f}"),
+        "texts_per_second": ("texts/s", "{:,.2f}"),
         "peak_bytes": ("peak memory", "{:,.0f} MB"),
         "bandwidth_share": ("of bandwidth", "{:.1%}"),
     }

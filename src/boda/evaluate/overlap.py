@@ -97,7 +97,7 @@ def _index(blocks: list[dict], data_dir: str | Path | None, quiet: bool) -> Path
             places.append({})
             continue
         found = {"path": str(resolve_data(block["path"], data_dir))}
-        if block["images"]:
+        if block.get("images"):
             found["images"] = str(resolve_data(block["images"], data_dir))
         places.append(found)
     facts = [[_facts(path) for path in found.values()] for found in places]
@@ -122,7 +122,7 @@ def _samples(block: dict, place: dict) -> Iterator[Sample]:
     if block["source"] == "drawn":
         yield from drawn.read(block["path"], min(block["limit"], MOST_DRAWN), block["seed"], block["where"])
         return
-    asked = {name: block[name] for name in ("columns", "question", "answer", "where", "limit")}
+    asked = {name: block.get(name) for name in ("columns", "question", "answer", "where", "limit")}
     # Rows that training could not use, it has not seen.
     yield from read(place["path"], block["source"], images=place.get("images"), bad_rows=BadRows(), probe=False, **asked)
 

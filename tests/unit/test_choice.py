@@ -26,84 +26,20 @@ WORDS = (
 ).split("|")
 # Parts of answers in which no label, number or Korean letter stands. {0}, {1}: options by their text.
 TEXT_PARTS = (
-    *(
-        "{0}",
-        "{0}입니다.",
-        "정답은 {0}입니다.",
-        "정답: {0}",
-        "{0}가 정답입니다.",
-        "사진에는 {0}가 있습니다.",
-        "{0}처럼 보이지만",
-        "{0}가 아니라",
-    ),
-    *(
-        "{0}는 아닙니다.",
-        "따라서 {0}",
-        "{0}와 {1}",
-        "{0} 또는 {1}입니다.",
-        "{0}인지 알 수 없습니다.",
-        "{0}가 맞습니다.",
-        "정답은 {0}, {1}",
-    ),
-    *(
-        "잘 모르겠습니다.",
-        "The answer is {0}.",
-        "not {0} but",
-        "\\boxed{{{0}}}",
-        "**{0}**",
-        "({0})",
-        "<think>{0}</think>",
-        "\n",
-        ", ",
-    ),
-    *(
-        "사진을 보면",
-        "저는 {0}를 선택하겠습니다.",
-        "{0}보다는",
-        "그림 속의",
-        "왼쪽에 있는",
-        "<answer>{1}</answer>",
-        "{1}를 제외하면",
-        "하지만",
-    ),
-)
-# Parts with labels and none of WORDS.
+    "{0}|{0}입니다.|정답은 {0}입니다.|정답: {0}|{0}가 정답입니다.|사진에는 {0}가 있습니다.|{0}처럼 보이지만|{0}가 아니라|"
+    "{0}는 아닙니다.|따라서 {0}|{0}와 {1}|{0} 또는 {1}입니다.|{0}인지 알 수 없습니다.|{0}가 맞습니다.|정답은 {0}, {1}|"
+    "잘 모르겠습니다.|The answer is {0}.|not {0} but|\\boxed{{{0}}}|**{0}**|({0})|<think>{0}</think>|\n|\n{0}|\n{0}\n|, |"
+    "사진을 보면|저는 {0}를 선택하겠습니다.|{0}보다는|그림 속의|왼쪽에 있는|<answer>{1}</answer>|{1}를 제외하면|하지만|"
+    "{0}. 왜냐하면|{0}, {1} 중|{0} {1}|{0}\n{1}"
+).split("|")
+# Parts with labels and none of LABELLED. Where options are numbers, a bare number is none of a list.
+LABELLED = [word for word in WORDS if not word.isdigit() and word != "알 수 없음"]
 LABEL_PARTS = (
-    *(
-        "{0}",
-        "({0})",
-        "{0}.",
-        "{0}번",
-        "{0}입니다.",
-        "정답: {0}",
-        "정답은 {0}입니다.",
-        "{0}가 정답입니다.",
-        "{0}가 아니라",
-        "{0}는 아닙니다.",
-    ),
-    *(
-        "{0}와 {1}",
-        "{0}, {1}",
-        "{0} 또는 {1}",
-        "따라서 {0}",
-        "보기 {0}",
-        "**{0}**",
-        "\\boxed{{{0}}}",
-        "{0}인지 모르겠습니다.",
-        "\n",
-        ", ",
-    ),
-    *(
-        "그림을 자세히 보면",
-        "The answer is {0}.",
-        "{0} is correct",
-        "I choose {0}",
-        "{0}보다 {1}",
-        "하지만",
-        "{0}를 선택합니다.",
-        "<think>{0}</think>",
-    ),
-)
+    "{0}|({0})|{0}.|{0}번|{0}입니다.|정답: {0}|정답은 {0}입니다.|{0}가 정답입니다.|{0}가 아니라|{0}는 아닙니다.|{0}와 {1}|"
+    "{0}, {1}|{0} 또는 {1}|따라서 {0}|보기 {0}|**{0}**|\\boxed{{{0}}}|{0}인지 모르겠습니다.|\n|, |그림을 자세히 보면|"
+    "The answer is {0}.|{0} is correct|I choose {0}|{0}보다 {1}|하지만|{0}를 선택합니다.|<think>{0}</think>|{0}\n{1}|"
+    "{0}, {1} 중"
+).split("|")
 
 
 @pytest.mark.parametrize("kind", sorted({form["kind"] for form in FORMS}))
@@ -164,7 +100,7 @@ def test_no_order_of_options_changes_what_is_read(data):
 @settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_a_label_is_its_place_whatever_the_options_are(data):
-    several = st.lists(st.sampled_from([word for word in WORDS if not word.isdigit()]), min_size=4, max_size=4, unique=True)
+    several = st.lists(st.sampled_from(LABELLED), min_size=4, max_size=4, unique=True)
     labels = st.sampled_from(data.draw(st.sampled_from(["ABCD", "abcd", "①②③④", "ＡＢＣＤ"])))
     parts = data.draw(st.lists(st.tuples(st.sampled_from(LABEL_PARTS), labels, labels), min_size=1, max_size=4))
     answer = " ".join(part.format(one, two) for part, one, two in parts)

@@ -199,7 +199,8 @@ def _opening(masked: str, groups: Sequence[list[Mention]]) -> set[int] | None:
         ends = r"[)\]]?\s*\Z" if is_faint else rf"\s*(?:[.,:;)\]>(\"'–—-]|{IT_IS}{WORD_END}|\Z)"
         if not (has_label or re.match(ends, after) or _is_whole(before, inside, after)):
             break
-        opened.append(_indices(inside[0]))
+        opened.append(inside[0])
     if not opened:
         return None
-    return {0, 1} if opened == [{0}, {1}] else opened[0]
+    is_list = all(group[0].kind > REPLY for group in opened) and [_indices(group) for group in opened] == [{0}, {1}]
+    return _indices(*opened) if is_list else _indices(opened[0])

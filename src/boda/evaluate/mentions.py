@@ -72,6 +72,12 @@ _AFTER_BARE = re.compile(
     r"대신|말고|제외|빼고|그리고|모두|둘|중|or|and|is)"
 )
 
+# What makes a letter or number part of something longer.
+_PART_BEFORE = re.compile(r"(?:[가-힣a-z0-9]|[a-z0-9][-_.':]|\d[/,]|[a-z0-9]{2}[/,]|-)\Z")
+_PART_BEFORE_BRACKET = re.compile(r"[a-z0-9]\Z")
+_PART_AFTER = re.compile(r"[-.,:/]\d|'[a-z]|[_+#%℃°]|-[a-z]|\.[a-z]\b")
+_WORD_BEGINS = re.compile(r"(?:\A|[\s:=,/·>-])[\"']?\Z")
+
 _YES, _NO = ("예", "네", "yes"), ("아니요", "아니오", "아뇨", "no")
 _REPLY_BEGINS = r"(?:\A|(?<=[\n.!?:\"'(,])|(?<=[.!?:,] )|(?<=[은는답] )|(?<=is ))"
 _REPLY_ENDS = (
@@ -96,7 +102,7 @@ def mentions_in(answer: str, options: Sequence[str], labels: Sequence[str] | Non
         for start, end in () if text in shown else _places(said, text):
             found.setdefault((start, end, kind), set()).add(index)
     named = {start for start, _, _ in found}
-    for mention in _labels(said, shown, any(text.isdigit() for text in texts), named):
+    for mention in _labels(said, shown, texts, named):
         found.setdefault((mention.start, mention.end, mention.kind), set()).add(mention.index)
     kept: list[Mention] = []
     free = [True] * len(said)
@@ -163,11 +169,24 @@ def _styles(sentence: str) -> set[str]:
 # --- labels
 
 
-def _labels(said: str, shown: Sequence[str], numeric: bool, named: Collection[int]) -> list[Mention]:
+def _system(name: str) -> str:
+    if name.isdigit():
+        return "numbers"
+    return (
+        "letters"
+        if re.fullmatch("[a-z]", name)
+        else ""
+        if len(name) != 1
+        else "가나다" * (name in _HANGUL) or "ㄱㄴㄷ" * (name in _JAMO)
+    )
+
+
+def _labels(said: str, shown: Sequence[str], texts: Sequence[str], named: Collection[int]) -> list[Mention]:
     """Shown labels, letters, numbers, Korean letters and ordinals.
 
-    Where options are numbers, a bare number is none of this. `named`: where texts begin; a label before one belongs to it.
+    Where options are numbers, a bare number that is not shown is none of this, and so for letters. `named`: where texts begin.
     """
+    as_texts = {_system(text) for text in texts} - {""}
     indices: dict[str, int] = {}
     for place in range(max(len(shown), 8)):
         index = place if place < len(shown) else NEITHER
@@ -182,7 +201,8 @@ def _labels(said: str, shown: Sequence[str], numeric: bool, named: Collection[in
             rf"(?P<times>(?:\s*번(?!째)(?:\s*{_NOUN})?)*)",
             said,
         )
-        if (kind := _label_kind(said, match, numeric and match["name"] not in shown, named)) is not None
+        if (kind := _label_kind(said, match, match["name"] not in shown and _system(match["name"]) in as_texts, named))
+        is not None
     ]
     for match in re.finditer(
         rf"\b({'|'.join(_ORDINALS)}|\d)(?:\s*번째(\s*{_NOUN})?| ({_NOUN}|answer|one))(?={GLUED.pattern})", said
@@ -193,33 +213,29 @@ def _labels(said: str, shown: Sequence[str], numeric: bool, named: Collection[in
     return found
 
 
-def _label_kind(said: str, match: re.Match, no_number: bool, named: Collection[int]) -> int | None:
-    """How surely this is a label, None where it is none."""
+def _label_kind(said: str, match: re.Match, is_text: bool, named: Collection[int]) -> int | None:
+    """How surely this is a label, None where it is none; `is_text`: bare, it would be what an option says."""
     name, before, after = match["name"], said[max(0, match.start() - 32) : match.start()], said[match.end() : match.end() + 32]
-    is_letter, is_number = name.isascii() and name.isalpha(), name.isdigit()
-    is_sign = bool(match["noun"] or match["times"] or (match["open"] and match["close"] and not is_number))
-    if is_number and no_number and not (match["noun"] or match["times"]):
+    is_latin, is_number = _system(name) == "letters", name.isdigit()
+    is_place = bool(match["noun"] or match["times"])
+    is_bracketed = bool(match["open"] and match["close"])
+    if (is_text and not is_place) or (_PART_BEFORE_BRACKET if match["open"] else _PART_BEFORE).search(before):
         return None
-    part_of_more = r"[a-z0-9]\Z" if match["open"] else r"(?:[가-힣a-z0-9]|[a-z0-9][-_.':]|\d[/,]|[a-z0-9]{2}[/,]|-)\Z"
-    if re.search(part_of_more, before) or re.match(r"[-.,:/]\d|'[a-z]|[_+#%℃°]|-[a-z]|\.[a-z]\b", after):
+    if _PART_AFTER.match(after):
         return None
-    if not name.isascii() and match["noun"] and match["noun"] == match["noun"].rstrip() and not match["open"]:
-        return None  # the particle of 보기가
-    glued = (GLUED if is_sign or is_letter or is_number else _GLUED_LETTER).match(said, match.end())
+    if not (name.isascii() or match["open"] or _WORD_BEGINS.search(said[: match.start("name")][-3:])):
+        return None  # the particle of 보기가, of 15%가, of '고양이'가
+    is_sign = is_place or (is_bracketed and not is_number)
+    glued = (GLUED if is_sign or is_latin or is_number else _GLUED_LETTER).match(said, match.end())
     if not glued:
         return None
-    if not is_sign and (is_letter or is_number) and not match["close"]:
-        last, following = re.search(r"([a-z']+) \Z", before), re.match(r" ([a-z']+)", after)
-        if any(
-            near and near[1] not in words and len(near[1]) > 1
-            for near, words in ((last, _BEFORE_LETTER), (following, _AFTER_LETTER))
-        ):
+    if not is_sign and (is_latin or is_number) and not match["close"]:
+        last, following = re.search(r"([a-z']{2,}) \Z", before), re.match(r" ([a-z']{2,})", after)
+        if (last and last[1] not in _BEFORE_LETTER) or (following and following[1] not in _AFTER_LETTER):
             return None
-    if not is_sign and not is_letter:
-        return FAINT
     begins_text = match.end() + len(after) - len(after.lstrip()) in named
-    is_attribute = not glued[0] and not _AFTER_BARE.match(after) and not begins_text  # B 지역, 2번 버스
-    if not match["noun"] and (is_attribute or _NAMED_BY_LETTER.search(before)):
+    is_attribute = not (glued[0] or begins_text or _AFTER_BARE.match(after)) or _NAMED_BY_LETTER.search(before)  # B 지역, 점 A
+    if not (is_sign or is_latin) or (is_attribute and not match["noun"]):
         return FAINT
     return SIGN if is_sign else LETTER
 
@@ -231,10 +247,11 @@ def plain(text: str) -> str:
     """One spelling of all: NFC, ASCII for full-width letters, ② as 2번, two dogs counted as 2, no marks of emphasis."""
     text = unicodedata.normalize("NFC", text)
     text = re.sub(r"[^\x00-\x7f가-힣ㄱ-ㆎ]", lambda match: _plain_sign(match[0]), text)
+    text = re.sub(r"(\d)\s*\u20e3", " \\1번\0", text)
+    text = re.sub(f"\0(?={GLUED.pattern})", "", text).replace("\0", " ")  # ②가 and ②고양이
     text = re.sub(r"[^\S\n]+", " ", text)
     text = re.sub(r"\*\*+|__+|`+|^\s*#+ |\$(?=\s*\(?\w\)?\s*\$)|(?<=[\w)])\$(?!\w)", "", text, flags=re.MULTILINE)
     text = re.sub(r"(?<![\w*])\*(?=\S)([^*\n]+)(?<=\S)\*", r"\1", text)
-    text = re.sub(r"(\d)\s*\u20e3", r" \1번 ", text)
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     text = re.sub(r"(?<![가-힣])(정답은|답은|정답|보기)(?=[A-Za-z0-9(])", r"\1 ", text)
     text = re.sub(
@@ -264,5 +281,5 @@ def _plain_sign(sign: str) -> str:
     )
     number = unicodedata.digit(sign, None)
     if compatible == sign and number is not None:  # ❷
-        return f" {number}번 "
-    return f" {compatible}번 " if unicodedata.decomposition(sign).startswith("<circle>") else compatible
+        return f" {number}번\0"
+    return f" {compatible}번\0" if unicodedata.decomposition(sign).startswith("<circle>") else compatible

@@ -122,7 +122,7 @@ def _samples(block: dict, place: dict) -> Iterator[Sample]:
     if block["source"] == "drawn":
         yield from drawn.read(block["path"], min(block["limit"], MOST_DRAWN), block["seed"], block["where"])
         return
-    asked = {name: block.get(name) for name in ("columns", "question", "answer", "where", "limit")}
+    asked: dict[str, Any] = {name: block.get(name) for name in ("columns", "question", "answer", "where", "limit")}
     # Rows that training could not use, it has not seen.
     yield from read(place["path"], block["source"], images=place.get("images"), bad_rows=BadRows(), probe=False, **asked)
 

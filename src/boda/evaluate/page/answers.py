@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import random
 from collections import defaultdict
 from collections.abc import Sequence
 from io import BytesIO
@@ -11,9 +12,9 @@ from typing import Any
 from boda.data.sample import ImageRef
 from boda.errors import BodaError
 from boda.evaluate.answers import read_answers
-from boda.evaluate.figures import Run, axis
+from boda.evaluate.figures import Run, axis, upstream_of
 from boda.evaluate.page.parts import Say, plain, said, text
-from boda.evaluate.sheets import question_of, worst
+from boda.evaluate.sheets import question_of, spread, worst
 
 EACH, ALL = 6, 150  # answers of a task of a run, and of the page
 PICTURES, SIDE, QUALITY = 3, 256, 80  # pictures of an answer, pixels of their longer side, JPEG
@@ -31,10 +32,25 @@ def worst_answers(runs: Sequence[Run], say: Say) -> str:
             records[record["task"]].append(record)
         for task, result in run.tasks.items():
             there = sorted(records[task], key=lambda record: str(record["row"]))
-            if chosen := worst(there, each, axis(result)[1]):
-                cards = "".join(_card(record, result, say) for record in chosen)
-                made.append(f'<h3>{said(f"{run.name} · {task}", say)}</h3><div class="answers">{cards}</div>')
+            chosen = worst(there, each, axis(result)[1])
+            apart = [record for record in there if record not in chosen and _differs(record)]
+            if "measure" in (upstream_of(result) or {}):  # by what is no score of the same kind
+                apart = []
+            if chosen or apart:
+                made.append(f"<h3>{said(f'{run.name} · {task}', say)}</h3>{_cards(chosen, result, say)}")
+            if apart:
+                some = spread(apart, -(-each // 2), random.Random(0))
+                made.append(f"<h4>{text(say['apart'])}</h4>{_cards(some, result, say)}")
     return f'<p class="about">{text(say["worst_about"])}</p>{"".join(made)}' if made else ""
+
+
+def _differs(record: dict) -> bool:
+    """Whether the published rule gives the answer another score."""
+    return None not in (record["score"], published := record.get("upstream")) and record["score"] != published
+
+
+def _cards(records: Sequence[dict], result: dict, say: Say) -> str:
+    return f'<div class="answers">{"".join(_card(record, result, say) for record in records)}</div>' if records else ""
 
 
 def _judged(run: Run) -> list[dict]:
@@ -52,17 +68,14 @@ def _judged(run: Run) -> list[dict]:
 
 
 def _card(record: dict, result: dict, say: Say) -> str:
-    is_failed = record["failed"]
-    lowest = axis(result)[0]
-    mark = (
-        say["failed"] if is_failed else say["wrong"] if record["score"] <= lowest else f"{say['score']} {record['score']:.3g}"
-    )
-    kind = "failed" if is_failed else "wrong"
+    is_failed, (lowest, highest) = record["failed"], axis(result)
+    kind = "failed" if is_failed else "wrong" if record["score"] < highest else "right"
+    mark = say[kind] if is_failed or record["score"] in (lowest, highest) else f"{say['score']} {record['score']:.3g}"
     shown: list[tuple[str, Any, str]] = []
     if is_failed:
         shown.append((say["reason"], record.get("error") or say["unknown"], "failed"))
     else:
-        shown.append((say["answer"], (record["raw"] or "").strip() or say["empty"], "wrong"))
+        shown.append((say["answer"], (record["raw"] or "").strip() or say["empty"], kind))
     if record.get("gold") not in (None, "", []):
         shown.append((say["reference"], plain(record["gold"]), "right"))
     if not is_failed and record.get("extracted") not in (None, "", record["raw"]):

@@ -49,7 +49,7 @@ def _row(each: dict, has: dict[str, bool], say: Say) -> str:
         found = upstream_of(each)
         cells.append(text(published_score(found, each)) if found else NOTHING)
     if has["overlap"]:
-        cells.append(cell(_overlap(each.get("overlap"), say), "words"))
+        cells.append(cell(_overlap(each.get("overlap"), say), "words wide"))
     if has["flag"]:
         cells.append(cell(f'<span class="chip flag">{said(each["flag"], say)}</span>' if each.get("flag") else "", "words"))
     name = {"blind": say["blind"].format(name=each["name"])}.get(each["kind"], each["name"])

@@ -27,6 +27,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "interval": ("95 % 구간", "95 % interval"),
     "failed": ("실패", "Failed"),
     "wrong": ("오답", "Wrong"),
+    "right": ("맞음", "Right"),
+    "apart": ("두 규칙이 다르게 채점한 답", "Answers that the two rules score differently"),
     "best": ("가장 높음", "highest"),
     "tied": ("가장 높음, 겹침", "highest, overlaps"),
     "overlaps": ("구간 겹침", "interval overlaps"),

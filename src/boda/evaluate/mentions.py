@@ -142,6 +142,10 @@ def _spellings(text: str) -> list[str]:
     said = {words, *stems(words, False), re.sub(r"^(?:an?|the) (?=\S)", "", words)}
     said |= {style for style in _styles(words) if " " in words or style.endswith(("니다", "요"))}
     patterns = [_as_words(each) for each in sorted(said) if each]
+    if measured := re.fullmatch(r"(\d[\d.]*)\s?(?:[%℃°]|[가-힣]{1,2}|[a-z]{1,3})", words):  # the unit is not always repeated
+        patterns.append(
+            rf"(?<![가-힣a-z0-9])(?<!\d[.:/])(?<!-){re.escape(measured[1])}(?![.:/]\d)(?={IT_IS}?{WORD_END})(?!\s?[%℃°])"
+        )
     return [*patterns, UNKNOWN] if re.search(UNKNOWN, words) else patterns
 
 
@@ -250,7 +254,7 @@ def plain(text: str) -> str:
     text = re.sub(r"(\d)\s*\u20e3", " \\1번\0", text)
     text = re.sub(f"\0(?={GLUED.pattern})", "", text).replace("\0", " ")  # ②가 and ②고양이
     text = re.sub(r"[^\S\n]+", " ", text)
-    text = re.sub(r"\*\*+|__+|`+|^\s*#+ |\$(?=\s*\(?\w\)?\s*\$)|(?<=[\w)])\$(?!\w)", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\*\*+|__+|`+|^[ \t]*#+ |\$(?=\s*\(?\w\)?\s*\$)|(?<=[\w)])\$(?!\w)", "", text, flags=re.MULTILINE)
     text = re.sub(r"(?<![\w*])\*(?=\S)([^*\n]+)(?<=\S)\*", r"\1", text)
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     text = re.sub(r"(?<![가-힣])(정답은|답은|정답|보기)(?=[A-Za-z0-9(])", r"\1 ", text)

@@ -198,7 +198,8 @@ def _processor_class(config):
     """
     known = PROCESSOR_MAPPING.get(type(config), None)
     names = known.get_attributes() if known else []
-    if is_torchvision_available() or names[-1:] != ["video_processor"]:
+    # SmolVLM's own way with chat templates asks the videos' settings, so it is left to say what it needs.
+    if is_torchvision_available() or names[-1:] != ["video_processor"] or "apply_chat_template" in vars(known):
         return AutoProcessor
     return type(known.__name__, (known,), {"get_attributes": classmethod(lambda cls: names[:-1])})
 

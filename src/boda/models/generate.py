@@ -85,7 +85,7 @@ def encode(model, processor, conversations: Sequence[Sequence[dict]]) -> dict[st
             plain, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True, **padding
         )
     # A family's own processor may say more of a picture: its grid, its size, which of its pixels are padding.
-    known = {"input_ids", "attention_mask", "pixel_values", *inspect.signature(model.forward).parameters}
+    known = {"input_ids", "attention_mask", "pixel_values", *inspect.signature(model.forward).parameters} - {"labels"}
     return {name: _placed(value, model) for name, value in inputs.items() if name in known}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from itertools import islice
@@ -23,7 +24,7 @@ from boda.evaluate.asking import Asking, answered
 from boda.evaluate.local import LocalModel, open_local
 from boda.evaluate.task import Row, Task
 from boda.evaluate.tasks import make_task
-from boda.models.checkpoints import load
+from boda.models.checkpoints import load, locate
 from tests import tiny
 from tests.tiny_vlm import VLM_FAMILIES, vlm_folder
 
@@ -296,3 +297,17 @@ def test_vllm_that_dies_or_is_not_there_is_told(vllm: Path, tmp_path: Path, pict
     monkeypatch.setenv("BODA_VLLM", "/nowhere/vllm")
     with pytest.raises(BodaError, match="no command '/nowhere/vllm'; install vLLM in an environment of its own"):
         run("mini", ["questions:test.jsonl"], tmp_path / "out", data_dir=pictures, engine="vllm")
+
+
+def test_a_model_that_brings_its_own_code_runs_it_only_when_told(tmp_path: Path, pictures: Path):
+    folder = shutil.copytree(locate("mini"), tmp_path / "strange")
+    for name in ("config.json", "vlm.py"):
+        path = folder / name
+        path.write_text(path.read_text(encoding="utf-8").replace("boda_vlm", "strange_vlm"), encoding="utf-8")
+    (folder / "boda.json").unlink()
+    with pytest.raises(BodaError, match=r"strange_vlm|custom code"):
+        run(str(folder), ["questions:test.jsonl"], tmp_path / "a", data_dir=pictures)
+    for model, out in ((str(folder), "b"), ("mini", "c")):
+        task = made("questions:test.jsonl", pictures, decoding={"temperature": 0.0, "max_new_tokens": 8})
+        run(model, [task], tmp_path / out, trust_remote_code=True)
+    assert answers(tmp_path / "b") == answers(tmp_path / "c")

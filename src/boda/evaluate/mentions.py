@@ -30,12 +30,11 @@ IT_IS = (
     "(?:입니다|이에요|예요|에요|이다|임|이야|야|이죠|죠|이지요|이네요|네요|이요|요|"
     "이?라고 (?:봅니다|생각합니다|생각해요|답하겠습니다))"
 )
-# Those of the last line come with 이 before them, too.
 _PARTICLES = (
     "은 는 이 가 을 를 의 에 에서 에게 로 으로 와 과 도 만 하고 처럼 보다 까지 부터 뿐 들 쪽 번 인 일 인데 인데요 "
     "인가요 일까요 인지 일지 인듯 인듯합니다 일겁니다 일거예요 였습니다 였다 였어요 입니까 입니다만"
 ).split()
-_PARTICLES += [
+_PARTICLES += [  # these come with 이 before them, too
     before + each
     for each in (
         "라 라고 라는 란 지만 며 므로 라서 고 고요 거든요 기 었습니다 었다 었어요 니까 군요 겠네요 겠습니다 랍니다 자 거나 나 랑"
@@ -95,7 +94,7 @@ def mentions_in(answer: str, options: Sequence[str], labels: Sequence[str] | Non
     """Mentions in order, none over another: the longer one stays, of two as long the text. All arguments went through `plain`."""
     said, texts = lower(answer), [lower(option) for option in options]
     letters = [chr(ord("a") + number) for number in range(min(len(texts), 26))]
-    shown = letters if labels is None else [lower(label).strip(" .:()[]번") for label in labels]
+    shown = letters if labels is None else [lower(label).strip(" .:()[]번") for label in labels[: len(texts)]]
     found: dict[tuple[int, int, int], set[int]] = {}
     for index, text in enumerate(texts):
         kind = REPLY if text.strip(" .,!") in (*_YES, *_NO) else TEXT

@@ -189,18 +189,23 @@ def _last_line(masked: str, groups: Sequence[list[Mention]]) -> set[int] | None:
 
 
 def _opening(masked: str, groups: Sequence[list[Mention]]) -> set[int] | None:
-    """B. 고양이가 ...; 고양이입니다. ...; but the first two options one under the other are the question told again."""
-    opened = []
-    for before, inside, after in _lines(masked, groups)[:2]:
-        if not inside or re.search(r"\w", before):
-            break
-        has_label = inside[0][0].kind > REPLY and len(inside[0]) > 1
-        is_faint = all(mention.kind == FAINT for mention in inside[0])
-        ends = r"[)\]]?\s*\Z" if is_faint else rf"\s*(?:[.,:;)\]>(\"'–—-]|{IT_IS}{WORD_END}|\Z)"
-        if not (has_label or re.match(ends, after) or _is_whole(before, inside, after)):
-            break
-        opened.append(inside[0])
-    if not opened:
+    """B. 고양이가 ...; 고양이입니다. ...; but the first two options one after the other are the question told again."""
+    lines = _lines(masked, groups)
+    if not lines or not lines[0][1] or re.search(r"\w", lines[0][0]):
         return None
-    is_list = all(group[0].kind > REPLY for group in opened) and [_indices(group) for group in opened] == [{0}, {1}]
-    return _indices(*opened) if is_list else _indices(opened[0])
+    before, inside, after = lines[0]
+    first, has_label = inside[0], inside[0][0].kind > REPLY
+    is_faint = all(mention.kind == FAINT for mention in first)
+    ends = r"[)\]]?\s*\Z" if is_faint else rf"\s*(?:[.,:;)\]>(\"'–—-]|{IT_IS}{WORD_END}|\Z)"
+    if not ((has_label and len(first) > 1) or re.match(ends, after) or _is_whole(before, inside, after)):
+        return None
+    listed = (
+        inside[1:2]
+        if len(inside) > 1
+        else [group for line in lines[1:2] for group in line[1][:1] if not re.search(r"\w", line[0])]
+    )
+    for second in listed:
+        is_label = second[0].kind > REPLY and (len(inside) == 1 or re.match(r"\s*[.):]", masked[second[0].end :]))
+        if has_label and is_label and (_indices(first), _indices(second)) == ({0}, {1}):
+            return {0, 1}
+    return _indices(first)

@@ -98,6 +98,33 @@ def test_folders_by_split(tmp_path: Path):
     ] == wanted  # without a path: the hub's name in the data folder
 
 
+def test_another_split_is_other_questions(tmp_path: Path):
+    for place in ("data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"):
+        write_parquet(tmp_path / place, ROWS)
+        with pytest.raises(BodaError, match=r"name one file of .* of its split 'test'; there are: train-00000"):
+            read_table(SCHEMA, tmp_path)
+    assert len(read_table(SCHEMA, tmp_path / place)) == len(ROWS)  # but for who names it
+    write_parquet(tmp_path / "default" / "test" / "0000.parquet", ROWS[:2])  # as the hub converts data
+    assert len(read_table(SCHEMA, tmp_path)) == 2
+
+
+def test_raw_cells_keep_the_word_nan(tmp_path: Path):
+    rows = [{"a": value, "b": value} for value in ("nan", "가", None, " ")]
+    found = read_table(Schema("set", {"a": "raw?", "b": "text?"}), write_parquet(tmp_path / "a.parquet", rows))
+    assert [(row["a"], row["b"]) for row in found] == [("nan", None), ("가", "가"), (None, None), (" ", None)]
+
+
+def test_tables_that_would_lose_letters_are_refused(tmp_path: Path):
+    for row, said in (
+        ('"가"라고 하면?\t답', "'\\t' expected after '\"'"),
+        ('"가라고 하면?\t답', "unexpected end of data"),
+        ("가\t나\t답", "row 0 has more cells than there are columns"),
+    ):
+        (tmp_path / "a.tsv").write_text(f"question\tanswer\n{row}\n", encoding="utf-8")
+        with pytest.raises(BodaError, match=said):
+            read_table(Schema("set", {"question": "text", "answer": "text"}), tmp_path / "a.tsv")
+
+
 BROKEN = {
     "a column is missing": (
         {"n": None},
@@ -136,8 +163,9 @@ def test_what_is_no_benchmark_file(tmp_path: Path, monkeypatch):
     (tmp_path / "c.tsv").write_text("id\twords\tn\tpicture\n", encoding="utf-8")
     with pytest.raises(BodaError, match=r"c.tsv has no rows"):
         read_table(SCHEMA, tmp_path / "c.tsv")
-    with pytest.raises(BodaError, match=r"a list is needed"):
-        read_table(Schema("set", {"id": "list"}), write_json(tmp_path / "d.json", [{"id": "가, 나"}]))
+    for cell in ("가, 나", [], ["가", None]):
+        with pytest.raises(BodaError, match=r"a list is needed"):
+            read_table(Schema("set", {"id": "list"}), write_json(tmp_path / "d.json", [{"id": cell}]))
     with pytest.raises(BodaError, match=r"name one file of .*there are: a.jsonl, a.parquet, a.tsv"):
         read_table(SCHEMA, tmp_path)
     with pytest.raises(BodaError, match=r"looked for"):

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import math
+import re
 import unicodedata
 from base64 import b64decode
 from collections.abc import Collection, Container, Iterator, Mapping
@@ -28,6 +29,7 @@ from boda.files import cache_folder, whole_file, writing
 
 SUFFIXES = (".parquet", ".tsv", ".csv", ".jsonl", ".json")
 SHORTEST_PICTURE = 64  # letters of base64; a shorter cell names the row whose picture it shares
+SPLITS = {"train", "validation", "valid", "val", "dev", "test"}  # as files on the hub are named
 HUB = "hf://"
 
 
@@ -36,7 +38,7 @@ class Schema:
     """The published columns of a benchmark's file.
 
     columns: what each holds: `text`, `number`, `list` (texts) or `image`; with a question mark (`text?`) cells, or the column, may
-        be empty, which reads as None.
+        be empty, which reads as None, as the word nan does; not in `raw?`, a text as it stands.
     index: the column that names a row; unique. "" where rows have no name: their numbers are taken.
     hub: the id it is published under; split: of its files; images: the folder, beside the file, of pictures that cells name.
     aliases: what another published form of it calls a column.
@@ -80,22 +82,16 @@ def read_table(schema: Schema, path: str | Path = "", data_dir: str | Path | Non
         raise BodaError(f"{schema.name}: {path or schema.hub} has no rows")
     by_index = {row["index"]: row for row in rows}
     for row in rows:  # a rotated question shows the picture of the first one by its index
-        for name, value in row.items():
-            if isinstance(value, _Shared):
-                other = by_index.get(value.index, {}).get(name)
+        for name, kind in schema.columns.items():
+            value = row[name]
+            if kind == "image" and isinstance(value, str):
+                other = by_index.get(value, {}).get(name)
                 if not isinstance(other, ImageRef):
                     raise BodaError(
                         f"{schema.name}, row {row['index']}: '{name}' is neither a picture nor a row's that has one"
                     )
                 row[name] = other
     return rows
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """The picture of another row."""
-
-    index: str
 
 
 def _files(schema: Schema, path: str | Path, data_dir: str | Path | None) -> list[Path]:
@@ -112,16 +108,17 @@ def _files(schema: Schema, path: str | Path, data_dir: str | Path | None) -> lis
     if place.is_file():
         return [place]
     found = [file for file in sorted(place.rglob("*")) if file.suffix in SUFFIXES and file.is_file()]
-    splits = [file for file in found if schema.split and schema.split in file.stem.lower().replace("_", "-").split("-")]
-    if splits:  # the hub may have VLMEvalKit's table of a split beside its Parquet files
-        found = [file for file in splits if file.suffix == ".parquet"] or splits
-    else:
-        found = [file for file in found if file.suffix != ".json" or len(found) == 1]
-    kinds = {file.suffix for file in found}
-    if not found or (len(found) > 1 and kinds != {".parquet"}):
+    # test-00000-of-00001.parquet, test/0000.parquet, MMBench_DEV_KO.tsv
+    splits = {file: {*re.split(r"[-_./]", file.relative_to(place).as_posix().lower())} & SPLITS for file in found}
+    if its := [file for file in found if schema.split in splits[file]]:
+        its = [file for file in its if file.suffix == ".parquet"] or its  # the hub may have VLMEvalKit's table beside them
+    else:  # files of no split: another split's are other questions
+        its = [file for file in found if not (schema.split and splits[file]) and (file.suffix != ".json" or len(found) == 1)]
+    if not its or (len(its) > 1 and {file.suffix for file in its} != {".parquet"}):
         there = ", ".join(file.name for file in found[:6]) or "none"
-        raise BodaError(f"{schema.name}: name one file of {place} ({', '.join(SUFFIXES)}); there are: {there}")
-    return found
+        of_split = f", of its split '{schema.split}'" if schema.split else ""
+        raise BodaError(f"{schema.name}: name one file of {place} ({', '.join(SUFFIXES)}){of_split}; there are: {there}")
+    return its
 
 
 def _fetched(schema: Schema, name: str) -> Path:
@@ -143,9 +140,13 @@ def _cells(schema: Schema, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             file.open(encoding="utf-8-sig", newline="") as stream,
             explaining(f"{file} is no table in UTF-8 ({WHY})", csv.Error, UnicodeDecodeError),
         ):
-            reader = csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",")
+            # strict, so that quotes are either what the format has them for or an error, and no letters of a question go
+            reader = csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True)
             _check(schema, file, reader.fieldnames or ())
-            yield from enumerate(reader)
+            for number, cells in enumerate(reader):
+                if None in cells:
+                    raise BodaError(f"{file}, row {number} has more cells than there are columns: a cell with tabs needs quotes")
+                yield number, cells
     else:
         for place, row in text_rows(Place(str(file))):
             if isinstance(row, BadRow):
@@ -190,12 +191,12 @@ def _read(schema: Schema, file: Path, number: int, name: str, kind: str, cells: 
     value, may_be_empty = cells.get(schema.named(name, cells)), kind.endswith("?")
     wrong = partial(BadRow, str(file), number, name)
     is_blank = value is None or (isinstance(value, float) and math.isnan(value)) or value == ""
-    if is_blank or (may_be_empty and isinstance(value, str) and value.strip().lower() in ("", "nan")):
+    if is_blank or (may_be_empty and kind != "raw?" and str(value).strip().lower() in ("", "nan")):
         if may_be_empty:
             return None
         raise wrong("the cell is empty")
     kind = kind.removesuffix("?")
-    if kind == "text":
+    if kind in ("text", "raw"):
         if isinstance(value, float) and value.is_integer():
             value = int(value)  # in a column with empty cells, whole numbers read as 3.0
         return unicodedata.normalize("NFC", str(value))
@@ -207,15 +208,16 @@ def _read(schema: Schema, file: Path, number: int, name: str, kind: str, cells: 
         said = str(wrong('a list is needed, as in ["가", "나"]'))
         with explaining(said, ValueError):
             texts = json.loads(value) if isinstance(value, str) else value
-            if not isinstance(texts, list) or not texts:
+            if not isinstance(texts, list) or not texts or None in texts:
                 raise ValueError
             return [unicodedata.normalize("NFC", str(each)) for each in texts]
     assert kind == "image", kind
     return _picture(schema, file, wrong, value)
 
 
-def _picture(schema: Schema, file: Path, wrong, value: Any) -> ImageRef | _Shared:
-    """A picture's cell: a reference, the bytes or the path of a `datasets` Image, base64 text, or a file's name."""
+def _picture(schema: Schema, file: Path, wrong, value: Any) -> ImageRef | str:
+    """A picture's cell: a reference, the bytes or the path of a `datasets` Image, base64 text, or a file's name; the index of another
+    row stays what it is."""
     if isinstance(value, ImageRef):
         return value
     if isinstance(value, dict) and isinstance(value.get("bytes"), str):
@@ -229,7 +231,7 @@ def _picture(schema: Schema, file: Path, wrong, value: Any) -> ImageRef | _Share
             return ImageRef(str(place))
     if len(value) < SHORTEST_PICTURE:
         if schema.index and "." not in value:
-            return _Shared(value)
+            return value
         raise wrong(f"no picture '{value}' in {file.parent / schema.images}")
     with explaining(str(wrong(f"neither a picture's file nor base64 ({WHY})")), binascii.Error, ValueError):
         data = b64decode(value.partition(";base64,")[2] or value, validate=True)

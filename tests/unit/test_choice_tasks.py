@@ -154,6 +154,17 @@ def test_k_mmbench_by_hand(tmp_path: Path):
     assert again == found
 
 
+def test_the_published_rule_of_k_mmbench_looks_for_the_word_nan_where_there_is_no_option(tmp_path: Path):
+    rows = files.k_mmbench(("낮인가요?", ["예", "아니요"], 1))
+    rows = [row | {"C": "nan"} for row in rows]
+    task = f"k-mmbench:{files.write_parquet(tmp_path / 'a.parquet', rows)}"
+    assert "nan" not in asked(task)[0]
+    # nan stands in banana, beside the option's text: two are found, so a letter is drawn, and that is the published E, wrong.
+    found = run(task, ("아니요, banana입니다.", "A"), tmp_path / "out")
+    assert (found["score"], found["upstream"]["score"], found["chance"]) == (1, 0, 1 / 4)
+    assert scores(tmp_path / "out", "published") == ["", "A"]
+
+
 def test_k_mmbench_with_a_judge(tmp_path: Path):
     task = f"k-mmbench:{files.write_parquet(tmp_path / 'a.parquet', files.k_mmbench(*CIRCULAR))}"
 

@@ -22,7 +22,7 @@ VERSION = "1"
 LETTERS, ROUND = "ABCDE", 1_000_000  # rotations of question i are i + ROUND, i + 2 ROUND ...
 SCHEMA = Schema(
     "k-mmbench",
-    {"index": "text", "question": "text", "hint": "text?", "A": "text", "B": "text", "C": "text?", "D": "text?", "E": "text?"}
+    {"index": "text", "question": "text", "hint": "text?", "A": "text", "B": "text", "C": "raw?", "D": "raw?", "E": "raw?"}
     | {"answer": "text", "category": "text", "l2-category": "text?", "image": "image"},
     "index",
     "NCSOFT/K-MMBench",
@@ -34,6 +34,15 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     """The task of `k-mmbench[:PATH]`."""
     path, _ = read_options("k-mmbench", option)
     rows = {row["index"]: row for row in read_table(SCHEMA, path, data_dir)}
+    # The published rule looks for the cells of A to D as they are: where the set has the word nan for no option, for that, too.
+    cells = {name: [row[letter] for letter in "ABCD" if row[letter] is not None] for name, row in rows.items()}
+
+    def score(row: Row, answer: str) -> dict:
+        found = task.score(row, answer)
+        letter = can_infer(answer, cells[row.id])
+        upstream = float(letter == found["gold"]) if letter else None  # settled in `published`
+        return found | {"published": letter, "upstream": upstream, "cells": cells[row.id]}
+
     task = choice_task(
         "k-mmbench",
         VERSION,
@@ -53,21 +62,17 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
             optional=True,
         ),
     )
-
-    def score(row: Row, answer: str) -> dict:
-        found = task.score(row, answer)
-        return found if found["published"] else found | {"upstream": None}  # settled in `published`
-
     return replace(task, score=score)
 
 
 def _question(row: dict) -> Question:
     """Raises BodaError: an index that is no number, an option missing before another one, an answer that is none of them."""
-    options = tuple(row[letter] for letter in LETTERS if row[letter] is not None)
-    if not re.fullmatch("[0-9]+", row["index"]) or options != tuple(row[letter] for letter in LETTERS[: len(options)]):
+    there = [letter for letter in LETTERS if row[letter] is not None and row[letter].strip().lower() not in ("", "nan")]
+    if not re.fullmatch("[0-9]+", row["index"]) or "".join(there) != LETTERS[: len(there)]:
         raise BodaError(
             f"k-mmbench, row {row['index']}: an index is a whole number, and options are A, B, ... with none left out"
         )
+    options = tuple(row[letter] for letter in there)
     hint = f"{row['hint']} " if row["hint"] else ""
     asked = f"{hint}{row['question']} There are several options:\n{with_letters(options)}\n\n{BY_LETTER}"
     tags = [(key, row[key]) for key in ("category", "l2-category") if row[key]]
@@ -81,7 +86,7 @@ def requests(question: str, record: dict) -> dict[str, list[dict]]:
     if record["published"]:
         return {}
     words = prompts("k_mmbench")
-    told = words["options"] + "".join(f"{letter}. {option}\n" for letter, option in zip("ABCD", record["options"]))
+    told = words["options"] + "".join(f"{letter}. {cell}\n" for letter, cell in zip(LETTERS, record["cells"]))
     return {"match": chat(user=words["match"].format(question, told, record["raw"].strip()))}
 
 
@@ -90,7 +95,7 @@ def published(units: Units) -> list[float | None]:
 
     def row_of(record: dict) -> dict:
         replies = record.get("judgements", {}).get("match", {}).get("replies", ())
-        row = {"index": int(record["row"]), "answer": record["gold"], "prediction": record["raw"], "options": record["options"]}
+        row = {"index": int(record["row"]), "answer": record["gold"], "prediction": record["raw"], "options": record["cells"]}
         return row | {"replies": replies}
 
     def resolve(row: Mapping) -> str:

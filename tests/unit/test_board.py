@@ -341,3 +341,33 @@ def test_judged_tasks_are_answered_now_and_judged_then(tmp_path: Path, monkeypat
     [table] = run_board(told | {"judge": judge, "models": [*models, other]}, tmp_path / "out", data, quiet=True)["tables"]
     rows = rows_of(table)
     assert "judge" in rows["model", "새것"]["error"] and rows["model", "좋음"]["score"] == 8.0
+
+
+def test_judged_ranks_are_of_the_published_ratio_and_captions_of_cider(tmp_path: Path):
+    """Marks of 8 beside a reference of 10 are worse than marks of 6 beside one of 5; an answer that is not Korean has no mark."""
+    from tests import benchmark_files_open as files
+
+    data = tmp_path / "data"
+    files.k_llava_w(data, "conv " * 12)
+    files.koffvqa(data, 12)
+    captions = files.coco_korean(
+        data, {number: [f"사과가 {number} 개 있다", f"거리에 사과가 {number}"] for number in range(12)}
+    )
+    models = [Talks("거리", "거리에 사과가 있습니다"), Talks("영어", "There is an apple on a table, and a big dog beside it")]
+
+    def say(body: dict) -> str:
+        text, is_first = body["messages"][-1]["content"], "거리에" in body["messages"][-1]["content"]
+        if "최종 점수" in text:
+            return f"최종 점수: 10점 만점에 {5 if is_first else 9}점"
+        return "5 6" if is_first else "10 8"
+
+    tasks = ["k-llava-w", "koffvqa", f"caption-ko:{captions}:tokenizer=whitespace"]
+    told = {"title": "판정", "models": models, "tasks": tasks, "overlap": False, "blind": False}
+    with JudgeServer(say=say) as server:
+        judge = {"url": server.url, "model": "심판", "concurrency": 2}
+        tables = run_board(told | {"judge": judge}, tmp_path / "out", data, quiet=True)["tables"]
+    for table, scores in zip(tables, [(120.0, 80.0), (50.0, 0.0), None]):
+        first, second = (rows_of(table)["model", name] for name in ("거리", "영어"))
+        assert scores is None or (first["score"], second["score"]) == pytest.approx(scores)
+        assert first["score"] > second["score"]
+        assert (first["rank"], second["rank"]) == ([1, 1], [2, 2]), table["task"]

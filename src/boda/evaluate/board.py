@@ -197,9 +197,9 @@ def _name_of(model: Any) -> str:
     """What a model is called that was given no name: the end of its address, or the run whose model it is."""
     if not isinstance(model, (str, Path)):
         return str(getattr(model, "name", None) or type(model).__name__)
-    place = Path(model)
-    if place.is_dir() and place.resolve().name == "model":
-        return place.resolve().parent.name
+    if Path(model).is_dir():
+        place = Path(model).resolve()
+        return place.parent.name if place.name == "model" else place.name
     return str(model).rstrip("/").rpartition("#" if "://" in str(model) and "#" in str(model) else "/")[2]
 
 
@@ -209,6 +209,7 @@ def _cells(entry: Entry, board: Board, tasks: dict, rows: dict[str, set], folder
     # Answers that were asked for in another way lie in a folder of their own, so that a changed board loses nothing.
     place = "-".join([
         entry.name.replace("/", "-"),
+        *([board.engine] if board.engine not in (None, "transformers") else []),
         *([f"{board.image_limit}px"] if board.image_limit else []),
         *([f"system-{hashlib.sha256(options['system'].encode()).hexdigest()[:6]}"] if options["system"] is not None else []),
     ])  # fmt: skip
@@ -276,19 +277,23 @@ def _asked(entry: Entry, kind: str, tasks: dict, rows: dict, folder: Path, place
         return [Cell(entry.name, kind, name, place, error=why) for name in tasks]
     conditions = read_json(folder / place / "results.json", ADVICE)["conditions"]
     return [
-        Cell(entry.name, kind, name, place, results[name], _records(folder / place, name, rows[name]), conditions[name])
-        for name in tasks
+        Cell(entry.name, kind, name, place, results[name], _records(folder / place, task, rows[name]), conditions[name])
+        for name, (_, task) in tasks.items()
     ]
 
 
-def _records(folder: Path, task: str, rows: set[str]) -> list[dict]:
-    """The answers to these rows, with the judgements there are of them."""
-    found = {record["row"]: record for record in read_answers(folder) if record["task"] == task and record["row"] in rows}
+def _records(folder: Path, task: Task | Measured, rows: set[str]) -> list[dict]:
+    """The answers to these rows, with the judgements there are of them, and with the scores that the result is the mean of."""
+    found = {record["row"]: record for record in read_answers(folder) if record["task"] == task.name and record["row"] in rows}
     marks: dict[str, dict] = defaultdict(dict)
     for mark in read_lines(folder / "judgements.jsonl"):
-        if mark["task"] == task:
+        if mark["task"] == task.name:
             marks[mark["row"]][mark["judgement"]] = mark
-    return [record | ({"judgements": marks[row]} if row in marks else {}) for row, record in found.items()]
+    records = [record | {"judgements": marks[row]} for row, record in found.items()]
+    if isinstance(task, Task) and task.counted:
+        scores = task.counted(records)
+        records = [record | {"score": scores.get(record["row"])} for record in records]
+    return records
 
 
 def _tables(task: str, note: str, cells: Sequence[Cell], system: str | None) -> list[dict]:
@@ -347,7 +352,7 @@ def _row(cell: Cell) -> dict:
 
 def _differences(table: dict, other: dict) -> list[str]:
     """Why the other table's models are not in this one: a line a condition."""
-    names = ", ".join(row["name"] for row in other["rows"] if row["kind"] == "model" and "error" not in row)
+    names = ", ".join(dict.fromkeys(row["name"] for row in other["rows"] if row["run"] and "error" not in row))
     here, there = table["conditions"], other["conditions"]
     said = lambda value: "none" if value in (None, "") else f"'{value}'" if isinstance(value, str) else json.dumps(value)  # noqa: E731
     return [

@@ -14,7 +14,7 @@ from typing import Any
 from boda.data.sources import resolve_data
 from boda.errors import WHY, BodaError, explaining
 from boda.evaluate.answers import ADVICE
-from boda.evaluate.task import summary
+from boda.evaluate.task import by_value, summary
 from boda.files import read_json
 
 # task: its file in tasks/, which has `published(file, number, row) -> [(model, line)]`, `results(lines, rule)`, `tables(result)`
@@ -86,13 +86,12 @@ def by_turn(lines: Sequence[dict], rule: str, names: Sequence[str]) -> dict:
     def turns(some: Sequence[dict]) -> dict[str, float | None]:
         return {name: mean(line[rule] for line in some if line["name"] == name) for name in names}
 
-    categories = dict.fromkeys(line["category"] for line in lines)
-    by_category = {category: turns([line for line in lines if line["category"] == category]) for category in categories}
+    by_category = by_value(lines, lambda line: line["category"], turns)
     counts = {"n": sum(line[rule] is not None for line in lines), "failed": sum(line["failed"] for line in lines)}
     return {"turns": turns(lines), "categories": by_category, **counts}
 
 
-def scored(lines: Sequence[dict], rule: str, scale: float) -> dict:
+def scored(lines: Sequence[dict], rule: str, scale: float | list[int]) -> dict:
     """`score n failed low high scale` of lines by a rule; questions are drawn for the interval."""
     flat = [{**line, "failed": line[rule] is None, "score": line[rule]} for line in lines]
     return {**summary(flat), "failed": sum(line["failed"] for line in lines), "scale": scale}
@@ -100,8 +99,13 @@ def scored(lines: Sequence[dict], rule: str, scale: float) -> dict:
 
 def grouped(lines: Sequence[dict], key: str, rule: str, scale: float) -> dict[str, dict]:
     """`scored` of each value of a key, in order."""
-    values = dict.fromkeys(line[key] for line in lines)
-    return {value: scored([line for line in lines if line[key] == value], rule, scale) for value in values}
+    return by_value(lines, lambda line: line[key], lambda some: scored(some, rule, scale))
+
+
+def by_row(lines: Sequence[dict]) -> dict[str, float]:
+    """The mean of each row's lines that count, by Boda's rule."""
+    counting = [line for line in lines if line["boda"] is not None]
+    return by_value(counting, lambda line: line["row"], lambda some: sum(line["boda"] for line in some) / len(some))
 
 
 def shown(value: float | None, digits: int = 2) -> str:

@@ -13,17 +13,18 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from boda.data.sample import ImageRef
 from boda.errors import BodaError
 from boda.evaluate.choice import read_choice
-from boda.evaluate.task import Row, Task, limited, summary, version_of
+from boda.evaluate.rules import Rule
+from boda.evaluate.task import Row, Task, limited, one_turn, summary, version_of
 
 LETTERS = "ABCDEFGHIJ"
 BY_LETTER = "주어진 선택지 중 해당 옵션의 문자로 바로 답하세요."  # how the NCSOFT sets ask
 MUCH, LITTLE = 0.6, 0.4  # a letter given more often than that, though it is right less often: an answer by position
-Rule = Callable[[str, Sequence[str]], str | None]  # answer, options -> the letter that a published rule reads
 Units = Sequence[Sequence[dict]]  # records that are right or wrong as one: the rotations of a question, else a row alone
 # What stands before an option within a text: (A), A:, A. or A)
 _MARKS = tuple(
@@ -51,9 +52,9 @@ class Question:
     group: str = ""
 
 
-def row_scores(units: Units) -> list[float | None]:
+def row_scores(units: Units, of: Callable[[dict], float | None] = itemgetter("upstream")) -> list[float | None]:
     """What a published rule gives each unit: the rows' own score; of rotations 1 if it is 1 for each."""
-    return [None if None in (found := [record["upstream"] for record in unit]) else min(found) for unit in units]
+    return [None if None in (found := [*map(of, unit)]) else min(found) for unit in units]
 
 
 def choice_task(
@@ -70,25 +71,18 @@ def choice_task(
 
     Args:
         rule: the published rule, in one line `rule_name`; `more`: further ones, whose scores become `metrics`.
+            A rule's letter is the gold one or wrong.
         published: what the published rule gives each unit, where that is not `row_scores`.
         rest: more of the Task.
     """
-    further = dict(more or {})
 
     def score(row: Row, answer: str) -> dict:
         asked = row.value
         gold, choice = LETTERS[asked.answer], read_choice(answer, asked.options)
-
-        def by(rule: Rule) -> str:
-            return (rule(answer, asked.options) or "").strip().upper()
-
-        found: dict = {
-            "score": float(choice == asked.answer),
-            "extracted": None if choice is None else LETTERS[choice],
-            "gold": gold,
-        }
-        found |= {"published": by(rule), "upstream": float(by(rule) == gold)}
-        found |= {"rules": {name: float(by(other) == gold) for name, other in further.items()}} if further else {}
+        read = {name: by(answer, asked.options) for name, by in {"": rule, **(more or {})}.items()}
+        rules = {name: None if letter is None else float(letter == gold) for name, letter in read.items()}
+        found = {"score": float(choice == asked.answer), "extracted": None if choice is None else LETTERS[choice], "gold": gold}
+        found |= {"published": read[""], "upstream": rules.pop(""), "rules": rules}
         return found | {"tags": dict(asked.tags), "group": asked.group, "choice": choice, "options": list(asked.options)}
 
     facts = [
@@ -107,8 +101,7 @@ def choice_task(
 
 def messages_of(row: Row) -> list[dict]:
     """The pictures, then the question."""
-    pictures = [{"type": "image", "image": image} for image in row.value.images]
-    return [{"role": "user", "content": [*pictures, {"type": "text", "text": row.value.asked}]}]
+    return one_turn(row.value.asked, *row.value.images)
 
 
 def _name(image: ImageRef) -> str:
@@ -151,10 +144,9 @@ def summarise(
     result["upstream"]["rule"] = rule_name
     readable = [record for record in records if not record["failed"]]
     result["unread"] = sum(record["choice"] is None for record in readable)
-    rules = {name for record in readable for name in record.get("rules", ())}
-    if rules:
-        scores = {name: [min(record["rules"][name] for record in unit) for unit in answered] for name in sorted(rules)}
-        result["metrics"] = {name: sum(found) / len(found) for name, found in scores.items() if found}
+    for name in readable[0]["rules"] if readable else ():
+        found = [each for each in row_scores(answered, lambda record: record["rules"][name]) if each is not None]
+        result.setdefault("metrics", {}).update({name: sum(found) / len(found)} if found else {})
     result["groups"] = {}
     for key in sorted({key for unit in units for key in unit[0]["tags"]}):
         values = defaultdict(list)

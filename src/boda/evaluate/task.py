@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from boda.errors import BodaError
 from boda.evaluate.metrics.intervals import bootstrap
@@ -52,6 +52,8 @@ class Task:
     follow: Callable[[Row, list[str]], list[dict]] | None = None  # all answers are in a record's `answers`
     decoding_of: Callable[[Row], dict] | None = None  # what differs from `decoding` for a row
     judging: Judging | None = None
+    # {row: what of it the result's score is the mean of}, for the tests between models; None: the records' own scores
+    counted: Callable[[Sequence[dict]], dict[str, float]] | None = None
 
 
 Watch = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -68,6 +70,7 @@ class Measured:
     summarise: Callable[[list[dict]], dict]
     note: str = ""
     decoding: dict = field(default_factory=dict)
+    judging: ClassVar[None] = None  # only answers are judged
 
 
 class PairTask(Measured):
@@ -89,6 +92,20 @@ def summary(records: Sequence[dict]) -> dict:
     clusters = [str(record["images"]) if record.get("images") else f"row {record['row']}" for record in scored]
     low, high = bootstrap(scores, clusters)
     return {"score": sum(scores) / len(scores), "n": len(scored), "failed": failed, "low": low, "high": high}
+
+
+def by_value(records: Sequence[dict], key: Callable[[dict], Any], result_of: Callable[[list[dict]], Any]) -> dict[Any, Any]:
+    """What the records of each value of a key give, in the order in which values come."""
+    groups: dict[Any, list[dict]] = defaultdict(list)
+    for record in records:
+        groups[key(record)].append(record)
+    return {value: result_of(some) for value, some in groups.items()}
+
+
+def one_turn(text: str, *images: Any) -> list[dict]:
+    """A conversation of one question: the pictures, then the text."""
+    pictures = [{"type": "image", "image": image} for image in images]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": text}]}]
 
 
 def limited(rows: Sequence[Row], limit: int | None, kind_of: Callable[[Row], str] = lambda row: "") -> list[Row]:

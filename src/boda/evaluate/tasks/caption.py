@@ -75,36 +75,39 @@ def captioning(samples: Sequence[Sample], tokenizer: str, similarity: str = "") 
         facts = {"extracted": answer.strip(), "gold": known[0], "references": known, "tags": dict(row.value.tags)}
         return {"score": rouge_l(tokens, others), "upstream": sentence_bleu(tokens, others), **facts}
 
-    def summarise(records: list[dict]) -> dict:
-        answered = [record for record in records if not record["failed"]]
+    def pairs_of(answered: Sequence[dict]) -> list[tuple]:
+        """(answer, references) by their tokens."""
         texts = [text for record in answered for text in (record["raw"], *record["references"])]
         split = iter(tokenize(texts, tokenizer))
-        pairs = [(next(split), [next(split) for _ in record["references"]]) for record in answered]
-        counted = count(pairs) if pairs else None
-        scores = iter(cider(pairs, counted) if pairs else ())
-        result = summary([record if record["failed"] else {**record, "score": next(scores)} for record in records])
-        result |= {"scale": [0, 10], "tokenizer": tokenizer}
+        return [(next(split), [next(split) for _ in record["references"]]) for record in answered]
+
+    def counted(records: Sequence[dict]) -> dict[str, float]:
+        answered = [record for record in records if not record["failed"]]
+        return {record["row"]: score for record, score in zip(answered, cider(pairs_of(answered)))} if answered else {}
+
+    def summarise(records: list[dict]) -> dict:
+        answered = [record for record in records if not record["failed"]]
         if not answered:
-            return result
-        metrics = {f"bleu_{order}": value for order, value in enumerate(bleu(pairs, counted), 1)}
+            return {**summary(records), "scale": [0, 10], "tokenizer": tokenizer}
+        pairs = pairs_of(answered)
+        known = count(pairs)
+        scores = iter(cider(pairs, known))
+        result = summary([record if record["failed"] else {**record, "score": next(scores)} for record in records])
+        metrics = {f"bleu_{order}": value for order, value in enumerate(bleu(pairs, known), 1)}
         metrics["rouge_l"] = sum(record["score"] for record in answered) / len(answered)
         metrics["meteor"] = sum(meteor(*pair) for pair in pairs) / len(pairs)
         if similarity:
-            said, known = ([record[name] for record in answered] for name in ("raw", "references"))
-            metrics["similarity"] = sum(similarities(said, known, similarity)) / len(answered)
-        published = sum(record["upstream"] for record in answered) / len(answered)
-        result["upstream"] = {
-            "score": published,
-            "n": len(answered),
-            "rule": RULE.format(tokenizer),
-            "measure": "sentence BLEU-4",
-        }
+            said, given = ([record[name] for record in answered] for name in ("raw", "references"))
+            metrics["similarity"] = sum(similarities(said, given, similarity)) / len(answered)
+        upstream = {"score": sum(record["upstream"] for record in answered) / len(answered), "n": len(answered)}
+        upstream |= {"rule": RULE.format(tokenizer), "measure": "sentence BLEU-4"}
         named = f"BLEU-4 {metrics['bleu_4']:.3f}, ROUGE-L {metrics['rouge_l']:.3f}, METEOR {metrics['meteor']:.3f}"
         remarks = [f"CIDEr-D {result['score']:.3f}, {named}, tokens by {tokenizer}"]
+        result |= {"scale": [0, 10], "tokenizer": tokenizer, "upstream": upstream}
         return {**result, "metrics": metrics, "remarks": remarks}
 
     note = "CIDEr-D (0 to 10; papers print it times 100); a record's own score is ROUGE-L"
-    return replace(of_samples([*first.values()], list, ""), score=score, summarise=summarise, note=note)
+    return replace(of_samples([*first.values()], list, ""), score=score, summarise=summarise, counted=counted, note=note)
 
 
 def _question(sample: Sample) -> tuple:

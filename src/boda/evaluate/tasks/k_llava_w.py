@@ -13,7 +13,7 @@ from pathlib import Path
 
 from boda.evaluate import judged
 from boda.evaluate.tables import Schema, read_table
-from boda.evaluate.task import Judging, Row, Task, limited, read_options, summary, version_of
+from boda.evaluate.task import Judging, Row, Task, by_value, limited, one_turn, read_options, summary, version_of
 
 VERSION = "1"
 SCALE = [0, 150]  # 100: as good as GPT-4's answers, which a model may surpass
@@ -36,10 +36,6 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     rows = [Row(row["index"], row) for row in read_table(SCHEMA, path, data_dir)]
     words = judged.prompts("k_llava_w")
 
-    def messages(row: Row) -> list[dict]:
-        picture, question = {"type": "image", "image": row.value["image"]}, {"type": "text", "text": row.value["question"]}
-        return [{"role": "user", "content": [picture, question]}]
-
     def requests(row: Row, record: dict) -> dict[str, list[dict]]:
         filled = words["user"].format(**row.value, answer=record["raw"])
         return {"pair": judged.chat(system=words["system"], user=filled)}
@@ -49,12 +45,13 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         name="k-llava-w",
         version=version_of(VERSION, [*asked, words]),
         load=lambda limit: limited(rows, limit, lambda row: row.value["category"]),
-        messages=messages,
+        messages=lambda row: one_turn(row.value["question"], row.value["image"]),
         score=lambda row, answer: {"score": None, "gold": row.value["gpt_answer"], "tags": {"category": row.value["category"]}},
         summarise=summarise,
         decoding={"temperature": 0.0, "max_new_tokens": 4096, "stop": ["ASSISTANT:"], "within_context": True},
         note="judged: the model's mean mark in per cent of GPT-4's, 100 being as good; pairs that cannot be read are left out",
         judging=Judging(("pair",), requests, read, {"temperature": 0.2, "max_tokens": 1024}),
+        counted=lambda records: _parts(_lines(records)),
     )
 
 
@@ -90,31 +87,42 @@ def published_pair(judgement: dict) -> list[float]:
 
 def summarise(records: Sequence[dict]) -> dict:
     """Results of answers with their judgements, also by category."""
+    lines = _lines(records)
+    return {**_relative(lines), "groups": {"category": by_value(lines, lambda line: line["category"], _relative)}}
 
-    def more(record: dict, _: str) -> dict:
-        return {**record["tags"], "images": record["images"]}
 
-    lines = judged.lines_of(records, ("pair",), published_pair, more)
-    categories = dict.fromkeys(line["category"] for line in lines)
-    parts = {name: _relative([line for line in lines if line["category"] == name]) for name in categories}
-    return {**_relative(lines), "groups": {"category": parts}}
+def _lines(records: Sequence[dict]) -> list[dict]:
+    more = lambda record, _: {**record["tags"], "images": record["images"]}  # noqa: E731
+    return judged.lines_of(records, ("pair",), published_pair, more)
+
+
+def _means(pairs: Sequence[Sequence[float]]) -> tuple[float, float]:
+    theirs, ours = (sum(side) / len(pairs) for side in zip(*pairs))
+    return theirs, ours
+
+
+def _parts(lines: Sequence[dict]) -> dict[str, float]:
+    """{row: its part of the score}: a ratio of means is, to first order, the mean of these, so that intervals and tests know that
+    both sides may come out otherwise."""
+    pairs = {line["row"]: (line["verdict"]["reference"], line["verdict"]["score"]) for line in lines if not line["failed"]}
+    if not pairs:
+        return {}
+    theirs, ours = _means([*pairs.values()])
+    ratio = ours / theirs
+    return {row: 100 * (ratio + (score - ratio * reference) / theirs) for row, (reference, score) in pairs.items()}
 
 
 def _relative(lines: Sequence[dict]) -> dict:
     """`score n failed low high upstream metrics scale` of lines with a pair each."""
-    pairs = [(line["verdict"]["reference"], line["verdict"]["score"]) for line in lines if not line["failed"]]
-    theirs, ours = (sum(side) / len(pairs) for side in zip(*pairs)) if pairs else (1.0, 0.0)
-    ratio = ours / theirs
-    # A ratio of means is, to first order, the mean of these: so the interval knows that both sides may come out otherwise.
-    parts = iter(100 * (ratio + (score - ratio * reference) / theirs) for reference, score in pairs)
-    result = summary([{**line, "score": None if line["failed"] else next(parts)} for line in lines])
+    parts = _parts(lines)
+    result = summary([{**line, "score": parts.get(line["row"])} for line in lines])
+    there = [(line["verdict"]["reference"], line["verdict"]["score"]) for line in lines if not line["failed"]]
     published = [line["upstream"] for line in lines if line["upstream"]]
-    upstream = {"score": _published(published), "n": len(published), "rule": RULE}
-    means = {"model": ours, "gpt": theirs} if pairs else {}
-    return {**result, "upstream": upstream, "metrics": means, "scale": SCALE}
-
-
-def _published(pairs: Sequence[list[float]]) -> float | None:
-    """The published figure of pairs (GPT-4's, the model's)."""
-    theirs, ours = (round(sum(side) / len(pairs), 3) for side in zip(*pairs)) if pairs else (0.0, 0.0)
-    return round(ours / theirs * 100, 1) if theirs else None
+    theirs, ours = (round(side, 3) for side in _means(published)) if published else (0.0, 0.0)
+    upstream = {"score": round(ours / theirs * 100, 1) if theirs else None, "n": len(published), "rule": RULE}
+    return {
+        **result,
+        "upstream": upstream,
+        "metrics": dict(zip(("gpt", "model"), _means(there))) if there else {},
+        "scale": SCALE,
+    }

@@ -18,7 +18,7 @@ from boda.data.sources import resolve_data
 from boda.errors import WHY, BadRow, BodaError, explaining
 from boda.evaluate.metrics.numbers import ko_vqa_upstream, same_quantities
 from boda.evaluate.tables import Schema, read_table
-from boda.evaluate.task import Row, Task, limited, read_options, summary, version_of
+from boda.evaluate.task import Row, Task, by_value, limited, one_turn, read_options, summary, version_of
 
 VERSION = "1"
 RULE = "KO-VQA: the first number of the reference, with 조, 억, 백, 천 or 민 right behind it, is among the answer's numbers"
@@ -56,11 +56,6 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     folders = sorted(folder for folder in images.iterdir() if folder.is_dir()) if images.is_dir() else []
     rows = [Row(row["index"], {**row, "image": _picture(images, folders, row["domain"], row["image"])}) for row in table]
 
-    def messages(row: Row) -> list[dict]:
-        picture = {"type": "image", "image": row.value["image"]}
-        question = PROMPT.replace("{question}", row.value["question"].strip())
-        return [{"role": "user", "content": [picture, {"type": "text", "text": question}]}]
-
     def score(row: Row, answer: str) -> dict:
         gold = row.value["answer"].strip()
         facts = {"gold": gold, "extracted": answer.strip(), "tags": {"domain": row.value["domain"]}}
@@ -70,7 +65,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         name="ko-vqa",
         version=version_of(VERSION, [PROMPT, *((row.id, row.value) for row in rows)]),
         load=lambda limit: limited(rows, limit, lambda row: row.value["domain"]),
-        messages=messages,
+        messages=lambda row: one_turn(PROMPT.replace("{question}", row.value["question"].strip()), row.value["image"]),
         score=score,
         summarise=summarise,
         decoding={"temperature": 0.0, "max_new_tokens": 1024, "within_context": True},
@@ -86,9 +81,7 @@ def summarise(records: list[dict]) -> dict:
         score = sum(published) / len(published) if published else None
         return {**summary(some), "upstream": {"score": score, "n": len(published), "rule": RULE}}
 
-    domains = dict.fromkeys(record["tags"]["domain"] for record in records)
-    parts = {name: share([record for record in records if record["tags"]["domain"] == name]) for name in domains}
-    return {**share(records), "groups": {"domain": parts}}
+    return {**share(records), "groups": {"domain": by_value(records, lambda record: record["tags"]["domain"], share)}}
 
 
 def _labels(place: Path, keys: dict[str, str]) -> Iterator[dict[str, str]]:
@@ -98,8 +91,14 @@ def _labels(place: Path, keys: dict[str, str]) -> Iterator[dict[str, str]]:
             found = json.loads(file.read_text(encoding="utf-8-sig"))
         items = _at(found, keys["items"], file, "") if "items" in keys else found
         for number, item in enumerate(items if isinstance(items, list) else [items]):
-            row = {name: str(_at(item, keys[name], file, number)) for name in (*KEYS, "domain") if name in keys}
-            yield {"domain": file.stem, **row, "index": f"{file.stem}/{number}"}
+            row = {name: _at(item, keys[name], file, number) for name in (*KEYS, "domain") if name in keys}
+            for name, value in row.items():
+                if not isinstance(value, str | int | float):
+                    raise BadRow(str(file), number, keys[name], f"a text or a number is needed, not {type(value).__name__}")
+                row[name] = unicodedata.normalize("NFC", str(value))
+            # Files of one name lie in several folders.
+            beside = file.relative_to(place).with_suffix("").as_posix() if place.is_dir() else file.stem
+            yield {"domain": file.stem, **row, "index": f"{beside}/{number}"}
 
 
 def _at(value: Any, path: str, file: Path, row: int | str) -> Any:

@@ -15,7 +15,7 @@ from string import punctuation, whitespace
 from boda.errors import BodaError, explaining
 from boda.evaluate import judged
 from boda.evaluate.tables import Schema, read_table
-from boda.evaluate.task import Judging, Row, Task, limited, read_options, summary, version_of
+from boda.evaluate.task import Judging, Row, Task, by_value, limited, one_turn, read_options, version_of
 from boda.evaluate.tasks.komt import is_korean
 
 VERSION, SCALE = "1", [0, 100]
@@ -37,10 +37,6 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     rows = [Row(row["index"], row) for row in read_table(SCHEMA, path, data_dir)]
     prompt = judged.prompts("koffvqa")["user"]
 
-    def messages(row: Row) -> list[dict]:
-        picture, question = {"type": "image", "image": row.value["image"]}, {"type": "text", "text": row.value["question"]}
-        return [{"role": "user", "content": [picture, question]}]
-
     def requests(row: Row, record: dict) -> dict[str, list[dict]]:
         return {"mark": judged.chat(user=prompt.format(row.value["question"], record["raw"], row.value["answer"]))}
 
@@ -49,12 +45,13 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         name="koffvqa",
         version=version_of(VERSION, [*asked, prompt]),
         load=lambda limit: limited(rows, limit, lambda row: row.value["category"]),
-        messages=messages,
+        messages=lambda row: one_turn(row.value["question"], row.value["image"]),
         score=lambda row, answer: {"score": None, "gold": row.value["answer"], "tags": {"category": row.value["category"]}},
         summarise=summarise,
         decoding={"temperature": 0.0, "max_new_tokens": 1024, "within_context": True},
         note="judged by criteria of each question, mean mark x 10; 0 where the answer is not Korean; marks not to be read are left out",
         judging=Judging(("mark",), requests, read, {"temperature": 0.0, "max_tokens": 1024}),
+        counted=lambda records: judged.by_row(_lines(records)),
     )
 
 
@@ -88,30 +85,33 @@ def is_korean_to_langid(answer: str) -> bool:
 
 def summarise(records: Sequence[dict]) -> dict:
     """Results of answers with their judgements, also by category."""
+    lines, why = _lines(records), ""
+    try:
+        for line in (line for line in lines if line["upstream"]):
+            line["upstream"] *= line["signs"] or is_korean_to_langid(line["raw"])
+    except BodaError as error:
+        why = str(error)
+
+    def result_of(some: Sequence[dict]) -> dict:
+        kept = [line["upstream"] for line in some if line["upstream"] is not None]
+        upstream = {"score": None if why else judged.mean(kept), "n": 0 if why else len(kept), "rule": why or RULE}
+        return {**judged.scored(some, "boda", SCALE), "upstream": upstream}
+
+    other = sum(not line["korean"] for line in lines if not line["failed"])
+    parts = by_value(lines, lambda line: line["category"], result_of)
+    return {**result_of(lines), "not_korean": other, "groups": {"category": parts}}
+
+
+def _lines(records: Sequence[dict]) -> list[dict]:
+    """Lines of marks x 10, by Boda's rule with its 0 for other languages; the published one's is still to come."""
 
     def published(judgement: dict) -> float | None:
-        return next(map(published_mark, judgement["replies"]), None)
+        return next((10.0 * published_mark(reply) for reply in judgement["replies"]), None)
 
     def more(record: dict, _: str) -> dict:
         raw = record["raw"] or ""
         signs = has_only_signs(raw)
         return {**record["tags"], "images": record["images"], "raw": raw, "signs": signs, "korean": signs or is_korean(raw)}
 
-    lines, why = judged.lines_of(records, ("mark",), published, more), ""
-    try:
-        for line in (line for line in lines if line["upstream"]):
-            line["upstream"] *= line["signs"] or is_korean_to_langid(line["raw"])
-    except BodaError as error:
-        why = str(error)
-    categories = dict.fromkeys(line["category"] for line in lines)
-    parts = {name: _means([line for line in lines if line["category"] == name], why) for name in categories}
-    other = sum(not line["korean"] for line in lines if not line["failed"])
-    return {**_means(lines, why), "not_korean": other, "groups": {"category": parts}}
-
-
-def _means(lines: Sequence[dict], why: str) -> dict:
-    marks = [None if line["failed"] else 10.0 * line["boda"] * line["korean"] for line in lines]
-    result = summary([{**line, "score": mark} for line, mark in zip(lines, marks)])
-    kept = [10.0 * line["upstream"] for line in lines if line["upstream"] is not None]
-    upstream = {"score": None if why else judged.mean(kept), "n": 0 if why else len(kept), "rule": why or RULE}
-    return {**result, "upstream": upstream, "scale": SCALE}
+    lines = judged.lines_of(records, ("mark",), published, more)
+    return [{**line, "boda": None if line["failed"] else 10.0 * line["boda"] * line["korean"]} for line in lines]

@@ -67,6 +67,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         decoding={"temperature": 0.0, "max_new_tokens": 1024, "within_context": True},
         note="rated 1 to 10, mean of both turns; square root where the answer is not Korean; ratings that cannot be read are left out",
         judging=Judging(TURNS, requests, read, {"temperature": 0, "n": 1, "max_tokens": 2048}),
+        counted=lambda records: judged.by_row(_lines(records)),
     )
 
 
@@ -103,7 +104,11 @@ def is_korean(answer: str) -> bool:
 
 def summarise(records: Sequence[dict]) -> dict:
     """Results of answers with their judgements."""
+    lines = _lines(records)
+    return {**results(lines, "boda"), "not_korean": sum(not line["korean"] for line in lines)}
 
+
+def _lines(records: Sequence[dict]) -> list[dict]:
     def more(record: dict, name: str) -> dict:
         korean = record["failed"] or is_korean(record["answers"][TURNS.index(name)])
         return {"category": record["category"], "korean": korean}
@@ -112,7 +117,7 @@ def summarise(records: Sequence[dict]) -> dict:
     for line in lines:
         if not line["korean"] and line["row"] not in NOT_KOREAN_ALLOWED and line["boda"] is not None:
             line["boda"] = math.sqrt(line["boda"])
-    return {**results(lines, "boda"), "not_korean": sum(not line["korean"] for line in lines)}
+    return lines
 
 
 def results(lines: Sequence[dict], rule: str) -> dict:

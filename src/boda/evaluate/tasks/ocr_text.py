@@ -19,7 +19,7 @@ from boda.data.sample import IMAGE_MARK, ImageRef, Sample, conversation
 from boda.data.sources import resolve_data
 from boda.errors import BadRow, BodaError
 from boda.evaluate.metrics.reading import edit_rates, edit_rates_upstream, similarity
-from boda.evaluate.task import Row, Task, read_options, summary
+from boda.evaluate.task import Row, Task, by_value, read_options, summary
 from boda.evaluate.tasks.drawn import read_numbers
 from boda.evaluate.tasks.ocr_boxes import is_box
 from boda.evaluate.tasks.questions import of_samples, questions
@@ -61,7 +61,7 @@ def _drawn(given: dict[str, str]) -> Iterator[Sample]:
 
 def _of_file(path: str, data_dir: str | Path | None, given: dict[str, str]) -> Iterator[Sample]:
     place = Place.of(resolve_data(path, data_dir))
-    first = next(iter(text_rows(place)))[1] if place.suffix in (".json", ".jsonl") else {}
+    first = next((item for _, item in text_rows(place)), {}) if place.suffix in (".json", ".jsonl") else {}
     if isinstance(first, BadRow) or "ground_truth" not in first:
         rows = questions(path, data_dir=data_dir, **given).load(None)  # type: ignore[arg-type]
         yield from (row.value for row in rows if not is_box(row.value.messages[-1].text))
@@ -87,11 +87,8 @@ def score(row: Row, answer: str) -> dict:
 def summarise(records: list[dict]) -> dict:
     """Mean 1-NED and error rates, also by font of drawn words."""
     result = _rates(records)
-    fonts = dict.fromkeys(record["tags"].get("font") for record in records)
-    if len(fonts) > 1:
-        parts = {font: [record for record in records if record["tags"].get("font") == font] for font in fonts}
-        result["groups"] = {"font": {str(font): _rates(some) for font, some in parts.items()}}
-    return result
+    fonts = by_value(records, lambda record: str(record["tags"].get("font")), _rates)
+    return result | ({"groups": {"font": fonts}} if len(fonts) > 1 else {})
 
 
 def _rates(records: list[dict]) -> dict:

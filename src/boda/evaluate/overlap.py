@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from boda.data.drawn import samples as drawn
-from boda.data.drawn.interleaved import _APART
+from boda.data.drawn.interleaved import APART
 from boda.data.files import Place, matching
 from boda.data.sample import IMAGE_MARK, ImageRef, Sample
 from boda.data.sources import BadRows, read, resolve_data
@@ -181,7 +181,7 @@ def _seen(records: Sequence[dict], folder: Path, sets: Sequence[dict]) -> dict:
 def _is_drawn_by(block: dict, name: str) -> bool:
     """Whether a drawn set has the picture of this name, `KIND/.../SEED/NUMBER`."""
     seed, number = map(int, name.split("/")[-2:])
-    places = {number // _APART if block["path"] == "interleaved" else number} if seed == block["seed"] else ()
+    places = {number // APART if block["path"] == "interleaved" else number} if seed == block["seed"] else ()
     samples = (
         sample
         for place in places

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Pictures of the longest documents; short ones are more frequent, but of names, which have to come again.
 MOST = {"latest": 5, "captions": 6, "task": 12, "marks": 12, "names": 12}
 MOST_TURNS = 33
-_APART = 100  # picture numbers from one document to the next
+APART = 100  # picture numbers from one document to the next
 
 # All that can be said of a picture whose objects look the same.
 COUNTS = tuple(f"{number} 개" for number in NUMBERS[1:5])
@@ -71,7 +71,7 @@ def document(choice: Choice, seed: int, number: int) -> Document:
     kind, pair = dice.pick(kinds), dice.pick(choice.pair)
     length = dice.random() ** (1 if kind == "names" else 2)
     turns = int(dice.pick(choice.turns)) if choice.turns else 2 + int(length * (MOST[kind] - 1))
-    names = tuple(f"{seed}/{number * _APART + place}" for place in range(turns))
+    names = tuple(f"{seed}/{number * APART + place}" for place in range(turns))
     # Its own dice: what is told does not hang on how much is.
     pictures, told, tags = _TELL[kind](Dice(kind, seed, number), names, pair, choice)
     return Document(tuple(pictures[::-1]), tuple(told[::-1]), {"type": kind, "pair": pair, **tags})

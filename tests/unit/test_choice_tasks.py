@@ -316,16 +316,16 @@ def test_options_that_are_told_are_read_back(options: list[str]):
 YES = (
     "네|네.|예|예, 있습니다.|네! 있어요|있습니다|있어요.|네, 보입니다|Yes|yes.|YES, there is a star.|정답: 네|답은 예입니다",
     "맞습니다.|넵|**네**|그림에 별이 있습니다.|빨간 별이 있나요? 네|네\n네\n네|There is a red star.|'네'|응|있다",
-    "네 있습니다 그리고 다른 것은 없습니다|네, 별이 있습니다. 동그라미는 없습니다.",
+    "네 있습니다 그리고 다른 것은 없습니다|네, 별이 있습니다. 동그라미는 없습니다.|정답은 '네'입니다.|별이 존재합니다.|답: **네**",
 )
 NO = (
     "아니요|아니오.|아뇨|아니요, 없습니다.|아니|없습니다|없어요.|No|no, there is not.|There is no star.|보이지 않습니다",
     "별은 없습니다|있지 않습니다|아니요, 파란 별이 있습니다.|정답은 아니요입니다|아닙니다.|그렇지 않습니다.|No.",
-    "별이 있나요? 아니요.|isn't|없다|아니에요",
+    "별이 있나요? 아니요.|isn't|없다|아니에요|별이 안 보입니다.|안보여요|별은 존재하지 않습니다.|찾을 수 없습니다|정답은 '아니요'입니다.",
 )
 UNREAD = (
     "|   |글쎄요|빨간색|잘 모르겠어요 별|네, 없습니다.|별은 있고 원은 없습니다|?|별이 있나요?|네모|예쁜 별|아니면 별",
-    "nothing to say here",
+    "nothing to say here|알 수 없습니다.|확인할 수 없습니다|이미지를 볼 수 없습니다.|별이 있는지 판단하기 어렵습니다",
 )
 
 
@@ -569,7 +569,7 @@ def test_culture_and_pope_refuse_what_they_cannot_ask(tmp_path: Path):
         ("culture-ko", "culture-ko needs data"),
         (f"culture-ko:{files.write_json(tmp_path / 'b.json', files.culture('A'))}", "none of the pictures of .* name their folder"),
         ("pope-ko:names=x", "'names' is for a file of questions"),
-        ("pope-ko:number=0", "number '0' is no whole number"),
+        ("pope-ko:number=0", "number 0: at least one question a set"),
         (f"pope-ko:{pope}", "row 1: the answer 'maybe' is neither yes nor no"),
         (f"pope-ko:{tmp_path / 'kfood'}", "has not one file of each of POPE's settings"),
         ("k-seed:x=1", "no option 'x'"),

@@ -138,7 +138,7 @@ def test_word(answer: str, letter: str):
 
 def test_the_other_two_of_small_korean_vlm():
     assert [rules.verbatim(answer, OPTIONS) for answer in ("B", "B.", " B")] == ["B", "B.", " B"]
-    assert [rules.first_letter(answer, OPTIONS) for answer in (" B.", "b", "정답: B", "")] == ["B", "b", "정", ""]
+    assert [rules.first_letter(answer, OPTIONS) for answer in (" B.", "b", "정답: B", "")] == ["B", "b", "정", None]
 
 
 @pytest.mark.parametrize("answer, letter", [("B", "B"), (" B\n", "B"), ("b", ""), ("B.", ""), ("E", ""), ("AB", ""), ("", "")])

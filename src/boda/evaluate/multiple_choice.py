@@ -54,7 +54,7 @@ class Question:
 
 def row_scores(units: Units, of: Callable[[dict], float | None] = itemgetter("upstream")) -> list[float | None]:
     """What a published rule gives each unit: the rows' own score; of rotations 1 if it is 1 for each."""
-    return [None if None in (found := [*map(of, unit)]) else min(found) for unit in units]
+    return [None if None in (found := [*map(of, unit)]) else min(found) for unit in units]  # type: ignore[type-var]
 
 
 def choice_task(
@@ -81,7 +81,11 @@ def choice_task(
         gold, choice = LETTERS[asked.answer], read_choice(answer, asked.options)
         read = {name: by(answer, asked.options) for name, by in {"": rule, **(more or {})}.items()}
         rules = {name: None if letter is None else float(letter == gold) for name, letter in read.items()}
-        found = {"score": float(choice == asked.answer), "extracted": None if choice is None else LETTERS[choice], "gold": gold}
+        found: dict = {
+            "score": float(choice == asked.answer),
+            "extracted": None if choice is None else LETTERS[choice],
+            "gold": gold,
+        }
         found |= {"published": read[""], "upstream": rules.pop(""), "rules": rules}
         return found | {"tags": dict(asked.tags), "group": asked.group, "choice": choice, "options": list(asked.options)}
 
@@ -144,8 +148,9 @@ def summarise(
     result["upstream"]["rule"] = rule_name
     readable = [record for record in records if not record["failed"]]
     result["unread"] = sum(record["choice"] is None for record in readable)
-    for name in readable[0]["rules"] if readable else ():
-        found = [each for each in row_scores(answered, lambda record: record["rules"][name]) if each is not None]
+    for name in readable[0].get("rules", ()) if readable else ():
+        scores = row_scores(answered, lambda record: record["rules"][name])  # noqa: B023
+        found = [score for score in scores if score is not None]
         result.setdefault("metrics", {}).update({name: sum(found) / len(found)} if found else {})
     result["groups"] = {}
     for key in sorted({key for unit in units for key in unit[0]["tags"]}):

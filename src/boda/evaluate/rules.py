@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 LETTERS = "ABCDE"
-Rule = Callable[[str, Sequence[str]], str]
+Rule = Callable[[str, Sequence[str]], str | None]  # None leaves the row out
 
 
 def first_character(answer: str, options: Sequence[str] = ()) -> str:
@@ -86,9 +86,9 @@ def verbatim(answer: str, options: Sequence[str] = ()) -> str:
     return answer
 
 
-def first_letter(answer: str, options: Sequence[str] = ()) -> str:
-    """Small Korean VLM's third scorer of culture questions: the first character, small letters being wrong."""
-    return answer.strip()[:1]
+def first_letter(answer: str, options: Sequence[str] = ()) -> str | None:
+    """Small Korean VLM's third scorer of culture questions: the first character, small ones being wrong; it leaves empty answers out."""
+    return answer.strip()[:1] or None
 
 
 # Before and after a letter that stands between spaces, in the order in which they are tried.

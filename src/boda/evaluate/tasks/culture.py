@@ -3,7 +3,7 @@
 From a file of the Small Korean VLM's own items (LLaVA's form, the options within the question), or from the user's copy of AI Hub
 79 (Korean food, a folder a dish) or 144 (Korean things, a JSON beside each picture): then every question is made here, from a seed,
 the three wrong options being of the same larger class. `upstream` is the rule of github.com/AIKU-Official/aiku-25-1-Small-Korean-VLM,
-k_culture_eval/eval_metric.py; `equal` and `first_character` are those of its other two scorers.
+k_culture_eval/eval_metric.py; `equal` and `first_character` are those of its other two scorers, where references are a letter.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import json
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 from boda.data.drawn.canvas import Dice
@@ -23,9 +22,10 @@ from boda.data.rows import text_rows
 from boda.data.sample import IMAGE_MARK, ImageRef
 from boda.data.sources import resolve_data
 from boda.errors import WHY, BadRow, BodaError, explaining
-from boda.evaluate.multiple_choice import BY_LETTER, Question, choice_task, options_in, with_letters
-from boda.evaluate.rules import word
-from boda.evaluate.task import Row, Task, read_options
+from boda.evaluate.multiple_choice import BY_LETTER, Question, answer_of, choice_task, options_in, with_letters
+from boda.evaluate.rules import first_letter, verbatim, word
+from boda.evaluate.task import Task, read_options
+from boda.evaluate.tasks.drawn import read_numbers
 
 VERSION, NUMBER = "1", 500
 PICTURES = (".jpg", ".jpeg", ".png")
@@ -47,77 +47,52 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
             f"culture-ko: '{idle[0]}' is for {'folders of pictures' if is_file else 'files of questions'}; leave it out"
         )
     name = "culture-ko" if is_file else f"culture-ko:{'things' if 'label' in given else 'food'}"
-    name += "".join(f":{key}={given[key]}" for key in ("seed", "number") if key in given)
     if is_file:
         images = Place.of(resolve_data(given["images"], data_dir)) if "images" in given else place.parent
-        items = list(_items(place, images))
-        if not any(Place(image.path, image.member).is_file for question, _ in items for image in question.images):
+        questions = [*_items(place, images)]
+        if not any(Place(image.path, image.member).is_file for question in questions for image in question.images):
             raise BodaError(f"none of the pictures of {place} is in {images}; name their folder: culture-ko:{path}:images=DIR")
     else:
-        items = [(question, "ABCD"[question.answer]) for question in _built(place, given)]
-    golds = {question.id: gold for question, gold in items}
-    task = choice_task(
-        name,
+        questions = _built(place, given)
+    return choice_task(
+        ":".join([name, *(f"{key}={given[key]}" for key in ("seed", "number") if key in given)]),
         VERSION,
-        [question for question, _ in items],
+        questions,
         word,
         "Small Korean VLM eval_metric.py: the first lone A-D of the upper-cased answer",
+        more={"equal": verbatim, "first_character": first_letter},
         decoding={"temperature": 0.0, "max_new_tokens": 100},
-        note="accuracy; equal: the answer is the reference to the letter; first_character: of the stripped answer, empty ones left out",
+        note="accuracy; equal: the answer is the letter and nothing else; first_character: of the stripped answer, empty ones left out",
     )
 
-    def score(row: Row, answer: str) -> dict:
-        gold, first = golds[row.id], answer.strip()[:1]
-        return task.score(row, answer) | {
-            "rules": {"equal": float(answer == gold)},
-            "first": float(first == gold) if first else None,
-        }
 
-    return replace(task, score=score, summarise=lambda records: _with_first(task.summarise(records), records))
-
-
-def _with_first(result: dict, records: Sequence[dict]) -> dict:
-    """That scorer leaves empty answers out."""
-    firsts = [record["first"] for record in records if not record["failed"] and record["first"] is not None]
-    if firsts:
-        result["metrics"]["first_character"] = sum(firsts) / len(firsts)
-    return result
-
-
-def _items(place: Place, images: Place) -> Iterator[tuple[Question, str]]:
-    """The questions of a file, and their answers as they are written there."""
+def _items(place: Place, images: Place) -> Iterator[Question]:
+    """The questions of a file."""
+    form = '{"id", "image", "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from": "gpt", "value": "B"}]}'
     seen = set()
     for number, row in text_rows(place):
         if isinstance(row, BadRow):
             raise row
-        form = '{"id", "image", "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from": "gpt", "value": "B"}]}'
         with explaining(
             f"{place}, row {number} is no item of culture-ko, which are published as {form}", LookupError, TypeError
         ):
-            said = {turn["from"]: turn["value"] for turn in reversed(row["conversations"])}
-            asked, gold = str(said["human"]), str(said["gpt"])
+            said = {turn["from"]: str(turn["value"]) for turn in reversed(row["conversations"])}
+            asked, letter = said["human"], word(said["gpt"])
             name, picture = str(row["id"]), images.child(str(row["image"]).lstrip("/"))
         if name in seen:
             raise BodaError(f"{place}: two items have the id '{name}'; each names one question")
         seen.add(name)
         asked = unicodedata.normalize("NFC", re.sub(rf"{IMAGE_MARK}\s*\n?", "", asked)).strip()
-        letter = word(gold, "ABCD")
         options = options_in(asked)
         if options is None or len(options) != 4:
             options = tuple("ABCD")  # told in a way that is not understood: letters alone are read
-        if not letter:
-            raise BodaError(f"{place}, row {number}: the answer '{gold}' is none of its options, A, B, C, D")
-        image = ImageRef(picture.path, picture.member)
-        yield Question(name, asked, options, "ABCD".index(letter), (image,)), gold
+        answer = answer_of(str(place), name, letter or said["gpt"], options)
+        yield Question(name, asked, options, answer, (ImageRef(picture.path, picture.member),))
 
 
 def _built(place: Place, given: dict[str, str]) -> list[Question]:
     """Questions on pictures of every label in turn, the same ones wherever the data lie; a larger number only adds to them."""
-    numbers = {"seed": 0, "number": NUMBER}
-    for key in numbers.keys() & given:
-        if not re.fullmatch("[0-9]{1,9}", given[key]):
-            raise BodaError(f"culture-ko: {key} '{given[key]}' is no whole number")
-        numbers[key] = int(given[key])
+    seed, number, _ = read_numbers("culture-ko", {"seed": "0", "number": str(NUMBER), **given}, ())
     by_label: dict[tuple[str, str], dict[str, ImageRef]] = defaultdict(dict)
     for kind, label, name, image in _labelled(place, given.get("label", "")):
         by_label[kind, label].setdefault(f"{kind}/{label}/{name}", image)
@@ -128,11 +103,11 @@ def _built(place: Place, given: dict[str, str]) -> list[Question]:
         )
     turns = []  # the first picture of each label, then the second ...
     for (kind, label), pictures in by_label.items():
-        hashed = sorted((hashlib.sha256(f"{numbers['seed']} {name}".encode()).digest(), name) for name in pictures)
+        hashed = sorted((hashlib.sha256(f"{seed} {name}".encode()).digest(), name) for name in pictures)
         turns += [(turn, digest, name, kind, label) for turn, (digest, name) in enumerate(hashed)]
     questions = []
-    for _, _, name, kind, label in sorted(turns)[: numbers["number"]]:
-        dice = Dice("culture-ko", numbers["seed"], name)
+    for _, _, name, kind, label in sorted(turns)[:number]:
+        dice = Dice("culture-ko", seed, name)
         near = sorted({other for alike, other in by_label if alike == kind} - {label})
         wrong = dice.some(near if len(near) >= 3 else [each for each in labels if each != label], 3)
         options = tuple(dice.some([label, *wrong], 4))

@@ -12,32 +12,41 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from itertools import count
+from dataclasses import replace
+from itertools import count, islice, product
 from pathlib import Path
 
 from boda.data.drawn.canvas import SHAPES, Dice, colours_on
-from boda.data.drawn.samples import check_seed, facts
+from boda.data.drawn.samples import facts
 from boda.data.drawn.scenes import HELD_OUT_PAIRS
 from boda.data.korean import with_particle
 from boda.data.sample import ImageRef
 from boda.data.sources import resolve_data
 from boda.errors import WHY, BodaError, explaining
+from boda.evaluate.mentions import UNKNOWN
 from boda.evaluate.multiple_choice import Question, messages_of
 from boda.evaluate.tables import Schema, read_table
 from boda.evaluate.task import Row, Task, limited, read_options, summary, version_of
+from boda.evaluate.tasks.drawn import read_numbers
 
 VERSION, SEED, NUMBER = "1", 2_027_000_000, 50  # number of pictures a setting
 ASKED = 2  # objects that are there, and that are not, asked about in a picture
 SETTINGS, ANSWERS = ("random", "popular", "adversarial"), ("yes", "no")
+OPTIONS, BY_WORD = ("네", "아니요"), "네 또는 아니요로 답하세요."
+Pair = tuple[str, str]  # a colour and a shape
 RULE = "POPE evaluate.py: 'No', 'not' or 'no' as a word of the first sentence is no, all else yes"
 SCHEMA = Schema("pope-ko", {"question_id": "text", "image": "image", "text": "text", "label": "text"}, "question_id")
 _ENGLISH = re.compile(r"Is there an? (.+?) in the (?:image|picture)\?")
 _YES, _NO = r"네+|예|넵|응|맞아요|맞습니다|그렇습니다|그래요|yes|yeah", r"아니[요오]?|아뇨|아닙니다|틀립니다|no|nope"
 _FIRST = re.compile(
-    rf"[^\w]*(?:(?:정답|답변?|answer)[은는]?\s*[:：]?\s*)?(?:(?P<yes>{_YES})|(?P<no>{_NO}))(?:입니다|이에요|예요)?(?!\w)", re.I
+    rf"\W*(?:(?:정답|답변?|answer)[은는]?\W*)?(?:(?P<yes>{_YES})|(?P<no>{_NO}))[^\w\s.!?,]*(?:입니다|이에요|예요)?(?!\w)", re.I
 )
-_ABSENT = re.compile(r"없|않|아니(?!면)|아닙|못|\b(?:no|not|isn't|cannot|can't)\b|n't\b", re.I)
-_PRESENT = re.compile(r"있(?!지)|보입|보여|보인|맞습|맞아|그렇습|\b(?:yes|there (?:is|are)(?! no\b| not\b))\b", re.I)
+_ABSENT = re.compile(r"없|않|아니(?!면)|아닙|못|(?<![가-힣])안 ?보|\b(?:no|not|isn't|cannot|can't)\b|n't\b", re.I)
+_PRESENT = re.compile(
+    r"있(?!지)|(?<!안 )(?<!안)보(?:입|여|인)|존재[하해합](?!지)|맞습|맞아|그렇습|\b(?:yes|there (?:is|are)(?! no\b| not\b))\b",
+    re.I,
+)
+_UNSURE = re.compile(rf"{UNKNOWN}|(?:이미지|그림|사진)[을를은는이가]? (?:볼|확인할|분석할) 수", re.I)
 
 
 def from_option(option: str, data_dir: str | Path | None) -> Task:
@@ -79,6 +88,8 @@ def read_yes_no(answer: str) -> bool | None:
     said = next((each for each in sentences if each.strip() and not each.rstrip().endswith("?")), "")
     if found := _FIRST.match(said):
         return found["yes"] is not None
+    if _UNSURE.search(said):
+        return None
     absent, present = bool(_ABSENT.search(said)), bool(_PRESENT.search(said))
     return present if absent != present else None
 
@@ -101,11 +112,10 @@ def summarise(records: Sequence[dict]) -> dict:
     """Accuracy, precision, recall, F1 and share of yes by both rules, of all and of each setting."""
     result = _result(records) | {"groups": {}}
     result["upstream"]["rule"] = RULE
-    for key in ("setting", "answer"):
-        values = sorted({value for record in records if (value := record["tags"].get(key))})
-        some = {value: [record for record in records if record["tags"].get(key) == value] for value in values}
-        if some:
-            result["groups"][key] = {value: _result(found) for value, found in some.items()}
+    for key in sorted({key for record in records for key in record["tags"]}):
+        values = sorted({record["tags"][key] for record in records})
+        groups = {value: [record for record in records if record["tags"][key] == value] for value in values}
+        result["groups"][key] = {value: _result(some) for value, some in groups.items()}
     return result
 
 
@@ -132,75 +142,62 @@ def _figures(records: Sequence[dict], said: str) -> dict[str, float]:
 
 
 def _drawn(given: dict[str, str]) -> list[Question]:
-    numbers = {"seed": SEED, "number": NUMBER}
-    for key in numbers.keys() & given:
-        if not re.fullmatch("[0-9]{1,10}", given[key]) or (key == "number" and int(given[key]) < 1):
-            raise BodaError(f"pope-ko: {key} '{given[key]}' is no whole number (a number is 1 at least)")
-        numbers[key] = int(given[key])
-    check_seed(numbers["seed"])
+    """Questions on `number` pictures a setting; what is absent comes in random order, then the likeliest to be said first."""
+    seed, number, _ = read_numbers("pope-ko", {"seed": str(SEED), "number": str(NUMBER), **given}, ())
     questions = []
     for turn, setting in enumerate(SETTINGS):
-        pictures: list[
-            tuple[str, list[tuple[str, str]], list[tuple[str, str]]]
-        ] = []  # name, pairs that are there, that are not
-        for place in count(turn * 10_000_000):
-            name = f"scene/{('few', 'many')[place % 2]}/seen/{numbers['seed']}/{place}"
-            scene = facts(name)
-            there = list(dict.fromkeys((thing["colour"], thing["shape"]) for thing in scene["objects"]))
-            colours = colours_on(scene["ground"]["colour"])
-            others = [
-                (colour, shape) for colour in colours for shape in SHAPES if (colour, shape) not in {*there, *HELD_OUT_PAIRS}
-            ]
-            if len(there) >= ASKED:
-                pictures.append((name, there, others))
-            if len(pictures) == numbers["number"]:
-                break
+        scenes = (_scene(seed, place) for place in count(turn * 10_000_000))
+        pictures = [*islice((scene for scene in scenes if len(scene[1]) >= ASKED), number)]
         frequency = Counter(pair for _, there, _ in pictures for pair in there)
-        for number, (name, there, others) in enumerate(pictures):
-            dice = Dice("pope", setting, numbers["seed"], number)
+        for place, (name, there, others) in enumerate(pictures):
+            dice = Dice("pope", setting, seed, place)
             asked = [(pair, 0) for pair in dice.some(there, ASKED)]
-            mixed = dice.some(others, len(others))
+            absent = dice.some(others, len(others))
             if setting == "popular":
-                mixed.sort(key=lambda pair: -frequency[pair])
+                absent.sort(key=lambda pair: -frequency[pair])
             elif setting == "adversarial":
-                near = [[each[part] for each in there] for part in (0, 1)]
-                mixed.sort(key=lambda pair: -sum(pair[part] in near[part] for part in (0, 1)))
-            asked += [(pair, 1) for pair in mixed[:ASKED]]
-            for which, ((colour, shape), answer) in enumerate(asked):
-                thing = with_particle(f"{colour} {shape}", "이가")
-                text = f"그림에 {thing} 있나요? 네 또는 아니요로 답하세요."
+                absent.sort(key=lambda pair: -sum(word in near for word, near in zip(pair, zip(*there))))
+            asked += [(pair, 1) for pair in absent[:ASKED]]
+            for which, (pair, answer) in enumerate(asked):
+                text = f"그림에 {with_particle(' '.join(pair), '이가')} 있나요? {BY_WORD}"
                 tags = (("setting", setting), ("answer", ANSWERS[answer]))
-                image = (ImageRef(drawn=name),)
-                questions.append(Question(f"{setting}/{number}/{which}", text, ("네", "아니요"), answer, image, tags))
+                images = (ImageRef(drawn=name),)
+                questions.append(Question(f"{setting}/{place}/{which}", text, OPTIONS, answer, images, tags))
     return questions
+
+
+def _scene(seed: int, place: int) -> tuple[str, list[Pair], list[Pair]]:
+    """A picture's name, colours and shapes of what is there, and of what could be."""
+    name = f"scene/{('few', 'many')[place % 2]}/seen/{seed}/{place}"
+    scene = facts(name)
+    there = list(dict.fromkeys((thing["colour"], thing["shape"]) for thing in scene["objects"]))
+    possible = product(colours_on(scene["ground"]["colour"]), SHAPES)
+    return name, there, [pair for pair in possible if pair not in {*there, *HELD_OUT_PAIRS}]
 
 
 def _given(path: str, given: dict[str, str], data_dir: str | Path | None) -> list[Question]:
     place = Path(resolve_data(path, data_dir))
     images = str(Path(resolve_data(given["images"], data_dir)).absolute()) if "images" in given else "images"
-    schema = Schema(SCHEMA.name, SCHEMA.columns, SCHEMA.index, images=images)
-    settings = {place: next((each for each in SETTINGS if each in place.stem), "")}
-    if place.is_dir():
-        settings = {file: each for file in sorted(place.rglob("*.json*")) for each in SETTINGS if each in file.stem}
+    files = sorted(place.rglob("*.json*")) if place.is_dir() else [place]
+    settings = {file: setting for file in files for setting in SETTINGS if setting in file.stem}
     if place.is_dir() and sorted(settings.values()) != sorted(SETTINGS):
         raise BodaError(f"{place} has not one file of each of POPE's settings ({', '.join(SETTINGS)}); name a file")
     names = {}
     if "names" in given:
-        table = resolve_data(given["names"], data_dir)
-        with explaining(
-            f'{table} is no table of names, as {{"snowboard": "스노보드"}} ({WHY})', ValueError, OSError, AttributeError
-        ):
-            names = dict(json.loads(Path(table).read_text(encoding="utf-8-sig")).items())
+        table = Path(resolve_data(given["names"], data_dir))
+        said = f'{table} is no table of names, as {{"snowboard": "스노보드"}} ({WHY})'
+        with explaining(said, ValueError, OSError, AttributeError):
+            names = dict(json.loads(table.read_text(encoding="utf-8-sig")).items())
     questions = []
-    for file, setting in settings.items():
-        for row in read_table(schema, file):
+    for file, setting in (settings or {place: ""}).items():
+        for row in read_table(replace(SCHEMA, images=images), file):
             label, where = row["label"].strip().lower(), f"{file}, row {row['index']}"
             if label not in ANSWERS:
                 raise BodaError(f"{where}: the answer '{row['label']}' is neither yes nor no")
             tags = (*((("setting", setting),) if setting else ()), ("answer", label))
             name = f"{setting}/{row['index']}" if place.is_dir() else row["index"]
             asked = _korean(row["text"], names, where)
-            questions.append(Question(name, asked, ("네", "아니요"), ANSWERS.index(label), (row["image"],), tags))
+            questions.append(Question(name, asked, OPTIONS, ANSWERS.index(label), (row["image"],), tags))
     return questions
 
 
@@ -212,4 +209,4 @@ def _korean(text: str, names: dict[str, str], where: str) -> str:
     if not found or found[1] not in names:
         thing = f"'{found[1]}' has no Korean name" if found else "the question is English, and not 'Is there a X in the image?'"
         raise BodaError(f'{where}: {thing}; names=FILE gives them as {{"snowboard": "스노보드"}}, or take Korean questions')
-    return f"사진에 {with_particle(names[found[1]], '이가')} 있나요? 네 또는 아니요로 답하세요."
+    return f"사진에 {with_particle(names[found[1]], '이가')} 있나요? {BY_WORD}"

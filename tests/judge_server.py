@@ -99,7 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self._allowed() and self._send(200, {"object": "list", "data": [{"id": "judge"}]})
+        if self._allowed():
+            self._send(200, {"object": "list", "data": [{"id": "judge"}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import threading
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,6 +42,8 @@ class RemoteModel:
                 401: f"does not take the key; put the right one into {keys}",
                 403: f"does not allow this key to use '{self.model}'; see {keys}",
                 404: f"has no model '{self.model}', or the address is not that of its API (often it ends in /v1)",
+                402: "takes no more requests from this account",
+                **dict.fromkeys((301, 302, 303, 307, 308), "sends elsewhere; give the address that it sends to"),
             },
             advice="start it, or give another address",
         )
@@ -79,10 +80,12 @@ class RemoteModel:
     def _ask(self, body: dict) -> Reply:
         def read(found: dict) -> Reply:
             text = found["choices"][0]["message"].get("content") or ""
+            if isinstance(text, list):  # of parts, as some servers say it
+                text = "".join(part["text"] for part in text if part["type"] == "text")
             usage = found.get("usage") or {}
-            return Reply.of(self.endpoint.clean(str(text)), usage.get("completion_tokens"), usage.get("prompt_tokens"))
+            return Reply.of(self.endpoint.clean(text), usage.get("completion_tokens"), usage.get("prompt_tokens"))
 
-        return self.endpoint.ask("chat/completions", body, read, stop=threading.Event())
+        return self.endpoint.ask("chat/completions", body, read)
 
 
 def _sent(message: dict) -> dict:

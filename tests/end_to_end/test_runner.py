@@ -273,7 +273,7 @@ def test_vllm_is_started_asked_and_stopped(vllm: Path, tmp_path: Path, pictures:
     run(folder, [task], tmp_path / "out", engine="vllm", trust_remote_code=True)
     called = json.loads(vllm.read_text(encoding="utf-8"))
     assert called["arguments"][:2] == ["serve", folder] and called["arguments"][-1] == "--trust-remote-code"
-    assert set(answers(tmp_path / "out").values()) == {"0.0 None"} and not is_running(called["pid"])
+    assert set(answers(tmp_path / "out").values()) == {"0.0 1.0"} and not is_running(called["pid"])
     told = saved(tmp_path / "out")
     assert told["model"] == folder and told["engine"] == "vllm" and told["fingerprint"]
     with pytest.raises(BodaError, match="engine was 'vllm' and is None"):

@@ -79,8 +79,12 @@ def _of_name(model: str, trust_remote_code: bool, processes: int, engine: str | 
     who = partial(Answerer, model, fingerprint(Path(locate(model))), settings)
     if engine == "vllm":
         _alone("vLLM shares its work out itself", processes, None)
+        if (beams := settings.get("beams", 1)) > 1:
+            raise BodaError(f"'{model}' answers with {beams} beams, which vLLM's server does not do; leave --engine vllm out")
         server = VLLM(locate(model), trust_remote_code)
-        return who(cache(lambda: RemoteModel(server.start(), settings).open()), is_remote=True, close=server.stop)
+        # Said, as vLLM would take them from generation_config.json otherwise, and transformers is told these, too.
+        asked = {"temperature": 0.0, "top_p": 1.0, "repetition_penalty": 1.0, **settings}
+        return who(cache(lambda: RemoteModel(server.start(), asked).open()), is_remote=True, close=server.stop)
     if processes > 1:
         workers: list[Worker] = []
 
@@ -149,14 +153,14 @@ class AnswersFile:
                 continue
             try:
                 record = json.loads(line)
-                key = self._key(record)
+                key, failed = self._key(record), record["failed"]
             except (ValueError, KeyError, TypeError) as error:
                 if number == len(lines):  # no line break after it: torn
                     break
                 raise BodaError(
                     f"{path}, line {number} is no answer; mend or delete the line, or choose another --out"
                 ) from error
-            if keeps_failures or not record["failed"]:
+            if keeps_failures or not failed:
                 self.records[key] = record
         if lines:
             write_lines(path, self.records.values())

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 import http.client
 import os
 import shlex
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import suppress
+from functools import partial
 
 from boda.errors import BodaError, explaining
 
 LONGEST_START = 3600.0  # seconds: a large model may have to be downloaded first
 LAST_LINES = 5
+PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when the one that started it ends, however it ends
+_LIBC = ctypes.CDLL(None)
 
 
 class VLLM:
@@ -37,7 +42,12 @@ class VLLM:
         with explaining(f"no command '{command[0]}'; {advice}", OSError):
             # A session of its own: Ctrl-C comes to this process, which stops it and all that it started.
             process = self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self.log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=partial(_LIBC.prctl, PR_SET_PDEATHSIG, signal.SIGTERM) if sys.platform == "linux" else None,
             )
         until = time.monotonic() + LONGEST_START
         while not _answers(port):

@@ -141,7 +141,8 @@ def generate_counted(
         batch_size = 128 if sum(parameter.numel() for parameter in model.parameters()) < 50e6 else 16
     order = sorted(range(len(conversations)), key=lambda index: _size(conversations[index]))
     answers = [("", 0)] * len(conversations)
-    ends = np.atleast_1d(getattr(model.generation_config, "eos_token_id", None) or []).tolist()
+    end = getattr(model.generation_config, "eos_token_id", None)  # may be 0
+    ends = np.atleast_1d([] if end is None else end).tolist()
     if settings.get("seed") is not None:
         torch.manual_seed(settings["seed"])
     for start in range(0, len(order), batch_size):

@@ -128,7 +128,10 @@ def pair_task(name: str, searches: Sequence[Search], note: str) -> PairTask:
                 measured = search.measure(encoder, [row.value[1] for row in block], watch, sides)
                 yield from (_record(row, *found) for row, found in zip(block, measured))
 
-    return PairTask(name, version_of("1", asked), lambda limit: limited(rows, limit), measure, _summarise, note)
+    def load(limit: int | None) -> list[Row]:
+        return limited(rows, limit, lambda row: row.value[0].name)
+
+    return PairTask(name, version_of("1", asked), load, measure, _summarise, note)
 
 
 def _record(row: Row, best: Any, metrics: dict[str, float], error: str) -> dict:

@@ -43,12 +43,13 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     if version not in CRITERIA:
         raise BodaError(f"kullm-geval: no version '{version}'; there are {', '.join(CRITERIA)}")
     place, questions = judged.rows_of(path, "kullm_v2", FILE, data_dir)
-    rows = []
+    rows, kinds = [], {}
     for number, row in enumerate(questions):
         instances = row.get("instances")
         if not isinstance(row.get("instruction"), str) or not instances or not isinstance(instances[0].get("input"), str):
             raise BodaError(f"{place}, row {number} needs an instruction and instances with an input")
-        rows.append(Row(str(row.get("id", number)), {"instruction": row["instruction"], "input": instances[0]["input"]}))
+        kinds[name := str(row.get("id", number))] = str(row.get("motivation_app", ""))
+        rows.append(Row(name, {"instruction": row["instruction"], "input": instances[0]["input"]}))
 
     def messages(row: Row) -> list[dict]:
         # The input stands below the instruction; a template with a heading for it finds it as a part of its own.
@@ -64,7 +65,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     return Task(
         name="kullm-geval" if version == "v3" else f"kullm-geval-{version}",
         version=version_of(VERSION, [*((row.id, row.value) for row in rows), judged.prompts("kullm_geval")[version]]),
-        load=lambda limit: limited(rows, limit),
+        load=lambda limit: limited(rows, limit, lambda row: kinds[row.id]),
         messages=messages,
         score=lambda row, answer: {"score": None, "version": version},
         summarise=lambda records: summarise(records, version),

@@ -68,13 +68,14 @@ def of_samples(
     samples: Sequence[Sample],
     trained: Callable[[], Sequence[Sample]],
     name: str,
-    kind_of: Callable[[Sample], str] = lambda sample: "",
+    kind_of: Callable[[Sample], str] = lambda sample: next(iter(dict(sample.tags).values()), ""),
     version: str = VERSION,
     **rest,
 ) -> Task:
     """The task of asking these samples; their places are the rows' names.
 
-    `trained` gives the training samples whose answers make the baselines; `kind_of`: groups that a limit keeps in proportion.
+    `trained` gives the training samples whose answers make the baselines; `kind_of`: groups
+    that a limit keeps in proportion; else by the first tag.
     """
     rows = [Row(str(number), sample) for number, sample in enumerate(samples)]
     known = frozenset(clean(sample.messages[-1].text) for sample in samples)

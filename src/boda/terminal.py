@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
+Thing = TypeVar("Thing")
 WIDTH = 128  # columns where the output is no terminal
 _CLEAR = "\r\x1b[K"
 
@@ -37,6 +39,19 @@ class Progress:
     def left(self) -> str:
         """The time that the rest will take."""
         return f"{duration((self.total - self.done) / max(self.rate, 1e-9))} left"
+
+
+def counted(what: str, total: int, first: int = 0, quiet: bool = False) -> Progress:
+    """Progress that says how many of `total` are done, the rate and the time left."""
+    return Progress(lambda seen: f"{what} {seen.done:,}/{seen.total:,}  {seen.rate:.1f}/s  {seen.left}", total, first, quiet)
+
+
+def watched(things: Iterable[Thing], what: str, total: int, quiet: bool = False) -> Iterator[Thing]:
+    """Goes through things and shows how far it is."""
+    progress = counted(what, total, 0, quiet)
+    for done, thing in enumerate(things, 1):
+        yield thing
+        progress.update(done)
 
 
 def clear_line() -> None:

@@ -18,7 +18,7 @@ from boda.endpoint import Endpoint, Unanswered, read_key
 from boda.errors import BodaError
 from boda.evaluate.answers import AnswersFile
 from boda.evaluate.task import Judging, Row, Task
-from boda.terminal import Progress
+from boda.terminal import counted
 
 KEYS = ("BODA_JUDGE_KEY", "OPENAI_API_KEY")
 NAMES = ("task", "row", "judgement")  # what tells one judgement from another
@@ -178,8 +178,7 @@ def judge_answers(
             f"name that one with --judge-model, choose another --out, or delete the file to have all judged by '{judge.model}'"
         )
     left = wanted(task, rows, answers, saved)
-    said = f"{task.name} judged"
-    progress = Progress(lambda seen: f"{said} {seen.done}/{seen.total}  {seen.rate:.1f}/s  {seen.left}", len(left), 0, quiet)
+    progress = counted(f"{task.name} judged", len(left), 0, quiet)
     try:
         for (key, _), record in judge.judgements(left, task.judging):
             before = saved.records.get(key, {})

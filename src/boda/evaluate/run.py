@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from boda.evaluate.report import show
 from boda.evaluate.task import Measured, PairTask, Row, Task
 from boda.evaluate.tasks import make_tasks
 from boda.files import read_json, write_json
-from boda.terminal import Progress
+from boda.terminal import counted, watched
 
 
 def run(
@@ -67,7 +68,7 @@ def run(
     names = [task.name for task in made]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise BodaError(f"task '{doubled[0]}' is named twice")
-    if judge and not any(isinstance(task, Task) and task.judging for task in made):
+    if judge and not any(task.judging for task in made):
         raise BodaError(f"a judge is named, and none of these tasks is judged: {', '.join(names)}")
     measured = [task.name for task in made if isinstance(task, PairTask)]
     if measured and (blind or len(measured) < len(made)):
@@ -95,9 +96,14 @@ def run(
             found_speed[task.name] = _answer_all(who, task, rows, answers, asking, batch_size, quiet)
     finally:
         who.close()
-    results = {}
+    # Tasks of earlier runs into the same folder stay in the file; the caller gets what was asked for.
+    earlier = read_json(out / "results.json", ADVICE)
+    results, conditions, speed = {}, {}, {}
     for task, rows in loaded:  # every answer is on disk before the first is judged
         records = [answers.records[task.name, row.id] for row in rows]
+        if not quiet and (errors := [record["error"] for record in records if record["failed"]]):
+            print(f"{task.name}: {len(errors)} of {len(rows)} could not be answered; the first: {errors[0]}", file=sys.stderr)
+        speed[task.name] = _speed(records, found_speed[task.name], earlier.get("speed", {}).get(task.name, {}))
         if isinstance(task, Task) and task.judging:
             if judge:
                 judge_answers(judge, task, rows, answers.records, judgements, quiet)
@@ -107,19 +113,10 @@ def run(
             told = usage(task, records, result)
             result |= told | {"remarks": [*result.get("remarks", ()), *told["remarks"]]}
         results[task.name] = {**result, "version": task.version, "note": task.note}
-    # Tasks of earlier runs into the same folder stay in the file; the caller gets what was asked for.
-    earlier = read_json(out / "results.json", ADVICE)
-    written = {**description, "limit": limit, "tasks": {**earlier.get("tasks", {}), **results}}
-    conditions = {task.name: _conditions(task, who, asking, limit, results[task.name]) for task in made}
-    written["conditions"] = {**earlier.get("conditions", {}), **conditions}
-    before = earlier.get("speed", {})
-    speed = {
-        task.name: _speed(
-            [answers.records[task.name, row.id] for row in rows], found_speed[task.name], before.get(task.name, {})
-        )
-        for task, rows in loaded
-    }
-    write_json(out / "results.json", {**written, "speed": {**before, **speed}})
+        conditions[task.name] = _conditions(task, who, asking, limit, result)
+    found = {"tasks": results, "conditions": conditions, "speed": speed}
+    merged = {name: {**earlier.get(name, {}), **some} for name, some in found.items()}
+    write_json(out / "results.json", {**description, "limit": limit, **merged})
     if not quiet:
         show(results, f"{who.name}{' (blind)' if blind else ''}")
     return results
@@ -155,9 +152,13 @@ def _answer_all(
         found = _measured(model, task, missing, size, quiet)
     else:
         found = batches(asks, task, missing, 1 if who.is_remote else size, asking)
-    progress = Progress(
-        lambda seen: f"{task.name} {seen.done}/{seen.total}  {seen.rate:.1f}/s  {seen.left}", len(rows), done, quiet
-    )
+    precision = next((ask.precision for ask in asks if hasattr(ask, "precision")), None)
+    if isinstance(task, Task) and size > 1 and not quiet and precision not in (None, "float32"):
+        _tell_once(
+            f"{who.name} answers in {precision}, in fp32 it takes too much of the memory: one question at a time, so that no "
+            "answer depends on others. Behind an address or with --engine vllm it is faster and answers may differ a little"
+        )
+    progress = counted(task.name, len(rows), done, quiet)
     try:
         for batch in found:
             answers.add(batch)
@@ -166,17 +167,20 @@ def _answer_all(
         there = f"{progress.done} of {len(rows)} answers of {task.name} are saved"
         raise ModelGone(f"{error}. {there}; the same command goes on from there") from None
     peaks = [ask.peak() for ask in asks if hasattr(ask, "peak")]
-    precisions = {ask.precision for ask in asks if hasattr(ask, "precision")}
-    return {"peak_bytes": sum(peaks) if peaks and None not in peaks else None, "precision": next(iter(precisions), None)}
+    return {"peak_bytes": sum(peaks) if peaks and None not in peaks else None, "precision": precision}
+
+
+@cache
+def _tell_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _conditions(task: Task | Measured, who: Answerer, asking: Asking, limit: int | None, result: dict) -> dict:
     """What scores have to share to be compared."""
     own = who.settings.get("system") or ""
     system = "" if isinstance(task, Measured) else own if asking.system is None else asking.system
-    judge = (result.get("judge") or {}).get("model") if isinstance(task, Task) and task.judging else None
     told = {"version": task.version, "decoding": task.decoding, "system": system, "image_limit": asking.image_limit}
-    return told | {"limit": limit, "judge": judge}
+    return told | {"limit": limit, "judge": (result.get("judge") or {}).get("model")}
 
 
 def _speed(records: Sequence[dict], found: dict, before: dict) -> dict:
@@ -223,18 +227,15 @@ def _claim(out: Path, who: Answerer, tasks: Iterable[Task | Measured], asking: A
 
 def _told(run: dict) -> dict:
     """What runs into one folder have to share, by the names that a message calls it."""
-    kept = {name: run.get(name) for name in ("model", "fingerprint", "blind", "settings", "system", "engine")}
-    kept["image limit"] = run.get("image_limit")
+    shared = ("model", "fingerprint", "blind", "settings", "system", "engine", "image_limit")
+    kept = {name.replace("_", " "): run.get(name) for name in shared}
     kept |= {f"{task}'s version": version for task, version in run["tasks"].items()}
     return kept | {f"{task}'s decoding": decoding for task, decoding in run["decoding"].items()}
 
 
 def _measured(model: Any, task: Measured, rows: Sequence[Row], size: int, quiet: bool) -> Iterator[list[dict]]:
     """Records of what is measured of a model, so many at a time."""
-
-    def watch(things: Sequence, what: str) -> Iterator:
-        return _watched(things, f"{task.name}, {what}", len(things), 0, quiet)
-
+    watch = lambda things, what: watched(things, f"{task.name}, {what}", len(things), quiet)  # noqa: E731
     found = iter(task.measure(model, rows, watch if isinstance(task, PairTask) else size))
     began = time.monotonic()
     while batch := list(islice(found, size)):
@@ -242,11 +243,3 @@ def _measured(model: Any, task: Measured, rows: Sequence[Row], size: int, quiet:
         facts = {"seconds": round((now - began) / len(batch), 6), "tokens": None}
         yield [{"task": task.name, **record, **facts} for record in batch]
         began = now
-
-
-def _watched(things: Iterable, name: str, total: int, first: int, quiet: bool) -> Iterator:
-    """Goes through things and tells rate and time left."""
-    progress = Progress(lambda seen: f"{name} {seen.done}/{total}  {seen.rate:.1f}/s  {seen.left}", total, first, quiet)
-    for done, thing in enumerate(things, first + 1):
-        yield thing
-        progress.update(done)

@@ -16,7 +16,7 @@ from boda.data.sample import ImageRef, Sample
 from boda.errors import BodaError
 from boda.evaluate.pairs import vectors_of
 from boda.evaluate.task import Row
-from boda.terminal import Progress
+from boda.terminal import watched
 
 
 class Demonstrations:
@@ -72,16 +72,7 @@ class Demonstrations:
         """Groups whose picture can be read, and the vectors of these pictures."""
         assert self.encoder
         encoder, pictures = self.encoder(), [group[0].images[0] for group in self.groups]
-
-        said = "pictures to choose from"
-        shown = Progress(lambda seen: f"{seen.done:,}/{seen.total:,} {said}  {seen.rate:.1f}/s  {seen.left}", len(pictures))
-
-        def watched() -> Iterator[ImageRef]:
-            for done, picture in enumerate(pictures, 1):
-                yield picture
-                shown.update(done)
-
-        vectors, errors = vectors_of(encoder, pictures, (), watched())
+        vectors, errors = vectors_of(encoder, pictures, (), watched(pictures, "pictures to choose from", len(pictures)))
         kept = [place for place in range(len(pictures)) if place not in errors]
         return [self.groups[place] for place in kept], vectors[kept], encoder
 

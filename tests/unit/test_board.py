@@ -300,8 +300,9 @@ def test_the_command(file: Path, tmp_path: Path, monkeypatch):
     last = json.loads(done.stdout.strip().splitlines()[-1])
     assert last["board"] == str(tmp_path / "out/board.json")
     assert {row["name"] for row in last["tables"][0]["rows"] if row["kind"] == "model"} == {"하나", "둘"}
-    refused = CliRunner().invoke(app, [*words, "--limit", "5"])
-    assert refused.exit_code == 2 and "a board says this itself" in refused.output.replace("\n", " ").replace("│ ", "")
+    for option in ("--limit", "--batch-size", "--processes", "--judge-concurrency"):
+        refused = CliRunner().invoke(app, [*words, option, "8"])
+        assert refused.exit_code == 2 and f"{option}: a board says" in " ".join(refused.output.replace("│", " ").split())
 
 
 class Talks:

@@ -12,6 +12,7 @@ from boda.cli.console import DataDir, OutDir, result, settings
 
 
 def evaluate(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -47,9 +48,10 @@ def evaluate(
     if model is not None and model.endswith((".yaml", ".yml")):
         from boda.evaluate.board import run_board
 
-        said = {"tasks": tasks, "limit": limit, "blind": blind, "image-limit": image_limit, "system": system, "engine": engine}
-        if given := [f"--{name}" for name, value in said.items() if value not in (None, False)]:
-            raise typer.BadParameter(f"{given[0]}: a board says this itself, in {model}")
+        own = ["tasks", "limit", "blind", "batch_size", "processes", "image_limit", "system", "engine"]
+        own += [] if judge else ["judge_concurrency"]
+        if given := [name for name in own if context.get_parameter_source(name).name != "DEFAULT"]:  # type: ignore[union-attr]
+            raise typer.BadParameter(f"--{given[0].replace('_', '-')}: a board says this itself, in {model}")
         found = run_board(model, out, data, asked, settings["quiet"], trust_remote_code)
         result(found, f"board: {found['board']}")
         return

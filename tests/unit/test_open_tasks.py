@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ from boda.evaluate.report import write_report
 from boda.evaluate.tasks import chart, k_llava_w, koffvqa, make_task
 from tests import benchmark_files_open as files
 from tests.benchmark_files import picture, write_json
-from tests.judge_server import PROSE, JudgeServer
+from tests.judge_server import PROSE, JudgeServer, verdict
 from tests.shared_data import shared_data
 
 
@@ -253,22 +253,29 @@ boda.evaluate.run(Answers(lambda text: f"{text} 사과입니다."), ["koffvqa"],
 
 
 def test_koffvqa_killed_and_resumed_ends_the_same(tmp_path: Path):
-    files.koffvqa(tmp_path, 40)
-    with JudgeServer(lambda number, attempt: "slow", delay=0.1) as server:
+    files.koffvqa(tmp_path, 10)
+    killed = threading.Event()
+
+    def until_killed(messages: list[dict]) -> str:
+        killed.wait(120)
+        return verdict(messages)
+
+    with JudgeServer(lambda number, attempt: "good" if number < 6 else until_killed) as server:
         command = [sys.executable, "-c", KILLED, server.url, str(tmp_path), str(tmp_path / "killed")]
         process = subprocess.Popen(command, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"})
         saved, until = tmp_path / "killed/judgements.jsonl", time.monotonic() + 120
-        while not (saved.exists() and len(saved.read_bytes().splitlines()) > 5) and time.monotonic() < until:
+        while not (saved.exists() and saved.read_bytes().count(b"\n") == 6) and time.monotonic() < until:
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
-        assert 5 < len(saved.read_bytes().splitlines()) < 40
+        killed.set()
+        assert saved.read_bytes().count(b"\n") == 6
         server.behave = lambda number, attempt: "good"
         runs = [tmp_path / name for name in ("killed", "whole")]
         for out in runs:
             evaluated("koffvqa", lambda text: f"{text} 사과입니다.", out, server, data_dir=tmp_path)
     resumed, whole = (json.loads((out / "results.json").read_text(encoding="utf-8"))["tasks"] for out in runs)
-    assert resumed == whole and whole["koffvqa"]["n"] == 40
+    assert resumed == whole and whole["koffvqa"]["n"] == 10
 
 
 def test_another_judge_is_refused(tmp_path: Path):

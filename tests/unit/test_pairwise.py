@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -134,21 +134,23 @@ pairwise(f"{folder}/ours", f"{folder}/theirs", task, {"url": url, "model": "judg
 def test_killed_and_called_again_it_ends_the_same(data: Path):
     ours, theirs = ran(data, "ours", ["긴 대답 하나"] * 8), ran(data, "theirs", ["짧음"] * 4 + ["아주 긴 대답 하나"] * 4)
 
-    def slowly(messages: list[dict]) -> str:
-        time.sleep(0.1)
+    killed = threading.Event()
+
+    def until_killed(messages: list[dict]) -> str:
+        killed.wait(120)
         return by_length(messages)
 
-    with JudgeServer(lambda number, attempt: slowly) as server:
+    with JudgeServer(lambda number, attempt: by_length if number < 3 else until_killed) as server:
         process = subprocess.Popen(
             [sys.executable, "-c", KILLED, server.url, str(data), TASK], env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
         saved, until = data / "pairs/judgements.jsonl", time.monotonic() + 120
-        while not (saved.exists() and len(saved.read_bytes().splitlines()) > 2) and time.monotonic() < until:
+        while not (saved.exists() and saved.read_bytes().count(b"\n") == 3) and time.monotonic() < until:
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
-        assert not (data / "pairs/pairwise.json").exists()
-        assert 2 < len(saved.read_bytes().splitlines()) < 16
+        killed.set()
+        assert not (data / "pairs/pairwise.json").exists() and saved.read_bytes().count(b"\n") == 3
         resumed = compare(data, server, ours, theirs)
         assert resumed == pairwise(ours, theirs, TASK, asking(server), data / "whole", quiet=True)
     assert (resumed["wins"], resumed["losses"]) == (4, 4)

@@ -8,15 +8,15 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from boda.data.sample import IMAGE_MARK, ImageRef
 from boda.errors import BodaError
 from boda.evaluate.task import Row, Task
+from boda.evaluate.workers import side_by_side
 
-LAST_ANSWERS = 15.0  # seconds for what is under way when no more can be had
 Ask = Callable[[list[list[dict]], dict], Sequence[str | BodaError]]  # conversations of one decoding -> an answer each
 _task_code = threading.RLock()  # tasks keep things from row to row, and several threads ask
 
@@ -84,38 +84,8 @@ def batches(asks: Sequence[Ask], task: Task, rows: Sequence[Row], size: int, ask
         yield from (answered(asks[0], task, job, asking) for job in jobs)
         return
     asks = asks[: len(jobs)]
-    waiting: SimpleQueue = SimpleQueue()
-    done: SimpleQueue = SimpleQueue()
-    stop = threading.Event()
-
-    def work(ask: Ask) -> None:
-        for job in iter(waiting.get, None):
-            if stop.is_set():
-                return
-            try:
-                done.put(answered(ask, task, job, asking, len(asks)))
-            except BaseException as error:  # told where it can be, in the main thread
-                done.put(error)
-                stop.set()
-
-    # Daemons: Ctrl-C does not wait for a server.
-    threads = [threading.Thread(target=work, args=(ask,), daemon=True) for ask in asks]
-    for job in (*jobs, *(None for _ in threads)):  # None: no more for a thread
-        waiting.put(job)
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in jobs:
-            found = done.get()
-            if isinstance(found, BaseException):
-                until = time.monotonic() + LAST_ANSWERS
-                for thread in threads:
-                    thread.join(max(0.0, until - time.monotonic()))
-                yield from (late for late in (done.get() for _ in range(done.qsize())) if isinstance(late, list))
-                raise found
-            yield found
-    finally:
-        stop.set()
+    workers = [partial(answered, ask, task, asking=asking, at_once=len(asks)) for ask in asks]
+    yield from (records for _, records in side_by_side(workers, jobs, threading.Event()))
 
 
 def answered(ask: Ask, task: Task, rows: Sequence[Row], asking: Asking, at_once: int = 1) -> list[dict]:

@@ -12,18 +12,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from queue import SimpleQueue
 
 from boda.endpoint import Endpoint, Unanswered, read_key
 from boda.errors import BodaError
 from boda.evaluate.answers import AnswersFile
 from boda.evaluate.task import Judging, Row, Task
+from boda.evaluate.workers import side_by_side
 from boda.terminal import counted
 
 KEYS = ("BODA_JUDGE_KEY", "OPENAI_API_KEY")
 NAMES = ("task", "row", "judgement")  # what tells one judgement from another
 COSTS = ("prompt_tokens", "completion_tokens", "requests")  # of a judgement, those of attempts in vain included
-LAST_REPLIES = 15.0  # seconds for what is under way when the judge has to be given up
 Wanted = tuple[tuple[str, str, str], list[dict]]
 
 
@@ -114,39 +113,11 @@ class Judge:
 
     def judgements(self, wanted: Sequence[Wanted], judging: Judging) -> Iterator[tuple[Wanted, dict]]:
         """Judgements as they come, `concurrency` at a time. Raises JudgeGone after what could still be had."""
-        jobs: SimpleQueue = SimpleQueue()
-        done: SimpleQueue = SimpleQueue()
         stop = threading.Event()
-
-        def work() -> None:
-            for each in iter(jobs.get, None):
-                if stop.is_set():
-                    return
-                try:
-                    done.put((each, self.judgement(each[1], judging, stop)))
-                except BaseException as error:  # told where it can be, in the main thread
-                    done.put((each, error))
-                    stop.set()
-
-        # Daemons: Ctrl-C does not wait for a server.
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(min(self.concurrency, len(wanted)))]
-        for job in (*wanted, *(None for _ in threads)):  # None: no more for a thread
-            jobs.put(job)
-        for thread in threads:
-            thread.start()
-        try:
-            for _ in wanted:
-                each, found = done.get()
-                if isinstance(found, BaseException):
-                    until = time.monotonic() + LAST_REPLIES
-                    for thread in threads:
-                        thread.join(max(0.0, until - time.monotonic()))
-                    late = [done.get() for _ in range(done.qsize())]
-                    yield from (pair for pair in late if isinstance(pair[1], dict) and not pair[1]["failed"])
-                    raise found
+        workers = [lambda each: self.judgement(each[1], judging, stop)] * self.concurrency
+        for each, found in side_by_side(workers, wanted, stop):
+            if not (stop.is_set() and found["failed"]):  # what the end of the run has cut short has not failed
                 yield each, found
-        finally:
-            stop.set()
 
 
 def wanted(task: Task, rows: Sequence[Row], answers: dict, saved: AnswersFile) -> list[Wanted]:

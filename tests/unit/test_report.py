@@ -108,7 +108,7 @@ def test_a_wrong_answer_stands_with_its_picture_reference_and_both_verdicts(plac
     page = reported(run_folder(tmp_path / "run", place), out=tmp_path / "out")
     assert ATTACK.split("\u202e")[0].strip() in page.text
     assert "the picture does not decode: <b>torn</b>" in page.text and "빨간색" in page.text
-    assert page.words.count("두 규칙이 다르게 채점한 답") == 1 and page.words.count("맞음") == 3
+    assert page.words.count("두 규칙의 채점이 다른 답") == 1 and page.words.count("맞음") == 3
     shown = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
     assert len(shown) == 15 and all(each.startswith("data:image/jpeg;base64,") for each in shown)  # Parquet rows and drawn ones
     from boda.data.images import load_image

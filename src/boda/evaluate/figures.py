@@ -14,6 +14,11 @@ from boda.evaluate.answers import ADVICE, file_of
 from boda.files import read_json
 
 FILES = {"results.json": "boda eval", "log.jsonl": "boda train", "bench.json": "boda bench", "board.json": "a board"}
+PARTS: dict[str, tuple[str, type]] = {
+    "results.json": ("tasks", dict),
+    "bench.json": ("rows", list),
+    "board.json": ("tables", list),
+}
 BASELINES = {"majority": "majority", "train_majority_by_question": "by words alone", "chance": "chance"}
 
 
@@ -36,6 +41,11 @@ class Run:
     def is_blind(self) -> bool:
         return bool(self.results.get("blind"))
 
+    @property
+    def has_answers(self) -> bool:
+        place = self.folder / "answers.jsonl"
+        return bool(self.results) and place.is_file() and place.stat().st_size > 0
+
     def conditions(self, task: str) -> dict:
         """What has to agree for two scores of the task to be compared."""
         told = {"version": self.tasks[task].get("version"), "decoding": self.results.get("decoding", {}).get(task)}
@@ -46,7 +56,7 @@ class Run:
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     """The runs in folders, under names that tell them apart; a board brings its own along.
 
-    Raises BodaError: no folder, one named twice, or one that holds nothing to show.
+    Raises BodaError: no folder, one named twice, or one that holds nothing to show, or other files of these names.
     """
     if not folders:
         raise BodaError("no run to report on")
@@ -57,16 +67,24 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
             raise BodaError(f"{folder} holds neither {', '.join(others)} nor {last}")
     there = {folder.resolve() for folder in given}
     for folder in list(given):
-        board = read_json(folder / "board.json", ADVICE)
+        board = _read(folder / "board.json")
         for place in dict.fromkeys(row.get("run") for table in board.get("tables", []) for row in table["rows"]):
             if place and (folder / place / "results.json").is_file() and (folder / place).resolve() not in there:
                 there.add((folder / place).resolve())
                 given.append(folder / place)
     found = []
     for name, folder in distinct_names(given).items():
-        results, bench, board = (read_json(folder / file, ADVICE) for file in ("results.json", "bench.json", "board.json"))
+        results, bench, board = (_read(folder / file) for file in PARTS)
         log = folder / "log.jsonl"
         found.append(Run(name, folder, results, bench, board, log if log.is_file() else None))
+    return found
+
+
+def _read(path: Path) -> dict:
+    """What a file says; empty where there is none. Raises BodaError: another program's file of that name."""
+    found, (part, kind) = read_json(path, ADVICE), PARTS[path.name]
+    if found != {} and not (isinstance(found, dict) and isinstance(found.get(part), kind)):
+        raise BodaError(f"{path} has no {part}; it is not what {FILES[path.name]} writes")
     return found
 
 
@@ -79,13 +97,13 @@ def distinct_names(folders: Sequence[Path]) -> dict[str, Path]:
     raise BodaError(f"a run is named twice: {', '.join(map(str, folders))}")
 
 
-def by_task(runs: Iterable[Run]) -> dict[str, dict[str, dict]]:
-    """{task: {run: result}}."""
-    found: dict[str, dict[str, dict]] = defaultdict(dict)
+def by_task(runs: Iterable[Run]) -> dict[str, list[tuple[Run, dict]]]:
+    """{task: the runs that have it, each with its result}."""
+    found: dict[str, list[tuple[Run, dict]]] = defaultdict(list)
     for run in runs:
         for task, result in run.tasks.items():
-            found[task][run.name] = result
-    return dict(found)
+            found[task].append((run, result))
+    return found
 
 
 def unlike(runs: Sequence[Run], task: str) -> list[str]:

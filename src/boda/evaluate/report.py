@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Literal
@@ -35,22 +35,7 @@ TABLE_NOTE = (
     "Score with 95 % bootstrap interval over pictures. *majority*: always the most frequent answer of these questions. "
     "*by words alone*: for each question its most frequent answer in training."
 )
-COLUMNS = (
-    "run",
-    "model",
-    "blind",
-    "task",
-    "group",
-    "value",
-    "score",
-    "low",
-    "high",
-    "n",
-    "failed",
-    "upstream",
-    "chance",
-    "majority",
-)
+COLUMNS = "run model blind task group value score low high n failed upstream measure chance majority".split()
 
 
 def show(results: dict[str, dict], title: str = "") -> None:
@@ -90,7 +75,7 @@ def write_report(
         if run.folder not in map(Path, runs):
             continue  # a board's own: hundreds, and the page shows the answers
         file_name = run.name.replace("/", "-")
-        if run.results and (run.folder / "answers.jsonl").is_file():
+        if run.has_answers:
             pictures.append(contact_sheet(run.folder, out / f"{file_name}-answers.png"))
         if run.log:
             pictures.append(curve(run.folder, out / f"{file_name}-curve.png"))
@@ -136,18 +121,17 @@ def _board_row(row: dict) -> list[str]:
 
 
 def _csv(runs: Sequence[Run]) -> str:
-    """A line a run, task and group, numbers in full."""
+    """A line a run, task and group, numbers in full; `measure` says what the published figure is if it is another one than the score."""
     stream = StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(_csv_rows(runs))
-    return stream.getvalue()
-
-
-def _csv_rows(runs: Sequence[Run]) -> Iterator[list]:
+    writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     for run in runs:
         for (task, *group), result in lines(run.tasks):
-            upstream = (upstream_of(result) or {}).get("score")
-            numbers = [result.get(name) for name in ("score", "low", "high", "n", "failed")]
-            whose = [run.name, run.results.get("model"), int(run.is_blind), task, *(group or ["", ""])]
-            yield [*whose, *numbers, upstream, result.get("chance"), result.get("majority")]
+            published = upstream_of(result) or {}
+            told = dict(zip(("group", "value"), group)) | {
+                "upstream": published.get("score"),
+                "measure": published.get("measure"),
+            }
+            whose = {"run": run.name, "model": run.results.get("model"), "blind": int(run.is_blind), "task": task}
+            writer.writerow(result | whose | told)
+    return stream.getvalue()

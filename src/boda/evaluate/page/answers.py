@@ -13,21 +13,22 @@ from boda.data.sample import ImageRef
 from boda.errors import BodaError
 from boda.evaluate.answers import read_answers
 from boda.evaluate.figures import Run, axis, upstream_of
-from boda.evaluate.page.parts import Say, plain, said, text
+from boda.evaluate.page.parts import Say, folded, plain, said, text
 from boda.evaluate.sheets import question_of, spread, worst
 
 EACH, ALL = 6, 150  # answers of a task of a run, and of the page
+OPEN = 3  # runs; the answers of more are folded
 PICTURES, SIDE, QUALITY = 3, 256, 80  # pictures of an answer, pixels of their longer side, JPEG
 LETTERS = 500  # of a text; the rest is in answers.jsonl
 
 
 def worst_answers(runs: Sequence[Run], say: Say) -> str:
-    """A few answers that scored lowest, of each task of each run that saw the pictures."""
-    seeing = [run for run in runs if run.results and not run.is_blind and (run.folder / "answers.jsonl").is_file()]
+    """A few answers that scored lowest, of each task of each run that saw the pictures; of many runs folded."""
+    seeing = [run for run in runs if run.has_answers and not run.is_blind]
     each = max(1, min(EACH, ALL // max(1, sum(len(run.tasks) for run in seeing))))
-    made = []
+    folds = []
     for run in seeing:
-        records = defaultdict(list)
+        records, made = defaultdict(list), []
         for record in _judged(run):
             records[record["task"]].append(record)
         for task, result in run.tasks.items():
@@ -41,7 +42,9 @@ def worst_answers(runs: Sequence[Run], say: Say) -> str:
             if apart:
                 some = spread(apart, -(-each // 2), random.Random(0))
                 made.append(f"<h4>{text(say['apart'])}</h4>{_cards(some, result, say)}")
-    return f'<p class="about">{text(say["worst_about"])}</p>{"".join(made)}' if made else ""
+        if made:
+            folds.append("".join(made) if len(seeing) <= OPEN else folded(said(run.name, say), "".join(made)))
+    return f'<p class="about">{text(say["worst_about"])}</p>{"".join(folds)}' if folds else ""
 
 
 def _differs(record: dict) -> bool:
@@ -61,31 +64,23 @@ def _judged(run: Run) -> list[dict]:
             if not judgement["failed"] and judgement.get("score") is not None:
                 marks[judgement["task"], judgement["row"]].append(judgement["score"])
     means = {key: sum(found) / len(found) for key, found in marks.items()}
-    return [
-        record | ({} if record["score"] is not None else {"score": means.get((record["task"], record["row"]))})
-        for record in records
-    ]
+    return [{**record, "score": means.get((record["task"], record["row"]), record["score"])} for record in records]
 
 
 def _card(record: dict, result: dict, say: Say) -> str:
     is_failed, (lowest, highest) = record["failed"], axis(result)
-    kind = "failed" if is_failed else "wrong" if record["score"] < highest else "right"
-    mark = say[kind] if is_failed or record["score"] in (lowest, highest) else f"{say['score']} {record['score']:.3g}"
-    shown: list[tuple[str, Any, str]] = []
-    if is_failed:
-        shown.append((say["reason"], record.get("error") or say["unknown"], "failed"))
-    else:
-        shown.append((say["answer"], (record["raw"] or "").strip() or say["empty"], kind))
+    kind = "failed" if is_failed else {lowest: "wrong", highest: "right"}.get(record["score"], "")
+    mark = say[kind] if kind else f"{say['score']} {record['score']:.3g}"
+    raw = (record["raw"] or "").strip()
+    told = record.get("error") or say["unknown"] if is_failed else raw or say["empty"]
+    shown: list[tuple[str, Any, str]] = [("reason" if is_failed else "answer", told, kind)]
     if record.get("gold") not in (None, "", []):
-        shown.append((say["reference"], plain(record["gold"]), "right"))
-    if not is_failed and record.get("extracted") not in (None, "", record["raw"]):
-        shown.append((say["read_as"], plain(record["extracted"]), ""))
+        shown.append(("reference", plain(record["gold"]), "right"))
+    if not is_failed and (read := plain(record.get("extracted"))) not in ("", raw, raw.rstrip(".")):
+        shown.append(("read_as", read, ""))
     if record.get("upstream") is not None:
-        shown.append((say["published_rule"], f"{record['upstream']:.3g}", ""))
-    facts = "".join(
-        f"<dt>{text(name)}</dt><dd{f' class={chr(34)}{style}{chr(34)}' if style else ''}>{_cut(value, say)}</dd>"
-        for name, value, style in shown
-    )
+        shown.append(("published_rule", f"{record['upstream']:.3g}", ""))
+    facts = "".join(f'<dt>{text(say[name])}</dt><dd class="{style}">{_cut(value, say)}</dd>' for name, value, style in shown)
     question = f"<p>{_cut(question_of(record), say)}</p>"
     chip = f'<p><span class="chip {kind}">{text(mark)}</span></p>'
     return (

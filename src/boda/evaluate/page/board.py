@@ -23,19 +23,14 @@ def _board(board: dict, say: Say) -> str:
         head = [text(name) for name in (say["model"], say["rank"], say["score"], say["interval"], "n", say["failed"])]
         head += [text(say["published_rule"])] if has["upstream"] else []
         head += [words_head(say[name]) for name in ("overlap", "flag") if has[name]]
-        body = [_row(each, has, say) for each in rows]
-        told = [f"<h3>{said(found['task'], say)}</h3>"]
-        told += [f'<p class="rule">{said(found["note"], say)}</p>'] if found.get("note") else []
-        told += (
-            [f'<p class="rule">{text(say["conditions_of"])}: {said(conditions, say)}</p>']
-            if (conditions := plain(found.get("conditions")))
-            else []
-        )
-        told += [f'<p><span class="chip flag">{said(found["flag"], say)}</span></p>'] if found.get("flag") else []
-        told.append(table(head, [body]))
+        made.append(f"<h3>{said(found['task'], say)}</h3>")
+        asked = {say.get(name, name): plain(value) or say["none"] for name, value in (found.get("conditions") or {}).items()}
+        about = [found.get("note"), " · ".join(f"{name}: {value}" for name, value in asked.items())]
+        made += [f'<p class="rule">{said(line, say)}</p>' for line in about if line]
+        made += [f'<p class="flag">{said(found["flag"], say)}</p>'] if found.get("flag") else []
+        made.append(table(head, [[_row(each, has, say) for each in rows]]))
         if found.get("differences"):
-            told.append(f'<ul class="lines">{"".join(f"<li>{said(line, say)}</li>" for line in found["differences"])}</ul>')
-        made += told
+            made.append(f'<ul class="lines">{"".join(f"<li>{said(line, say)}</li>" for line in found["differences"])}</ul>')
     if published := board.get("published"):
         apart = "".join(_published(found, say) for found in published)
         made.append(f'<div class="apart"><h3>{text(say["published"])}</h3><p>{text(say["published_about"])}</p>{apart}</div>')
@@ -51,9 +46,8 @@ def _row(each: dict, has: dict[str, bool], say: Say) -> str:
     if has["overlap"]:
         cells.append(cell(_overlap(each.get("overlap"), say), "words wide"))
     if has["flag"]:
-        cells.append(cell(f'<span class="chip flag">{said(each["flag"], say)}</span>' if each.get("flag") else "", "words"))
-    name = {"blind": say["blind"].format(name=each["name"])}.get(each["kind"], each["name"])
-    name = say[each["kind"]] if each["kind"] in ("chance", "majority") else name
+        cells.append(cell(said(each.get("flag") or "", say), "words wide flag"))
+    name = {"model": "{name}"}.get(each["kind"], say[each["kind"]]).format(name=each["name"])
     return row(said(name, say), *cells, style="" if each["kind"] == "model" else "muted")
 
 

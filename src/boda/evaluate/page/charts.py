@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
+from boda.evaluate.page.parts import Say, said
+
 SHORT, FULL = 22, 40  # columns that a label may take beside its value, Hangul two each: in a narrow chart, in a wide one
 HEIGHTS = {"model": 42, "upstream": 42, "baseline": 29}
 
@@ -21,6 +23,12 @@ class Bar(NamedTuple):
     low: float | None = None
     high: float | None = None
     kind: str = "model"
+
+
+def chart(title: str, rows: Sequence[Bar], ends: tuple[float, float], say: Say) -> str:
+    """Bars below their title; nothing of no rows."""
+    caption = f"<figcaption><h3>{said(title, say)}</h3></figcaption>"
+    return f'<figure class="chart">{caption}{bars(rows, ends, title)}</figure>' if rows else ""
 
 
 def bars(rows: Sequence[Bar], ends: tuple[float, float], title: str) -> str:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from boda.evaluate.figures import percent
+from boda.evaluate.figures import Run, percent
 from boda.terminal import harmless
 
 Say = dict[str, str]
@@ -21,10 +21,15 @@ def text(words: Any) -> str:
     return html.escape(harmless(str(words)).encode("utf-8", "replace").decode())
 
 
-def said(words: Any, say: Say, tag: str = "span") -> str:
+def said(words: Any, say: Say) -> str:
     """Words that may be Korean on a page that is not, marked so for who reads it aloud."""
     found = text(words)
-    return f'<{tag} lang="ko">{found}</{tag}>' if say["lang"] != "ko" and HANGUL.search(found) else found
+    return f'<span lang="ko">{found}</span>' if say["lang"] != "ko" and HANGUL.search(found) else found
+
+
+def called(run: Run, say: Say) -> str:
+    """A run's name, which says so if it is blind."""
+    return say["blind"].format(name=run.name) if run.is_blind else run.name
 
 
 def table(head: Sequence[str], bodies: Iterable[Sequence[str]], caption: str = "") -> str:
@@ -38,7 +43,12 @@ def table(head: Sequence[str], bodies: Iterable[Sequence[str]], caption: str = "
 def row(first: str, *cells: str, style: str = "") -> str:
     """A row; a cell that begins with `<td` stands as it is, as a head that begins with `<th` does."""
     rest = "".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in cells)
-    return f'<tr{f" class={chr(34)}{style}{chr(34)}" if style else ""}><th scope="row">{first}</th>{rest}</tr>'
+    return f'<tr class="{style}"><th scope="row">{first}</th>{rest}</tr>'
+
+
+def group_row(name: str, columns: int, say: Say, note: str = "") -> str:
+    """The row above those of a task or tag."""
+    return f'<tr class="task"><th scope="rowgroup" colspan="{columns}">{said(name, say)}<small>{note}</small></th></tr>'
 
 
 def words_head(name: str) -> str:
@@ -55,6 +65,15 @@ def run_head(name: str, say: Say) -> str:
     return f'<span class="run">{said(name, say)}</span>'
 
 
+def folded(title: str, content: str, is_open: bool = False) -> str:
+    return f"<details{' open' if is_open else ''}><summary>{title}</summary>{content}</details>"
+
+
+def terms(pairs: Iterable[tuple[str, str]]) -> str:
+    """A list of names and what they are, both as HTML."""
+    return f'<dl class="plain">{"".join(f"<dt>{name}</dt><dd>{what}</dd>" for name, what in pairs)}</dl>'
+
+
 def span(result: dict) -> str:
     """The bounds of a score, with one sign for both."""
     if result.get("low") is None or result.get("high") is None:
@@ -64,13 +83,8 @@ def span(result: dict) -> str:
 
 def score_cells(result: dict) -> list[str]:
     """Score, interval, n and what failed, as cells."""
-    between = span(result) or NOTHING
-    score = NOTHING if result.get("score") is None else percent(result["score"], result)
-    return [
-        cell(score, "score"),
-        between,
-        *(NOTHING if result.get(key) is None else f"{result[key]:,}" for key in ("n", "failed")),
-    ]
+    counts = (NOTHING if result.get(key) is None else f"{result[key]:,}" for key in ("n", "failed"))
+    return [cell(percent(result.get("score"), result) or NOTHING, "score"), span(result) or NOTHING, *counts]
 
 
 def number(value: Any) -> str:

@@ -3,62 +3,80 @@
 from __future__ import annotations
 
 import base64
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from boda.evaluate.figures import Run, percent
-from boda.evaluate.page.charts import Bar, bars
-from boda.evaluate.page.parts import NOTHING, Say, cell, number, plain, row, said, table, text, words_head
+from boda.evaluate.figures import Run, by_task, percent
+from boda.evaluate.page.charts import Bar, chart
+from boda.evaluate.page.parts import (
+    NOTHING,
+    Say,
+    called,
+    cell,
+    folded,
+    number,
+    plain,
+    row,
+    said,
+    table,
+    terms,
+    text,
+    words_head,
+)
 from boda.evaluate.sheets import curve_bytes
+
+MANY = 12  # rows of times; more are folded
+CONDITIONS = ("version", "decoding", "system", "image_limit", "limit", "judge")
 
 
 def speed(runs: Sequence[Run], say: Say) -> str:
     """All that was measured in time: when, how fast, with how much memory."""
-    answered = []
+    rows = []
     for run in runs:
         for task in run.tasks:
             found = run.results.get("speed", {}).get(task, {})
-            started = (run.results.get("started") or "").replace("T", " ")[:16]
-            cells = [text(started and f"{started} UTC") or NOTHING, _seconds(found.get("seconds"), say)]
+            cells = [text(_time(run.results.get("started"))) or NOTHING, _seconds(found.get("seconds"), say)]
             cells += [number(found.get(name)) for name in ("answers_per_second", "tokens_per_second")]
-            answered.append(
-                row(f"{said(run.name, say)}<small>{said(task, say)}</small>", *cells, _bytes(found.get("peak_bytes")))
-            )
-    made = [f'<p class="about">{text(say["speed_about"])}</p>']
-    if answered:
+            name = f"{said(called(run, say), say)}<small>{said(task, say)}</small>"
+            rows.append(row(name, *cells, _bytes(found.get("peak_bytes"))))
+    made = [_bench(run, say) for run in runs if run.bench]
+    if rows:
         head = [text(say[name]) for name in ("run", "started", "answering", "answers_rate", "tokens_rate", "peak_bytes")]
-        made.append(table(head, [answered]))
-    made += [_bench(run, say) for run in runs if run.bench]
-    return "".join(made) if len(made) > 1 else ""
+        shown = table(head, [rows])
+        made.insert(0, shown if len(rows) <= MANY else folded(f"{text(say['run'])} ({len(rows)})", shown))
+    return f'<p class="about">{text(say["speed_about"])}</p>{"".join(made)}' if made else ""
 
 
 def _bench(run: Run, say: Say) -> str:
     bench = run.bench
-    said_as = {name: number for name in ("batch", "prompt_tokens", "new_tokens", "images", "texts_per_second")}
-    said_as |= {f"{name}_per_second": number for name in ("decode_tokens", "seed_tokens", "images")}
-    said_as |= {"first_token_seconds": partial(_seconds, say=say), "peak_bytes": _bytes, "bandwidth_share": _share}
+    said_as = dict.fromkeys(("batch", "prompt_tokens", "new_tokens", "images"), number)
+    said_as |= {"first_token_seconds": partial(_seconds, say=say)}
+    said_as |= dict.fromkeys((f"{name}_per_second" for name in ("decode_tokens", "seed_tokens", "images", "texts")), number)
+    said_as |= {"peak_bytes": _bytes, "bandwidth_share": _share}
     columns = [name for name in said_as if any(found.get(name) is not None for found in bench["rows"])]
-    head = [text(say[name]) for name in columns]
-    rows, drawn = [], []
-    for found in bench["rows"]:
-        rows.append(row(*(said_as[name](found.get(name)) for name in columns)))
-        if found.get("bandwidth_share") is not None:
-            told = [
-                f"{say[word]} {found[name]}"
-                for word, name in (("batch", "batch"), ("tokens", "prompt_tokens"))
-                if found.get(name) is not None
-            ]
-            drawn.append(Bar(", ".join(told), _share(found["bandwidth_share"]), found["bandwidth_share"]))
-    facts = {name: bench[name] for name in ("device", "dtype", "threads", "date") if bench.get(name) is not None}
-    about = [said(plain(facts), say)]
-    about += [text(f"{bench['bandwidth'] / 1e9:,.1f} GB/s")] if bench.get("bandwidth") else []
-    chart = bars(drawn, (0.0, 1.0), say["bandwidth_share"]) if drawn else ""
-    figure = f'<figure class="chart"><figcaption><h3>{text(say["bandwidth_share"])}</h3></figcaption>{chart}</figure>'
-    meant = "".join(f"<dt>{text(name)}</dt><dd>{said(words, say)}</dd>" for name, words in bench.get("definitions", {}).items())
-    terms = f'<details><summary>{text(say["definitions"])}</summary><dl class="plain">{meant}</dl></details>' if meant else ""
-    title = f"<h3>{said(bench.get('model') or run.name, say)}</h3>"
-    return f'{title}<p class="rule">{" · ".join(about)}</p>{table(head, [rows])}{figure if chart else ""}{terms}'
+    rows = [row(*(said_as[name](found.get(name)) for name in columns)) for found in bench["rows"]]
+    drawn = [
+        Bar(f"{say['batch']} {found['batch']}", _share(share), share)
+        for found in bench["rows"]
+        if (share := found.get("bandwidth_share")) is not None
+    ]
+    facts = {name: bench.get(name) for name in ("device", "dtype", "threads", "bandwidth", "date")}
+    facts |= {"bandwidth": facts["bandwidth"] and f"{facts['bandwidth'] / 1e9:,.1f} GB/s", "date": _time(facts["date"])}
+    about = " · ".join(f"{text(say[name])} {said(value, say)}" for name, value in facts.items() if value)
+    title = bench.get("model") or run.name
+    made = [f"<h3>{said(say['random'].format(name=title) if bench.get('shape') else title, say)}</h3>"]
+    made += [f'<p class="rule">{about}</p>', table([text(say[name]) for name in columns], [rows]) if rows else ""]
+    made += [f'<p class="rule">{said(say["left_out"].format(**each), say)}</p>' for each in bench.get("left_out", [])]
+    made.append(chart(say["bandwidth_share"], drawn, (0.0, 1.0), say))
+    if meant := bench.get("definitions"):
+        made.append(folded(text(say["definitions"]), terms((text(name), said(words, say)) for name, words in meant.items())))
+    return "".join(made)
+
+
+def _time(moment: str | None) -> str:
+    return f"{moment[:16].replace('T', ' ')} UTC" if moment else ""
 
 
 def _seconds(value: float | None, say: Say) -> str:
@@ -86,29 +104,35 @@ def curves(runs: Sequence[Run], say: Say) -> str:
 
 
 def remarks(runs: Sequence[Run], say: Say) -> str:
-    items = []
-    for run in runs:
-        for task, result in run.tasks.items():
-            told = [*result.get("remarks", []), *([say["unread"].format(n=result["unread"])] if result.get("unread") else [])]
-            items += [f"<li>{said(f'{run.name}, {task}: {line}', say)}</li>" for line in told]
+    """What tasks say of their results, with the runs of which they say it."""
+    whose: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for task, pairs in by_task(runs).items():
+        for run, result in pairs:
+            unread = [say["unread"].format(n=result["unread"])] if result.get("unread") else []
+            for line in [*result.get("remarks", []), *unread]:
+                whose[task, line].append(called(run, say))
+    told = [f"{task}: {line} ({', '.join(names)})" for (task, line), names in whose.items()]
+    items = [f"<li>{said(line, say)}</li>" for line in told]
     return f'<ul class="lines">{"".join(items)}</ul>' if items else ""
 
 
 def conditions(runs: Sequence[Run], say: Say) -> str:
+    """How each run was asked: what holds for all its tasks as a list, what tells them apart as a table."""
     made = []
-    names = ("version", "decoding", "system", "image_limit", "limit", "judge")
     for run in runs:
-        if not run.results:
+        told = {task: run.conditions(task) for task in run.tasks}
+        if not told:
             continue
-        rows = []
-        for task in run.tasks:
-            told = run.conditions(task)
-            rows.append(row(said(task, say), *(cell(_told(told.get(name, ...), say), "words") for name in names)))
-        facts = {say["model"]: run.results.get("model"), say["fingerprint"]: run.results.get("fingerprint") or say["unknown"]}
-        facts[say["settings"]] = plain(run.results.get("settings")) or say["none"]
-        listed = "".join(f"<dt>{text(name)}</dt><dd>{said(value, say)}</dd>" for name, value in facts.items())
-        shown = table([text(say["task"]), *(words_head(say[name]) for name in names)], [rows])
-        made.append(f'<details><summary>{said(run.name, say)}</summary><dl class="plain">{listed}</dl>{shown}</details>')
+        shown = {task: [_told(each.get(name, ...), say) for name in CONDITIONS] for task, each in told.items()}
+        columns = list(zip(*shown.values()))
+        apart = [place for place, values in enumerate(columns) if len(set(values)) > 1]
+        facts = {"model": run.results.get("model"), "fingerprint": run.results.get("fingerprint") or say["unknown"]}
+        facts["settings"] = plain(run.results.get("settings")) or say["none"]
+        listed = [(text(say[name]), said(value, say)) for name, value in facts.items()]
+        listed += [(text(say[name]), columns[place][0]) for place, name in enumerate(CONDITIONS) if place not in apart]
+        head = [text(say["task"]), *(words_head(say[CONDITIONS[place]]) for place in apart)]
+        rows = [row(said(task, say), *(cell(values[place], "words") for place in apart)) for task, values in shown.items()]
+        made.append(folded(said(called(run, say), say), terms(listed) + (table(head, [rows]) if apart else "")))
     return "".join(made)
 
 

@@ -5,48 +5,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from boda.evaluate.figures import BASELINES, Run, axis, by_task, percent, published_score, unlike, upstream_of
-from boda.evaluate.page.charts import Bar, bars
-from boda.evaluate.page.parts import NOTHING, Say, cell, number, row, run_head, said, score_cells, span, table, text
+from boda.evaluate.page.charts import Bar, chart
+from boda.evaluate.page.parts import (
+    NOTHING,
+    Say,
+    called,
+    cell,
+    folded,
+    group_row,
+    number,
+    row,
+    run_head,
+    said,
+    score_cells,
+    span,
+    table,
+    text,
+)
+
+Pairs = Sequence[tuple[Run, dict]]
 
 
 def scores(runs: Sequence[Run], say: Say) -> str:
-    seeing = [run for run in runs if run.results and not run.is_blind]
-    blind = [run for run in runs if run.results and run.is_blind]
+    seeing = [run for run in runs if not run.is_blind]
     bodies, charts, several = [], [], False
-    for task, found in by_task([*seeing, *blind]).items():
-        shown = [(run, found[run.name]) for run in seeing if run.name in found]
-        apart = unlike([run for run, _ in shown], task)
-        chips = {} if apart else _chips([(run.name, result) for run, result in shown], say)
+    for task, pairs in by_task([*seeing, *(run for run in runs if run.is_blind)]).items():
+        first = pairs[0][1]
+        apart = unlike([run for run, _ in pairs if not run.is_blind], task)
+        chips = {} if apart else _chips([pair for pair in pairs if not pair[0].is_blind], say)
         several = several or bool(chips)
-        first = next(iter(found.values()))
-        notes = [text(first["note"])] if first.get("note") else []
-        notes += [text(say["scale"].format(low=axis(first)[0], high=axis(first)[1]))] if first.get("scale") else []
-        notes += [text(say["unlike"].format(names=", ".join(say.get(name, name) for name in apart)))] if apart else []
-        rows = [
-            f'<tr class="task"><th scope="rowgroup" colspan="5">{said(task, say)}<small>{" · ".join(notes)}</small></th></tr>'
-        ]
-        rows += [row(said(run.name, say) + chips.get(run.name, ""), *score_cells(result)) for run, result in shown]
-        drawn = [
-            Bar(run.name, percent(result["score"], result), result["score"], result["low"], result["high"])
-            for run, result in shown
-            if result["score"] is not None
-        ]
-        for run in blind:
-            if result := found.get(run.name):
-                name = say["blind"].format(name=run.name)
-                rows.append(row(said(name, say), *score_cells(result), style="muted"))
-                if result["score"] is not None:
-                    drawn.append(Bar(name, percent(result["score"], result), result["score"], kind="baseline"))
+        notes = [first["note"]] if first.get("note") else []
+        notes += [say["scale"].format(low=axis(first)[0], high=axis(first)[1])] if first.get("scale") else []
+        notes += [say["unlike"].format(names=", ".join(say.get(name, name) for name in apart))] if apart else []
+        rows, drawn = [group_row(task, 5, say, text(" · ".join(notes)))], []
+        for run, result in pairs:
+            name, score, style = called(run, say), result["score"], "muted" if run.is_blind else ""
+            rows.append(row(said(name, say) + chips.get(run.name, ""), *score_cells(result), style=style))
+            if score is not None:
+                whisker = (None, None, "baseline") if run.is_blind else (result["low"], result["high"])
+                drawn.append(Bar(name, percent(score, result), score, *whisker))
         for key in BASELINES:
-            value = next((result[key] for result in found.values() if result.get(key) is not None), None)
+            value = next((result[key] for _, result in pairs if result.get(key) is not None), None)
             if value is not None:
                 rows.append(row(text(say[key]), cell(percent(value, first), "score"), "", "", "", style="muted"))
                 drawn.append(Bar(say[key], percent(value, first), value, kind="baseline"))
         bodies.append(rows)
-        if drawn:
-            charts.append(
-                f'<figure class="chart"><figcaption><h3>{said(task, say)}</h3></figcaption>{bars(drawn, axis(first), task)}</figure>'
-            )
+        charts.append(chart(task, drawn, axis(first), say))
     if not bodies:
         return ""
     head = [text(say[name]) for name in ("model", "score", "interval")] + ["n", text(say["failed"])]
@@ -57,9 +61,9 @@ def scores(runs: Sequence[Run], say: Say) -> str:
     )
 
 
-def _chips(found: Sequence[tuple[str, dict]], say: Say) -> dict[str, str]:
+def _chips(pairs: Pairs, say: Say) -> dict[str, str]:
     """For each of several models of a task: whether it scored highest, or its interval overlaps that of the highest."""
-    scored = [(name, result) for name, result in found if result["score"] is not None]
+    scored = [(run.name, result) for run, result in pairs if result["score"] is not None]
     if len(scored) < 2:
         return {}
     best, top = max(scored, key=lambda pair: pair[1]["score"])
@@ -69,55 +73,45 @@ def _chips(found: Sequence[tuple[str, dict]], say: Say) -> dict[str, str]:
 
 
 def _matrix(runs: Sequence[Run], say: Say) -> str:
-    """Scores alone, models by tasks, where there are several of both."""
+    """Scores alone, models by tasks, where several models have several tasks and share one."""
     tasks = by_task(runs)
-    if len(runs) < 2 or len(tasks) < 2:
+    if len(tasks) < 2 or all(len(pairs) < 2 for pairs in tasks.values()):
         return ""
-    rows = []
-    for task, found in tasks.items():
-        cells = []
-        for run in runs:
-            result = found.get(run.name) or {}
-            score = NOTHING if result.get("score") is None else percent(result["score"], result)
-            between = f"<small>{span(result)}</small>" if result.get("low") is not None else ""
-            cells.append(cell(score + between, "score"))
-        rows.append(row(said(task, say), *cells))
-    return table([text(say["task"]), *(run_head(run.name, say) for run in runs)], [rows])
+    named = [run for run in runs if run.tasks]
+    rows = [row(said(task, say), *(_score_cell(run.tasks.get(task, {})) for run in named)) for task in tasks]
+    return table([text(say["task"]), *(run_head(run.name, say) for run in named)], [rows])
+
+
+def _score_cell(result: dict, counted: bool = False) -> str:
+    """A score above its interval, and above how many it is the mean of."""
+    below = " · ".join(filter(None, [span(result), f"n {result['n']:,}" if counted and "n" in result else ""]))
+    return cell(f"{percent(result.get('score'), result) or NOTHING}<small>{below}</small>", "score")
 
 
 def upstream(runs: Sequence[Run], say: Say) -> str:
     bodies, charts = [], []
-    for task, found in by_task(run for run in runs if run.results).items():
-        both = {name: (result, upstream) for name, result in found.items() if (upstream := upstream_of(result))}
+    for task, pairs in by_task(runs).items():
+        both = [(run, result, published) for run, result in pairs if (published := upstream_of(result))]
         if not both:
             continue
-        first = next(iter(both.values()))
-        rule = first[1].get("rule", "")
-        rows = [f'<tr class="task"><th scope="rowgroup" colspan="4">{said(task, say)}<small>{text(rule)}</small></th></tr>']
-        drawn = []
-        for name, (result, published) in both.items():
-            is_blind = next(run for run in runs if run.name == name).is_blind
+        rows, drawn = [group_row(task, 4, say, text(both[0][2].get("rule", "")))], []
+        for run, result, published in both:
             score, other = result["score"], published_score(published, result)
             apart = score is None or "measure" in published  # a figure of another kind: no difference, no bar beside it
             change = NOTHING if apart else _points(published["score"] - score, result, say)
             count = f"<small>n {published['n']:,}</small>" if published.get("n") is not None else ""
-            own = NOTHING if score is None else f"{percent(score, result)}<small>n {result['n']:,}</small>"
-            named = said(say["blind"].format(name=name) if is_blind else name, say)
-            rows.append(
-                row(named, cell(own, "score"), cell(text(other) + count, "score"), change, style="muted" if is_blind else "")
-            )
-            if not is_blind and not apart:
-                drawn.append(Bar(name, f"Boda {percent(score, result)}", score, result["low"], result["high"]))
+            own = f"{percent(score, result) or NOTHING}<small>n {result['n']:,}</small>"
+            cells = [cell(own, "score"), cell(text(other) + count, "score"), change]
+            rows.append(row(said(called(run, say), say), *cells, style="muted" if run.is_blind else ""))
+            if not run.is_blind and not apart:
+                drawn.append(Bar(run.name, f"Boda {percent(score, result)}", score, result["low"], result["high"]))
                 drawn.append(Bar("", f"{say['published_rule']} {other}", published["score"], kind="upstream"))
         bodies.append(rows)
-        if drawn:
-            chart = bars(drawn, axis(first[0]), task)
-            charts.append(f'<figure class="chart"><figcaption><h3>{said(task, say)}</h3></figcaption>{chart}</figure>')
+        charts.append(chart(task, drawn, axis(both[0][1]), say))
     if not bodies:
         return ""
     head = [text(say["model"]), "Boda", text(say["published_rule"]), text(say["difference"])]
-    charts_made = f'<div class="charts">{"".join(charts)}</div>'
-    return f'<p class="about">{text(say["upstream_about"])}</p>{table(head, bodies)}{charts_made}'
+    return f'<p class="about">{text(say["upstream_about"])}</p>{table(head, bodies)}<div class="charts">{"".join(charts)}</div>'
 
 
 def _points(change: float, result: dict, say: Say) -> str:
@@ -127,36 +121,26 @@ def _points(change: float, result: dict, say: Say) -> str:
 
 def groups(runs: Sequence[Run], say: Say) -> str:
     made = []
-    evaluated = [run for run in runs if run.results]
-    for task, found in by_task(evaluated).items():
-        named = [run for run in evaluated if run.name in found]
-        heads = [run_head(say["blind"].format(name=run.name) if run.is_blind else run.name, say) for run in named]
+    for task, pairs in by_task(runs).items():
+        results = [result for _, result in pairs]
+        heads = [run_head(called(run, say), say) for run, _ in pairs]
         tables = []
-        metrics = dict.fromkeys(name for result in found.values() for name in result.get("metrics", {}))
+        metrics = dict.fromkeys(name for result in results for name in result.get("metrics", {}))
         if metrics:
-            rows = [
-                row(text(name), *(number(found[run.name].get("metrics", {}).get(name)) for run in named)) for name in metrics
-            ]
-            tokenizer = next((result["tokenizer"] for result in found.values() if result.get("tokenizer")), "")
+            rows = [row(text(name), *(number(each.get("metrics", {}).get(name)) for each in results)) for name in metrics]
+            tokenizer = next((result["tokenizer"] for result in results if result.get("tokenizer")), "")
             caption = text(say["metrics"]) + (f", {text(say['tokenizer'].format(name=tokenizer))}" if tokenizer else "")
             tables.append(table([text(say["metric"]), *heads], [rows], caption))
-        tags = dict.fromkeys(tag for result in found.values() for tag in result.get("groups", {}) if tag != "answer")
-        columns = [text(say["score"]), text(say["interval"]), "n", text(say["failed"])] if len(named) == 1 else heads
+        alone = [text(say["score"]), text(say["interval"]), "n", text(say["failed"])]
+        columns = heads if len(pairs) > 1 else alone
         bodies = []
-        for tag in tags:
-            bodies.append([f'<tr class="task"><th scope="rowgroup" colspan="{1 + len(columns)}">{said(tag, say)}</th></tr>'])
-            values = dict.fromkeys(value for result in found.values() for value in result.get("groups", {}).get(tag, {}))
-            for value in values:
-                there = [found[run.name].get("groups", {}).get(tag, {}).get(value) or {} for run in named]
-                cells = score_cells(there[0]) if len(named) == 1 else [_score_cell(result) for result in there]
+        for tag in dict.fromkeys(tag for result in results for tag in result.get("groups", {}) if tag != "answer"):
+            there = [result.get("groups", {}).get(tag, {}) for result in results]
+            bodies.append([group_row(tag, 1 + len(columns), say)])
+            for value in dict.fromkeys(value for values in there for value in values):
+                several = [_score_cell(values.get(value, {}), counted=True) for values in there]
+                cells = several if len(pairs) > 1 else score_cells(there[0][value])
                 bodies[-1].append(row(said(value, say), *cells))
         tables += [table([text(say["group"]), *columns], bodies)] if bodies else []
-        if tables:
-            made.append(f"<details><summary>{said(task, say)}</summary>{''.join(tables)}</details>")
+        made += [folded(said(task, say), "".join(tables))] if tables else []
     return "".join(made)
-
-
-def _score_cell(result: dict) -> str:
-    if result.get("score") is None:
-        return NOTHING
-    return cell(f"{percent(result['score'], result)}<small>{span(result)}<br>n {result['n']:,}</small>", "score")

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 PROSE = "잘 쓴 답변입니다. 다만 조금 더 자세했으면 좋겠습니다."
 
@@ -60,7 +61,7 @@ class JudgeServer(ThreadingHTTPServer):
         behave: Callable[[int, int], object] = lambda number, attempt: "good",
         delay: float = 0.2,
         key: str = "",
-        say: Callable[[dict], str | tuple[int, str]] = lambda body: verdict(body["messages"]),
+        say: Callable[[dict], Any] = lambda body: verdict(body["messages"]),
         port: int = 0,
     ):
         super().__init__(("127.0.0.1", port), _Handler)
@@ -135,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             usage = {
                 "prompt_tokens": sum(len(message["content"]) for message in body["messages"]),
-                "completion_tokens": len(text),
+                "completion_tokens": len(str(text)),
             }
             self._send(200, {"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage})
             return

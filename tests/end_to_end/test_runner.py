@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -95,13 +98,16 @@ def test_what_is_drawn_by_chance_does_not_depend_on_its_batch():
     assert together != ask(asked, {**decoding, "seed": 1})
 
 
-def test_a_model_too_large_for_fp32_keeps_its_type(monkeypatch):
+def test_a_model_too_large_for_fp32_keeps_its_type_and_says_once_how_it_is_asked(monkeypatch, tmp_path: Path, capsys):
     import boda.evaluate.local as local
 
     monkeypatch.setattr(local, "SHARE", 0.0)
     monkeypatch.setattr(local, "best_dtype", lambda device: torch.bfloat16)
     assert open_local("mini", False, True).precision == "bfloat16"
     assert open_local(str(tiny.language_folder("llama")), False, True).precision == "bfloat16"  # stored in fp32
+    boda.evaluate.run("mini", [drawn(2), replace(drawn(2), name="again")], tmp_path)
+    assert capsys.readouterr().err.count("mini answers in bfloat16") == 1
+    assert {speed["precision"] for speed in saved(tmp_path)["speed"].values()} == {"bfloat16"}
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +303,23 @@ def test_vllm_that_dies_or_is_not_there_is_told(vllm: Path, tmp_path: Path, pict
     monkeypatch.setenv("BODA_VLLM", "/nowhere/vllm")
     with pytest.raises(BodaError, match="no command '/nowhere/vllm'; install vLLM in an environment of its own"):
         run("mini", ["questions:test.jsonl"], tmp_path / "out", data_dir=pictures, engine="vllm")
+
+
+def test_vllm_ends_with_the_process_that_started_it(vllm: Path):
+    start = "from boda.evaluate.engines import VLLM; VLLM('m').start(); import os; os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", start]).returncode == -9
+    arguments = json.loads(vllm.read_text(encoding="utf-8"))["arguments"]
+    until = time.monotonic() + 10
+    with pytest.raises(ConnectionRefusedError):
+        while time.monotonic() < until:
+            socket.create_connection(("127.0.0.1", int(arguments[arguments.index("--port") + 1]))).close()
+
+
+def test_a_model_that_searches_with_beams_is_not_asked_of_vllm(tmp_path: Path, pictures: Path):
+    folder = shutil.copytree(locate("mini"), tmp_path / "beams")
+    (folder / "boda.json").write_text(json.dumps({"generation": {"beams": 3}}), encoding="utf-8")
+    with pytest.raises(BodaError, match="answers with 3 beams, which vLLM's server does not do"):
+        run(str(folder), ["questions:test.jsonl"], tmp_path / "out", data_dir=pictures, engine="vllm")
 
 
 def test_a_model_that_brings_its_own_code_runs_it_only_when_told(tmp_path: Path, pictures: Path):

@@ -7,9 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from transformers.utils import requires_backends
 from typer.testing import CliRunner
 
 from boda.cli import app
+from boda.errors import BodaError
+from boda.models.loading import loading
 from tests import tiny
 from tests.faults.runs import write_recipe
 
@@ -78,6 +81,12 @@ def test_chat_with_what_is_no_model(name: str, tmp_path: Path):
     make, words = NO_MODELS[name]
     path = make(tmp_path / "here")
     assert words.format(path=path) in refused(["chat", str(path), "안녕"])
+
+
+def test_a_package_that_transformers_lacks_is_named():
+    with pytest.raises(BodaError, match="no model: it needs the package essentia, which is not installed"):
+        with loading("name", "no model"):
+            requires_backends("X", ["essentia"])
 
 
 PARTS = [

@@ -229,6 +229,8 @@ def test_a_limit_takes_the_same_rows_and_a_larger_one_adds_to_them(file: Path, t
     task = make_task(f"questions:{file}")
     few, more = [{row.id for row in task.load(limit)} for limit in (4, 7)]
     assert len(few) == 4 and few < more
+    kinds = [row.value.tags[0][1] for row in task.load(6)]
+    assert (kinds.count("colour"), kinds.count("exists")) == (4, 2)  # as of all twelve
     model = Answers()
     run(model, [f"questions:{file}"], tmp_path / "out", limit=4)
     assert run(model, [f"questions:{file}"], tmp_path / "out", limit=7)[task.name]["n"] == 7

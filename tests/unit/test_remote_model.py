@@ -160,6 +160,8 @@ def test_a_refused_row_and_a_broken_picture_fail_alone_and_are_asked_again(file:
         (401, "does not take the key; put the right one into BODA_API_KEY or OPENAI_API_KEY"),
         (403, "does not allow this key"),
         (404, "has no model 'some/model'"),
+        (402, "takes no more requests from this account"),
+        (307, "sends elsewhere; give the address that it sends to"),
     ],
 )
 def test_what_no_try_changes_ends_the_run_which_goes_on_as_if_nothing_had_been(status: int, words: str, file: Path):
@@ -193,6 +195,20 @@ def test_nobody_there_and_a_key_that_is_not_taken_are_said_before_anything_is_as
         run(server, file, out=file.parent / "out")
     assert "sk-of-somebody-else" not in str(caught.value) and not server.bodies
     assert not (file.parent / "out/answers.jsonl").exists()
+
+
+def test_an_answer_in_parts_and_one_of_nothing(file: Path):
+    parts = [{"type": "thinking", "thinking": "음"}, {"type": "text", "text": "빨"}, {"type": "text", "text": "강"}]
+    with JudgeServer(say=lambda body: "" if "2번" in text_of(body) else parts) as server:
+        found = run(server, file)
+    assert (found["n"], found["failed"], found["score"]) == (6, 0, pytest.approx(5 / 6))
+
+
+def test_replies_that_are_none_fail_their_row_and_the_first_is_shown(file: Path, capsys):
+    with JudgeServer(say=lambda body: 7 if "2번" in text_of(body) else "빨강") as server:
+        found = boda.evaluate.run(f"{server.url}#m", [f"questions:{file}"], file.parent / "out")
+    assert found[f"questions:{file}"]["failed"] == 1
+    assert "1 of 6 could not be answered; the first: the model did not answer in 4 tries" in capsys.readouterr().err
 
 
 def test_a_server_that_calls_the_limit_otherwise(file: Path):

@@ -92,8 +92,8 @@ def why_not_loaded(name: str, error: Exception) -> str:
         hint = f"; {path / 'model'} is one" if (path / "model" / "config.json").is_file() else ""
         return f"it has no config.json ({inside}){hint}"
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if needed := re.search(r"requires the (\S+) library", first):
-        return f"it needs a package that is not installed: pip install {needed[1].lower()}"
+    if needed := re.search(r"requires (?:the )?(.+?) library", first):
+        return f"it needs the package {needed[1]}, which is not installed"
     if isinstance(error, SafetensorError):
         return f"its weights are damaged or cut short ({first}); copy or download it again"
     if "Couldn't instantiate the backend tokenizer" in first:

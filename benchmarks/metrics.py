@@ -60,11 +60,11 @@ def side_whole(count: int, tokenizer: str) -> dict:
 
 def side_prepare(count: int, tokenizer: str, place: Path) -> dict:
     """Tokens of all texts, for both sides."""
-    from boda.evaluate.metrics.tokens import tokenize, tokens_by
+    from boda.evaluate.metrics.tokens import tokenize
 
     said, known = captions(count)
     texts = [text for name in said for text in (said[name], *known[name])]
-    loading, _ = timed(lambda: tokens_by(tokenizer)("별"))
+    loading, _ = timed(lambda: tokenize(["별"], tokenizer))
     seconds, tokens = timed(lambda: tokenize(texts, tokenizer))
     place.write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
     return {
@@ -83,13 +83,13 @@ def read(place: Path) -> list[tuple[list[str], list[list[str]]]]:
 
 
 def side_ours(place: Path) -> dict:
-    from boda.evaluate.metrics.captions import bleu, cider, meteor, rouge_l
+    from boda.evaluate.metrics.captions import bleu, cider, count, meteor, rouge_l
 
     pairs = read(place)
     scores = {
-        "bleu": lambda: bleu(pairs),
+        "bleu": lambda: bleu(count(pairs)),
         "rouge_l": lambda: [rouge_l(*pair) for pair in pairs],
-        "cider": lambda: cider(pairs),
+        "cider": lambda: cider(count(pairs)),
         "meteor": lambda: [meteor(*pair) for pair in pairs],
     }
     return {name: timed(work) for name, work in scores.items()}

@@ -145,7 +145,9 @@ def _cells(schema: Schema, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             _check(schema, file, reader.fieldnames or ())
             for number, cells in enumerate(reader):
                 if None in cells:
-                    raise BodaError(f"{file}, row {number} has more cells than there are columns: a cell with tabs needs quotes")
+                    raise BodaError(
+                        f"{file}, row {number} has more cells than there are columns: a cell with tabs needs quotes"
+                    )
                 yield number, cells
     else:
         for place, row in text_rows(Place(str(file))):

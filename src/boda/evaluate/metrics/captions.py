@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
@@ -13,7 +12,6 @@ import numpy as np
 
 from boda.errors import BodaError
 from boda.evaluate.metrics.tokens import Tokens, tokenize
-from boda.evaluate.metrics.tokens import tokens_by as tokens_by
 
 ORDERS = (1, 2, 3, 4)  # lengths of n-grams
 LENGTH_SIGMA, RECALL_WEIGHT = 6.0, 1.2
@@ -35,9 +33,9 @@ def caption_scores(hypotheses: dict[str, str], references: dict[str, list[str]],
     split = iter(tokenize([text for name, caption in hypotheses.items() for text in (caption, *references[name])], tokenizer))
     pairs = [(next(split), [next(split) for _ in references[name]]) for name in hypotheses]
     counted = count(pairs)
-    scores = {f"bleu_{order}": score for order, score in zip(ORDERS, bleu(pairs, counted))}
+    scores = {f"bleu_{order}": score for order, score in zip(ORDERS, bleu(counted))}
     means = {"rouge_l": [rouge_l(*pair) for pair in pairs], "meteor": [meteor(*pair) for pair in pairs]}
-    means |= {"cider": cider(pairs, counted), "cider_original": cider_original(pairs, counted)}
+    means |= {"cider": cider(counted), "cider_original": cider(counted, clipped=False)}
     return {**scores, **{name: sum(each) / len(each) for name, each in means.items()}, "tokenizer": tokenizer}
 
 
@@ -56,7 +54,7 @@ class Counts(NamedTuple):
 
 
 def count(pairs: Sequence[Pair]) -> Counts:
-    """The table that `bleu`, `cider` and `cider_original` are computed from; they make it themselves where it is not handed in."""
+    """The table that `bleu` and `cider` are computed from."""
     texts = [text for tokens, references in pairs for text in (tokens, *references)]
     sizes = np.array([1 + len(references) for _, references in pairs], np.int64)
     picture = np.repeat(np.arange(len(pairs)), sizes)
@@ -88,36 +86,33 @@ def count(pairs: Sequence[Pair]) -> Counts:
     return Counts(text, grams, number, orders, picture, caption, length, match)
 
 
-def bleu(pairs: Sequence[Pair], counted: Counts | None = None) -> list[float]:
+def bleu(counted: Counts) -> list[float]:
     """BLEU-1 to BLEU-4 of the whole set; the reference nearest in length counts for brevity, the shorter of two."""
-    text, _, number, order, _, caption, *_, match = counted or count(pairs)
-    length = sum(len(tokens) for tokens, _ in pairs)
-    wanted = sum(min((abs(len(each) - len(tokens)), len(each)) for each in references)[1] for tokens, references in pairs)
-    own = caption[text] == text
+    text, _, number, order, picture, caption, length, match = counted
+    own, others = caption[text] == text, caption != np.arange(len(caption))
+    # By how far a reference is from the caption's length, then by its own.
+    apart = abs(length - length[caption]) * (length.max(initial=0) + 1) + length
+    nearest = np.full(picture.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(nearest, picture[others], apart[others])
+    wanted = int((nearest % (length.max(initial=0) + 1)).sum())
     said = np.bincount(order[own], number[own], len(ORDERS))
     most = np.zeros_like(number)  # of each n-gram of a caption, in a reference
     shared = ~own & (match >= 0)
     np.maximum.at(most, match[shared], number[shared])
     right = np.bincount(order[own], np.minimum(number, most)[own], len(ORDERS))
-    ratio = (length + TINY) / (wanted + SMALL)
+    ratio = (int(length[~others].sum()) + TINY) / (wanted + SMALL)
     brevity = math.exp(min(0.0, 1 - 1 / ratio))
     precisions = ((right + TINY) / (said + SMALL)).tolist()
     return [math.prod(precisions[:order]) ** (1 / order) * brevity for order in ORDERS]
 
 
-def cider(pairs: Sequence[Pair], counted: Counts | None = None) -> list[float]:
+def cider(counted: Counts, clipped: bool = True) -> list[float]:
     """CIDEr-D of each caption (Vedantam et al., 2015, and pycocoevalcap's code), by the frequencies of n-grams in the references of
-    the whole set. Lengths are told by bigrams, as that code does."""
-    return _consensus(counted or count(pairs), clipped=True)
+    the whole set. Lengths are told by bigrams, as that code does.
 
-
-def cider_original(pairs: Sequence[Pair], counted: Counts | None = None) -> list[float]:
-    """CIDEr as the paper first defines it (Vedantam et al., 2015, section 5): cosines of n-gram vectors, of whatever lengths and
-    repetitions; times 10, as its authors' code has it for both. Words are taken as they come, where the paper stems English ones."""
-    return _consensus(counted or count(pairs), clipped=False)
-
-
-def _consensus(counted: Counts, clipped: bool) -> list[float]:
+    Not `clipped`: CIDEr as the paper first defines it (section 5), cosines of n-gram vectors, of whatever lengths and repetitions;
+    times 10, as its authors' code has it for both. Words are taken as they come, where the paper stems English ones.
+    """
     text, gram, number, order, picture, caption, length, match = counted
     texts, orders = len(picture), len(ORDERS)
     reference = caption[text] != text
@@ -167,16 +162,16 @@ def _longest_common(tokens: Tokens, references: Sequence[Tokens]) -> list[int]:
     return found
 
 
-def meteor(tokens: Tokens, references: Sequence[Tokens], alpha: float = 0.9, beta: float = 3.0, gamma: float = 0.5) -> float:
+def meteor(tokens: Tokens, references: Sequence[Tokens]) -> float:
     """NLTK's METEOR (Lavie and Agarwal, 2007), the best over the references, of tokens that match exactly.
 
     NLTK's further stages, the Porter stemmer and WordNet, know English only and change nothing in Hangul; English words in a
     caption match here only if they are the same. The Java METEOR aligns and weighs otherwise: its figures are other figures.
     """
-    return max(_meteor(tokens, each, alpha, beta, gamma) for each in references)
+    return max(_meteor(tokens, each) for each in references)
 
 
-def _meteor(tokens: Tokens, reference: Tokens, alpha: float, beta: float, gamma: float) -> float:
+def _meteor(tokens: Tokens, reference: Tokens) -> float:
     places: dict[str, list[int]] = {}
     for place, token in enumerate(reference):
         places.setdefault(token, []).append(place)
@@ -191,20 +186,19 @@ def _meteor(tokens: Tokens, reference: Tokens, alpha: float, beta: float, gamma:
     if not matched:
         return 0.0
     precision, recall = matched / len(tokens), matched / len(reference)
-    mean = precision * recall / (alpha * precision + (1 - alpha) * recall)
-    return (1 - gamma * (chunks / matched) ** beta) * mean
+    mean = precision * recall / (0.9 * precision + 0.1 * recall)
+    return (1 - 0.5 * (chunks / matched) ** 3) * mean
 
 
 def sentence_bleu(
-    tokens: Tokens, references: Sequence[Tokens], weights: Sequence[float] = (0.25,) * 4, smoothing: str = "method4"
+    tokens: Tokens, references: Sequence[Tokens], weights: Sequence[float] = (0.25,) * 4, smoothing: int = 4
 ) -> float:
-    """NLTK's BLEU of a single caption, by which the Small Korean VLM's captions (method4) and answers on charts (method1, for BLEU-3
-    weights of .33) were scored; method0 does not smooth. A mean of it is no BLEU of a set.
+    """NLTK's BLEU of a single caption, by which the Small Korean VLM's captions (its `method4`) and answers on charts (`method1`, for
+    BLEU-3 weights of .33) were scored. A mean of it is no BLEU of a set.
 
-    Smoothing is Chen and Cherry's (2014), as NLTK computes it. Raises BodaError: another method.
+    `smoothing`: 1 or 4, of Chen and Cherry's (2014) methods, as NLTK computes them.
     """
-    if smoothing not in ("method0", "method1", "method4"):
-        raise BodaError(f"no smoothing '{smoothing}'; there are method0, method1, method4")
+    assert smoothing in (1, 4), smoothing
     precisions, zeros = [], 0
     for order in range(1, len(weights) + 1):
         counts, *others = (Counter(zip(*(each[start:] for start in range(order)))) for each in (tokens, *references))
@@ -214,13 +208,13 @@ def sentence_bleu(
             return 0.0
         if right:
             precisions.append(right / said)
-        elif smoothing == "method1":
+        elif smoothing == 1:
             precisions.append(0.1 / said)
-        elif smoothing == "method4" and len(tokens) > 1:
+        elif len(tokens) > 1:
             zeros += 1
             precisions.append(math.log(len(tokens)) / (2**zeros * 5) / said)
-        else:  # what cannot be smoothed is left out by method4, and as good as 0 without smoothing
-            precisions.append(sys.float_info.min if smoothing == "method0" else 1.0)
+        else:  # left out
+            precisions.append(1.0)
     nearest = min((abs(len(each) - len(tokens)), len(each)) for each in references)[1]
     brevity = min(1.0, math.exp(1 - nearest / len(tokens)))
     return brevity * math.exp(math.fsum(weight * math.log(each) for weight, each in zip(weights, precisions)))

@@ -19,11 +19,8 @@ def bootstrap(
     `clusters`: what each question belongs to; each to itself unless given. Questions on one picture stand and fall together, so
     whole clusters are drawn, which gives the wider, honest interval.
     """
-    if len(scores) == 0 or not 0 < confidence < 1:
-        raise ValueError(f"{len(scores)} scores and a confidence of {confidence}: at least one, and between 0 and 1")
     clusters = range(len(scores)) if clusters is None else clusters
-    if len(clusters) != len(scores):
-        raise ValueError(f"{len(scores)} scores and {len(clusters)} clusters; each score belongs to one")
+    assert len(scores) == len(clusters) > 0 and 0 < confidence < 1, (len(scores), len(clusters), confidence)
     numbers: dict[Hashable, int] = {}
     index = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
     sums, counts = np.bincount(index, weights=np.asarray(scores, np.float64)), np.bincount(index)

@@ -31,12 +31,6 @@ def tokenize(texts: Iterable[str], tokenizer: str) -> list[Tokens]:
     ]
 
 
-def tokens_by(tokenizer: str) -> Callable[[str], Tokens]:
-    """`tokenize` of one text at a time. Raises BodaError at once: an unknown tokenizer, or one not installed."""
-    _splitter(tokenizer)
-    return lambda text: tokenize([text], tokenizer)[0]
-
-
 def jamo(text: str) -> str:
     """Hangul syllables as the letters they are made of (Unicode form NFD), all else as it is."""
     return "".join(unicodedata.normalize("NFD", letter) if "가" <= letter <= "힣" else letter for letter in text)

@@ -17,7 +17,7 @@ from boda.data.sources import read, resolve_data
 from boda.errors import BodaError
 from boda.evaluate.metrics.captions import bleu, cider, count, meteor, rouge_l, sentence_bleu
 from boda.evaluate.metrics.likeness import similarities
-from boda.evaluate.metrics.tokens import tokenize, tokens_by
+from boda.evaluate.metrics.tokens import tokenize
 from boda.evaluate.task import Row, Task, read_options, summary
 from boda.evaluate.tasks.questions import of_samples
 from boda.evaluate.tasks.retrieval import id_of, listed_photos
@@ -62,7 +62,7 @@ def captioning(samples: Sequence[Sample], tokenizer: str, similarity: str = "") 
 
     similarity: a sentence-transformers model for one more metric. Raises BodaError: an unknown tokenizer, or one not installed.
     """
-    tokens_by(tokenizer)
+    tokenize([], tokenizer)  # said before anything is read
     references: dict[tuple, list[str]] = defaultdict(list)
     first: dict[tuple, Sample] = {}
     for sample in samples:
@@ -83,7 +83,7 @@ def captioning(samples: Sequence[Sample], tokenizer: str, similarity: str = "") 
 
     def counted(records: Sequence[dict]) -> dict[str, float]:
         answered = [record for record in records if not record["failed"]]
-        return {record["row"]: score for record, score in zip(answered, cider(pairs_of(answered)))} if answered else {}
+        return {record["row"]: score for record, score in zip(answered, cider(count(pairs_of(answered))))} if answered else {}
 
     def summarise(records: list[dict]) -> dict:
         answered = [record for record in records if not record["failed"]]
@@ -91,9 +91,9 @@ def captioning(samples: Sequence[Sample], tokenizer: str, similarity: str = "") 
             return {**summary(records), "scale": [0, 10], "tokenizer": tokenizer}
         pairs = pairs_of(answered)
         known = count(pairs)
-        scores = iter(cider(pairs, known))
+        scores = iter(cider(known))
         result = summary([record if record["failed"] else {**record, "score": next(scores)} for record in records])
-        metrics = {f"bleu_{order}": value for order, value in enumerate(bleu(pairs, known), 1)}
+        metrics = {f"bleu_{order}": value for order, value in enumerate(bleu(known), 1)}
         metrics["rouge_l"] = sum(record["score"] for record in answered) / len(answered)
         metrics["meteor"] = sum(meteor(*pair) for pair in pairs) / len(pairs)
         if similarity:

@@ -87,10 +87,7 @@ def _metrics(answers: Sequence[tuple[str, str]]) -> dict[str, float]:
     """Means over (answer, reference), words as they stand between white space."""
     pairs = [(answer.split(), [gold.split()]) for answer, gold in answers]
     lower = [(answer.lower().split(), [gold.lower().split()]) for answer, gold in answers]  # as NLTK's METEOR has them
-    found = {
-        f"bleu_{order}": [sentence_bleu(*pair, weights, "method1") for pair in pairs]
-        for order, weights in enumerate(WEIGHTS, 1)
-    }
+    found = {f"bleu_{order}": [sentence_bleu(*pair, weights, 1) for pair in pairs] for order, weights in enumerate(WEIGHTS, 1)}
     found |= {"meteor": [meteor(*pair) for pair in lower], "rouge_l": [rouge_l(*pair) for pair in pairs]}
     found["relaxed_accuracy"] = [float(relaxed(answer, gold)) for answer, gold in answers]
     return {name: sum(scores) / len(scores) for name, scores in found.items()}

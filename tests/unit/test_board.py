@@ -190,7 +190,7 @@ def test_rows_of_other_conditions_stand_in_tables_of_their_own(file: Path, tmp_p
 
 def test_one_system_text_and_image_limit_for_all(file: Path, tmp_path: Path):
     models = [Answers(lambda _: "파란색", name) for name in ("하나", "둘")]
-    told = board(file, *models, blind=False)
+    told = board(file, *models, blind=False, processes=2)  # which models have that are loaded for the run
     run_board(told, tmp_path / "out", quiet=True)
     [table] = run_board(told | {"system": "짧게.", "image_limit": 4}, tmp_path / "out", quiet=True)["tables"]
     assert table["conditions"]["system"] == "짧게." and table["conditions"]["image_limit"] == 4

@@ -171,6 +171,8 @@ def test_what_cannot_be_known_says_why(seen: Path, tmp_path: Path):
     (tmp_path / "foreign/config.json").write_text("{}")
     assert "no boda.json" in why(tmp_path / "foreign")
     assert "only the folder" in why(object()) and "only the folder" in why("https://host/v1#m")
+    (tmp_path / "foreign/boda.json").write_text('{"recipe": {"stages": []}, "data": [{"path": "x"}]}')
+    assert "in another form ('stage')" in why(tmp_path / "foreign")
     (tmp_path / "train/rows.jsonl").unlink()
     assert "no data at" in why(seen) and "--data" in why(seen)
 

@@ -134,9 +134,8 @@ def run_board(
             tasks[task.name] = (given, task)
     chosen = _published(told.published, list(tasks))
     who = judge or (told.judge.model_dump() if told.judge else None)
-    options: dict[str, Any] = {"limit": told.limit, "batch_size": told.batch_size, "data_dir": data_dir, "quiet": quiet}
-    options |= {"trust_remote_code": trust_remote_code, "judge": who, "processes": told.processes, "engine": told.engine}
-    options |= {"image_limit": told.image_limit}
+    options = told.model_dump(include={"limit", "batch_size", "processes", "engine", "image_limit"})
+    options |= {"data_dir": data_dir, "quiet": quiet, "trust_remote_code": trust_remote_code, "judge": who}
     rows = {name: {row.id for row in task.load(told.limit)} for name, (_, task) in tasks.items()}
     cells = []
     for entry in told.models:
@@ -236,6 +235,11 @@ def _cells(entry: Entry, board: Board, tasks: dict, rows: dict[str, set], folder
     return cells + seeing
 
 
+def _is_loaded(model: Any) -> bool:
+    """Whether the model is loaded for a run: neither asked at an address nor there already."""
+    return isinstance(model, (str, Path)) and "://" not in str(model)
+
+
 def _is_pair(model: Any, trust_remote_code: bool) -> bool:
     if not isinstance(model, (str, Path)):
         return hasattr(model[0] if isinstance(model, tuple) else model, "get_text_features") or hasattr(model, "texts")
@@ -259,9 +263,9 @@ def _asked(entry: Entry, kind: str, tasks: dict, rows: dict, folder: Path, place
     given = list({id(each): each for each, _ in tasks.values()}.values())  # one item may be several tasks
     if not options["quiet"]:
         print(f"{entry.name}{' (blind)' if kind == 'blind' else ''}: {', '.join(tasks)}", file=sys.stderr)
-    # `run` refuses what has nothing to do: a judge where nothing is judged, ways of asking where nothing is asked.
+    # `run` refuses what has nothing to do: a judge where nothing is judged, ways of asking where nothing is asked here.
     is_judged = any(isinstance(task, Task) and task.judging for _, task in tasks.values())
-    idle = {"processes", "engine"} if computed else set()
+    idle = {"processes", "engine"} if computed or not _is_loaded(entry.model) else set()
     idle |= {"system", "image_limit"} if any(isinstance(task, PairTask) for _, task in tasks.values()) else set()
     asked = {name: value for name, value in options.items() if name not in idle}
     asked |= {"blind": kind == "blind", "judge": options["judge"] if is_judged else None}

@@ -29,7 +29,7 @@ from boda.data.drawn.interleaved import APART
 from boda.data.files import Place, matching
 from boda.data.sample import IMAGE_MARK, ImageRef, Sample
 from boda.data.sources import BadRows, read, resolve_data
-from boda.errors import BodaError
+from boda.errors import WHY, BodaError, explaining
 from boda.files import cache_folder, read_json, whole_folder, write_json
 from boda.terminal import Progress
 
@@ -85,21 +85,21 @@ def _manifest(model: Any) -> tuple[list[dict], list[str]]:
             else:
                 foreign.setdefault(part)
 
-    collect(info)
+    with explaining(
+        f"{Path(model).name}'s boda.json tells of its training in another form ({WHY})", LookupError, TypeError, AttributeError
+    ):
+        collect(info)
     return list(blocks.values()), list(foreign)
 
 
 def _index(blocks: list[dict], data_dir: str | Path | None, quiet: bool) -> Path:
     """The folder in the cache that holds what is kept of these blocks, made if it is not there."""
-    places: list[dict] = []
-    for block in blocks:
-        if block["source"] == "drawn":
-            places.append({})
-            continue
-        found = {"path": str(resolve_data(block["path"], data_dir))}
-        if block.get("images"):
-            found["images"] = str(resolve_data(block["images"], data_dir))
-        places.append(found)
+    places = [
+        {name: str(resolve_data(block[name], data_dir)) for name in ("path", "images") if block.get(name)}
+        if block["source"] != "drawn"
+        else {}
+        for block in blocks
+    ]
     facts = [[_facts(path) for path in found.values()] for found in places]
     key = hashlib.sha256(json.dumps([VERSION, blocks, places, facts], sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_folder() / "overlap" / key
@@ -156,7 +156,7 @@ def _seen(records: Sequence[dict], folder: Path, sets: Sequence[dict]) -> dict:
     """What share of the records has a picture, and what share a question, that the index or a drawn set has."""
     counts, texts = read_json(folder / "counts.json"), np.load(folder / "texts.npy")
     seen: dict[str, bool] = {}
-    signed: list[tuple[str, np.ndarray]] = []
+    signed: dict[str, np.ndarray] = {}
     for key in {json.dumps(each) for record in records for each in record.get("images") or [] if each}:
         image = ImageRef.from_json(key)
         if image.drawn:
@@ -164,10 +164,10 @@ def _seen(records: Sequence[dict], folder: Path, sets: Sequence[dict]) -> dict:
         elif not counts["pictures"]:
             seen[key] = False
         if counts["pictures"] and (signature := _signature(image)) is not None:
-            signed.append((key, signature))
+            signed[key] = signature
     if signed:
-        near = _near(np.stack([signature for _, signature in signed]), folder / "signatures.bin")
-        seen |= {key: seen.get(key, False) or bool(found) for (key, _), found in zip(signed, near)}
+        near = _near(np.stack([*signed.values()]), folder / "signatures.bin")
+        seen |= {key: seen.get(key, False) or bool(found) for key, found in zip(signed, near)}
     pictured = [[seen.get(json.dumps(each)) for each in record.get("images") or [] if each] for record in records]
     known = [found for row in pictured if (found := [each for each in row if each is not None])]
     return {
@@ -181,13 +181,10 @@ def _seen(records: Sequence[dict], folder: Path, sets: Sequence[dict]) -> dict:
 def _is_drawn_by(block: dict, name: str) -> bool:
     """Whether a drawn set has the picture of this name, `KIND/.../SEED/NUMBER`."""
     seed, number = map(int, name.split("/")[-2:])
-    places = {number // APART if block["path"] == "interleaved" else number} if seed == block["seed"] else ()
-    samples = (
-        sample
-        for place in places
-        if place < block["limit"]
-        for sample in drawn.read(block["path"], 1, seed, block["where"], place)
-    )
+    place = number // APART if block["path"] == "interleaved" else number
+    if seed != block["seed"] or place >= block["limit"]:
+        return False
+    samples = drawn.read(block["path"], 1, seed, block["where"], place)
     return any(image.drawn == name for sample in samples for image in sample.images)
 
 

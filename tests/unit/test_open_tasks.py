@@ -332,6 +332,13 @@ def test_ko_vqa_reads_label_files_by_paths_of_keys(tmp_path: Path):
         make_task(f"ko-vqa:{tmp_path}/labels:images={tmp_path}/pics:{keys.replace('qas.0.q', 'qas.1.q')}")
     with pytest.raises(BodaError, match="label files need question, answer, image"):
         make_task(f"ko-vqa:{tmp_path}/labels:question=q")
+    write_json(tmp_path / "labels/valid/교육.json", [item])  # a file of the same name
+    both = make_task(f"ko-vqa:{tmp_path}/labels:images={tmp_path}/pics:{keys}:domain=qas.0.a").load(None)
+    assert [row.id for row in both] == ["valid/교육/0", "교육/0"]
+    write_json(tmp_path / "labels/valid/교육.json", [{**item, "qas": [{"q": None, "a": "1"}]}])
+    with pytest.raises(BodaError, match=r"row 0, field 'qas.0.q': a text or a number is needed, not NoneType"):
+        make_task(f"ko-vqa:{tmp_path}/labels:images={tmp_path}/pics:{keys}")
+    (tmp_path / "labels/valid/교육.json").unlink()
     (tmp_path / "pics/a.png").unlink()
     with pytest.raises(BodaError, match=r"no picture a.png in .*pics, or in a folder there of domain '교육'"):
         make_task(f"ko-vqa:{tmp_path}/labels:images={tmp_path}/pics:{keys}")
@@ -456,6 +463,8 @@ def test_boxes_name_what_is_wrong(tmp_path: Path):
     path = files.llava(tmp_path, ("글자를 읽어주세요.", "가게"))
     with pytest.raises(BodaError, match=r"no question whose answer is a box.*ocr-text reads texts"):
         make_task(f"ocr-boxes:{path}")
+    with pytest.raises(BodaError, match="no question whose answer is a box"):  # which Python takes for four numbers
+        make_task(f"ocr-boxes:{files.llava(tmp_path / 'nan', ('영역은?', '[NaN, 0.2, 0.3, 0.4]'))}")
     with pytest.raises(BodaError, match=r"number is for questions built from AI Hub 81's labels, and .* is none"):
         make_task(f"ocr-boxes:{path}:number=3")
     labels = files.text_in_the_wild(tmp_path / "wild", [("커피", "word", [20, 10, 60, 30])])

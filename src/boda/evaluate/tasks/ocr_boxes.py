@@ -65,7 +65,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
 
 def is_box(text: str) -> bool:
     """Whether a reference is a box and nothing else: [0.1, 0.2, 0.3, 0.4], with or without brackets."""
-    return box_score_upstream(text, text) is not None
+    return parse_box(text) is not None and box_score_upstream(text, text) is not None
 
 
 def score(sample: Sample, answer: str) -> dict:

@@ -122,8 +122,8 @@ def test_the_tests_of_a_table_are_corrected_together():
     assert rank_ranges({"a": ours, "b": theirs, "c": theirs}) == dict.fromkeys("abc", (1, 3))
 
 
-def test_forty_models_can_still_be_told_apart():
-    models = {f"m{number}": answers([float(row < 10 * (number < 20)) for row in range(40)]) for number in range(40)}
+def test_many_models_can_still_be_told_apart():
+    models = {f"m{number}": answers([float(row < 10 * (number < 12)) for row in range(40)]) for number in range(24)}
     more = {name: answers([record["score"] for record in some] * 2) for name, some in models.items()}
-    found = rank_ranges(more)  # 780 pairs, 400 of them with 20 differences one way
-    assert found["m0"] == (1, 20) and found["m39"] == (21, 40)
+    found = rank_ranges(more)  # 276 pairs, 144 of them with 20 differences one way
+    assert found["m0"] == (1, 12) and found["m23"] == (13, 24)

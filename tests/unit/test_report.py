@@ -161,7 +161,7 @@ def test_models_whose_intervals_overlap_are_told_apart_from_a_clear_best(place: 
 def test_baselines_blind_runs_and_both_rules_are_there(place: Path, tmp_path: Path):
     blind = run_folder(tmp_path / "dark", place, "mini", 0.25, 1, blind=True)
     page = reported(run_folder(tmp_path / "run", place), blind, out=tmp_path / "out", language="en")
-    for words in ("dark, blind", "chance", "25.0%", "majority answer", "27.0%", "Published rule", "bleu_4", "tokenizer kiwi"):
+    for words in ("dark (blind)", "chance", "25.0%", "majority answer", "27.0%", "Published rule", "bleu_4", "tokenizer kiwi"):
         assert words in page.text, words
     assert "first character of the answer, compared without case" in page.text
     assert (
@@ -208,6 +208,7 @@ def test_tables_as_text(place: Path, tmp_path: Path):
     results = json.loads((tmp_path / "run/results.json").read_text(encoding="utf-8"))["tasks"][CHOICE]
     assert float(rows[0]["score"]) == results["score"] and float(rows[0]["upstream"]) == results["upstream"]["score"]
     assert (rows[0]["n"], rows[0]["failed"], rows[0]["chance"], rows[3]["chance"]) == ("46", "2", "0.25", "")
+    assert (rows[0]["measure"], rows[3]["measure"], rows[3]["upstream"]) == ("", "BLEU-4", "0.3141")
     told = (tmp_path / "out/report.md").read_text(encoding="utf-8")
     assert f"| {CHOICE} | run |" in told and "first character" in told
 
@@ -220,8 +221,12 @@ def test_results_with_nothing_scored(tmp_path: Path):
     )
     page = reported(tmp_path / "run", out=tmp_path / "out")
     assert "–" in page.words and "svg" not in {tag for tag, _ in page.tags}
-    write(tmp_path / "bare/bench.json", {"rows": [{"batch": 1}], "bandwidth": None})
-    assert "배치" in reported(tmp_path / "bare", out=tmp_path / "bare").text
+    (tmp_path / "run/answers.jsonl").touch()  # killed before the first answer
+    reported(tmp_path / "run", out=tmp_path / "out")
+    for number, rows in enumerate(([{"batch": 1}], [])):
+        folder = tmp_path / f"bare {number}"
+        write(folder / "bench.json", {"rows": rows, "bandwidth": None, "left_out": [{"batch": 32, "why": "out of <memory>"}]})
+        assert "배치 크기 32: 측정하지 못함 (out of <memory>)" in reported(folder, out=folder).words
 
 
 def test_a_page_without_fonttools_says_so(place: Path, tmp_path: Path, monkeypatch, capsys):
@@ -294,6 +299,12 @@ def test_folders_with_nothing_to_show_are_refused(place: Path, tmp_path: Path):
     folder = run_folder(tmp_path / "run", place)
     with pytest.raises(BodaError, match="named twice"):
         write_report([folder, folder])
+    with pytest.raises(BodaError, match="no language 'xx' for a report; there are ko, en"):
+        write_report([folder], language="xx")
+    for foreign in ({"results": {}}, {"tasks": []}, []):
+        write(tmp_path / "foreign/results.json", foreign)
+        with pytest.raises(BodaError, match=r"results\.json has no tasks; it is not what boda eval writes"):
+            write_report([tmp_path / "foreign"])
 
 
 def test_the_command_gives_files_and_scores(place: Path, tmp_path: Path):
@@ -331,7 +342,7 @@ def test_cards_say_what_is_known_and_that_the_rest_is_not_stated(place: Path, tm
     told = json.loads((seeing / "results.json").read_text(encoding="utf-8"))["tasks"][CHOICE]
     assert results[CHOICE, "Boda's"].metric_value == round(told["score"], 4)
     assert results[CHOICE, "published"].metric_value == round(told["upstream"]["score"], 4)
-    assert "Licence of the model: not stated." in english and "모델의 라이선스: 밝히지 않음." in korean
+    assert "Licence of the model: not stated." in english and "모델의 라이선스: 명시되지 않음." in korean
     assert "| several | " in english and "Apache-2.0 (drawn by Boda)" in english and "170,000" in english
     assert "trust_remote_code=True" in english and "AutoModelForImageTextToText" in english
     untested = english.split("Tasks of Boda that were not run: ")[1].split("\n")[0]
@@ -344,19 +355,20 @@ def test_cards_say_what_is_known_and_that_the_rest_is_not_stated(place: Path, tm
     )
 
 
-@pytest.mark.parametrize("info, base", [({}, None), ({"licence": "cc-by-4.0"}, "org/tower")])
+@pytest.mark.parametrize("info, base", [({}, None), ({"licence": "CC-BY-4.0"}, "org/tower"), ({"licence": "Ours, 2026"}, None)])
 def test_a_card_of_a_sparse_folder_invents_nothing(place: Path, tmp_path: Path, info: dict, base: str | None):
     model = tmp_path / "runs/name/model"
-    recipe = {
-        "model": {"vision": base or str(tmp_path / "private/tower"), "language": {"model_type": "llama"}},
-        "stages": [{"name": "align"}],
-    }
-    write(model / "boda.json", {"kind": "vlm", "recipe": recipe} | info)
+    private = str(tmp_path / "private/tower")
+    parts = {"vision": base or private, "language": {"model_type": "llama"}, "tokenizer": {"recipe": f"{private}.yaml"}}
+    data = [{"stage": "align", "path": f"{private}.jsonl", "rows": 3}]
+    write(model / "boda.json", {"kind": "vlm", "recipe": {"model": parts, "stages": [{"name": "align"}]}, "data": data} | info)
     write(model / "config.json", {"model_type": "llava"})
     english, _ = cards(run_folder(tmp_path / "run", place, str(model), fingerprint=fingerprint(model)), out=tmp_path / "out")
     head = yaml.safe_load(english.split("---\n")[1])
-    assert head.get("license") == info.get("licence") and head.get("base_model") == ([base] if base else None)
+    known = {"CC-BY-4.0": "cc-by-4.0", "Ours, 2026": "other", None: None}  # to the hub
+    assert head.get("license") == known[info.get("licence")] and head.get("base_model") == ([base] if base else None)
     assert head["model-index"][0]["name"] == "name" and english.count("not stated") >= 6
+    assert "made by the recipe tower.yaml" in english and "| align | tower.jsonl | 3 | not stated |" in english
     assert "trained from scratch (llama)" in english and str(tmp_path) not in english and "trust_remote_code" not in english
 
 

@@ -9,61 +9,76 @@ from pathlib import Path
 import yaml
 
 from boda.evaluate.answers import ADVICE, fingerprint
-from boda.evaluate.figures import Run, interval, markdown, percent, published_score, upstream_of
+from boda.evaluate.figures import Run, by_task, interval, markdown, percent, published_score, upstream_of
 from boda.files import read_json
 
 PIPELINES = {"vlm": "image-text-to-text", "flamingo": "image-text-to-text", "clip": "zero-shot-image-classification"}
 PIPELINES["language"] = "text-generation"
 CLASSES = {"clip": "AutoModel", "language": "AutoModelForCausalLM"}  # others: the class that answers about pictures
+LICENCES = (  # that the hub knows by name
+    *(
+        "apache-2.0",
+        "mit",
+        "bsd-3-clause",
+        "gpl-3.0",
+        "cc0-1.0",
+        "cc-by-4.0",
+        "cc-by-sa-4.0",
+        "cc-by-nc-4.0",
+        "cc-by-nc-sa-4.0",
+    ),
+    *("llama3", "llama3.1", "llama3.2", "gemma", "openrail"),
+)
 PARTS = ("vision", "language", "tokenizer")
+EVALUATION = ("task", "version", "score", "interval", "n", "failed", "upstream", "chance", "majority", "blind")
 
 WORDS: dict[str, tuple[str, str]] = {
-    "about": ("Made with Boda from the recipe below. Kind: {kind}.", "아래 레시피로 Boda가 만든 모델입니다. 종류: {kind}."),
-    "unstated": ("not stated", "밝히지 않음"),
+    "about": ("Made with Boda. Kind: {kind}.", "Boda로 학습한 모델입니다. 종류: {kind}."),
+    "unstated": ("not stated", "명시되지 않음"),
     "model": ("Model", "구성"),
-    "part": ("Part", "부분"),
+    "part": ("Part", "구성 요소"),
     "from": ("From", "출처"),
     "connector": ("connector", "커넥터"),
     "scratch": ("trained from scratch ({type})", "처음부터 학습 ({type})"),
-    "made": ("made by the recipe {name}", "레시피 {name}(으)로 만듦"),
+    "made": ("made by the recipe {name}", "레시피로 만듦: {name}"),
     "licence": ("Licence of the model", "모델의 라이선스"),
-    "data": ("Training data", "학습 자료"),
+    "data": ("Training data", "학습 데이터"),
     "stage": ("Stage", "단계"),
-    "source": ("Source", "자료"),
-    "rows": ("Samples", "표본"),
+    "source": ("Source", "데이터"),
+    "rows": ("Samples", "샘플 수"),
     "data_licence": ("Licence", "라이선스"),
     "training": ("Training", "학습"),
-    "objective": ("Objective", "목적"),
-    "trained": ("Trained parts", "학습한 부분"),
-    "steps": ("Steps", "스텝"),
-    "batch": ("Batch", "배치"),
+    "objective": ("Objective", "학습 목표"),
+    "trained": ("Trained parts", "학습 대상"),
+    "steps": ("Steps", "스텝 수"),
+    "batch": ("Batch", "배치 크기"),
     "rate": ("Learning rate", "학습률"),
-    "loss": ("Last loss", "마지막 손실"),
+    "loss": ("Last loss", "최종 손실"),
     "evaluation": ("Evaluation", "평가"),
     "evaluation_about": (
         "Mean over the answered questions with a 95 % bootstrap interval over pictures; failed questions are counted, not scored.",
-        "답을 얻은 문항의 평균과, 사진을 다시 뽑아 얻은 95 % 부트스트랩 구간입니다. 실패한 문항은 세기만 하고 채점하지 않습니다.",
+        "점수는 답을 얻은 문항의 평균이고, 구간은 이미지 단위 부트스트랩으로 구한 95% 신뢰구간입니다. "
+        "실패한 문항은 집계만 하고 채점하지 않습니다.",
     ),
     "task": ("Task", "과제"),
-    "version": ("Version", "판"),
+    "version": ("Version", "버전"),
     "score": ("Score (Boda)", "점수 (Boda)"),
-    "interval": ("95 % interval", "95 % 구간"),
+    "interval": ("95 % interval", "95% 신뢰구간"),
     "failed": ("Failed", "실패"),
-    "upstream": ("Published rule", "발표된 규칙"),
-    "chance": ("Chance", "무작위"),
-    "majority": ("Majority answer", "가장 흔한 답"),
-    "blind": ("Blind", "그림 없이"),
-    "untested": ("What it was not tested on", "시험하지 않은 것"),
+    "upstream": ("Published rule", "원 채점 규칙"),
+    "chance": ("Chance", "무작위 응답"),
+    "majority": ("Majority answer", "최빈 답으로 고정"),
+    "blind": ("Blind", "이미지 없이"),
+    "untested": ("What it was not tested on", "평가하지 않은 것"),
     "untested_about": (
         "Nothing beyond the table above is recorded in this run: no statement is made about other uses, other languages, safety or bias. "
         "Tasks of Boda that were not run: {tasks}.",
-        "이 실행에는 위 표 밖의 기록이 없습니다. 다른 용도, 다른 언어, 안전, 편향에 대해서는 아무것도 말하지 않습니다. "
-        "돌리지 않은 Boda 과제: {tasks}.",
+        "위 표 외의 평가 기록은 없으며, 다른 용도나 언어, 안전성, 편향에 대해서는 판단하지 않습니다. 실행하지 않은 Boda 과제: {tasks}.",
     ),
-    "loading": ("How to load it", "불러오기"),
+    "loading": ("How to load it", "사용법"),
     "code": (
         "The folder brings its own model code, which runs only with `trust_remote_code=True`.",
-        "폴더에 모델 코드가 들어 있고, `trust_remote_code=True`일 때만 실행됩니다.",
+        "폴더에 모델 코드가 포함되어 있으며, `trust_remote_code=True`를 지정해야 실행됩니다.",
     ),
     "versions": ("Versions", "버전"),
 }
@@ -97,9 +112,10 @@ def model_cards(runs: Sequence[Run]) -> tuple[dict[str, str], str]:
 
 
 def _front_matter(called: str, info: dict, runs: Sequence[Run]) -> str:
-    kind = info.get("kind", "")
+    kind, licence = info.get("kind", ""), info.get("licence")
     told: dict = {"language": ["ko"], "library_name": "transformers"}
-    told |= {"license": info["licence"]} if isinstance(info.get("licence"), str) else {}
+    if isinstance(licence, str):
+        told |= {"license": licence.lower()} if licence.lower() in LICENCES else {"license": "other", "license_name": licence}
     told |= {"pipeline_tag": PIPELINES[kind]} if kind in PIPELINES else {}
     if bases := [part for _, part in _parts(info) if isinstance(part, str) and _is_hub_id(part)]:
         told["base_model"] = list(dict.fromkeys(bases))
@@ -107,28 +123,23 @@ def _front_matter(called: str, info: dict, runs: Sequence[Run]) -> str:
         {
             "task": {"type": PIPELINES.get(kind, "other")},
             "dataset": {"name": _public(task), "type": task.partition(":")[0], "revision": str(result.get("version", ""))},
-            "metrics": [
-                {
-                    "type": "score",
-                    "value": round(value, 4),
-                    "name": f"{rule}{f', n {n}' if n is not None else ''}",
-                    "verified": False,
-                }
-                for rule, value, n in _values(result)
-            ],
+            "metrics": list(_metrics(result)),
         }
-        for run in runs
-        for task, result in run.tasks.items()
+        for task, pairs in by_task(runs).items()
+        for _, result in pairs
         if result["score"] is not None
     ]
     told |= {"model-index": [{"name": called, "results": results}]} if results else {}
     return f"---\n{yaml.safe_dump(told, allow_unicode=True, sort_keys=False)}---\n"
 
 
-def _values(result: dict) -> Iterator[tuple[str, float, int | None]]:
-    yield f"Boda's rule (95 % interval {interval(result, ' to ')})", result["score"], result["n"]
+def _metrics(result: dict) -> Iterator[dict]:
+    about = f"Boda's rule (95 % interval {interval(result, ' to ')}), n {result['n']}"
+    yield {"type": "score", "value": round(result["score"], 4), "name": about, "verified": False}
     if found := upstream_of(result):
-        yield " ".join(["published rule", *([found["measure"]] if "measure" in found else [])]), found["score"], found.get("n")
+        measure, count = found.get("measure", "score"), f", n {found['n']}" if found.get("n") is not None else ""
+        name = f"published rule{f' {measure}' if 'measure' in found else ''}{count}"
+        yield {"type": measure.lower().replace(" ", "_"), "value": round(found["score"], 4), "name": name, "verified": False}
 
 
 def _parts(info: dict) -> Iterator[tuple[str, object]]:
@@ -142,70 +153,62 @@ def _is_hub_id(part: str) -> bool:
 
 def _card(called: str, folder: Path, info: dict, runs: Sequence[Run], blind: Sequence[Run], place: int) -> str:
     say = {name: both[place] for name, both in WORDS.items()}
-    unstated = f"{say['unstated']}\n"
-    told = [f"# {called}", "", say["about"].format(kind=info.get("kind") or say["unstated"]), "", f"## {say['model']}", ""]
-    parts = [[part, _part(value, say)] for part, value in _parts(info)]
+
+    def part(title: str, *paragraphs: str) -> list[str]:
+        return [f"## {say[title]}", *paragraphs]
+
+    def told(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+        return markdown([say.get(head, head) for head in heads], rows).rstrip() if rows else say["unstated"]
+
+    parts = [[name, _part(value, say)] for name, value in _parts(info)]
     connector = info.get("connector") or info.get("recipe", {}).get("model", {}).get("connector")
     parts += [[say["connector"], str(connector)]] if connector else []
-    told += [markdown([say["part"], say["from"]], parts) if parts else unstated]
-    told += [f"{say['licence']}: {info.get('licence') or say['unstated']}.", "", f"## {say['data']}", ""]
     data = [
         [
             f"{prefix}{each.get('stage', '')}",
             _place(each.get("path")),
-            _count(each.get("rows"), say),
-            each.get("licence") or say["unstated"],
+            say["unstated"] if each.get("rows") is None else f"{each['rows']:,}",
+            say["unstated"] if each.get("licence") in (None, "", "not stated") else each["licence"],
         ]
         for prefix, each in _data(info)
     ]
-    data = [[*line[:3], say["unstated"] if line[3] == "not stated" else line[3]] for line in data]
-    heads = [say[name] for name in ("stage", "source", "rows", "data_licence")]
-    told += [markdown(heads, data) if data else unstated, f"## {say['training']}", ""]
-    heads = [say[name] for name in ("stage", "objective", "trained", "steps", "batch", "rate", "loss")]
     stages = list(_stages(info, say))
-    told += [
-        markdown(heads, stages) if stages else unstated,
-        f"## {say['evaluation']}",
-        "",
-        say["evaluation_about"],
-        "",
-    ]
-    told += [
-        _evaluation(runs, blind, say),
-        f"## {say['untested']}",
-        "",
-        say["untested_about"].format(tasks=_untested(runs)),
-        "",
-    ]
-    told += [f"## {say['loading']}", "", *_loading(called, folder, info.get("kind", ""), say)]
     versions = ", ".join(f"{name} {value}" for name, value in info.get("versions", {}).items())
-    return "\n".join([*told, f"## {say['versions']}", "", versions or say["unstated"], ""])
+    licence = f"{say['licence']}: {info.get('licence') or say['unstated']}."
+    paragraphs = [
+        f"# {called}",
+        say["about"].format(kind=info.get("kind") or say["unstated"]),
+        *part("model", told(["part", "from"], parts), licence),
+        *part("data", told(["stage", "source", "rows", "data_licence"], data)),
+        *part("training", told(["stage", "objective", "trained", "steps", "batch", "rate", "loss"], stages)),
+        *part("evaluation", say["evaluation_about"], told(EVALUATION, list(_evaluation(runs, blind, say)))),
+        *part("untested", say["untested_about"].format(tasks=_untested(runs))),
+        *part("loading", *_loading(called, folder, info.get("kind", ""), say)),
+        *part("versions", versions or say["unstated"]),
+    ]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def _part(value: object, say: dict[str, str]) -> str:
     """What a part of the recipe is: a hub id or folder, a recipe that made it, or a config that started from nothing."""
     if isinstance(value, dict):
         if "recipe" in value:
-            return say["made"].format(name=value["recipe"])
+            return say["made"].format(name=_place(value["recipe"]))
         if "model_type" in value:
             return say["scratch"].format(type=value["model_type"])
-        return ", ".join(f"{name} {each}" for name, each in value.items() if each is not None)
+        return ", ".join(f"{name} {_place(each)}" for name, each in value.items() if each is not None)
     return _place(value)
 
 
 def _place(path: object) -> str:
     """A hub id or a recipe's own words as they are; of a folder elsewhere on a machine only its name."""
-    found = str(path or "")
-    return Path(found).name if Path(found).is_absolute() else found
+    found = str("" if path is None else path)
+    return re.split(r"[/\\]", found.rstrip("/\\"))[-1] if re.match(r"[./~\\]|[A-Za-z]:[/\\]", found) else found
 
 
 def _public(task: str) -> str:
     """A task's name; of files elsewhere on a machine only their names."""
     return re.sub(r"(?<=[:=])[/~][^:]*/", "", task)
-
-
-def _count(rows: int | None, say: dict[str, str]) -> str:
-    return say["unstated"] if rows is None else f"{rows:,}"
 
 
 def _data(info: dict, prefix: str = "") -> Iterator[tuple[str, dict]]:
@@ -228,20 +231,15 @@ def _stages(info: dict, say: dict[str, str], prefix: str = "") -> Iterator[list[
         yield [f"{prefix}{stage['name']}", *told, loss]
 
 
-def _evaluation(runs: Sequence[Run], blind: Sequence[Run], say: dict[str, str]) -> str:
-    rows = []
-    for run in runs:
-        for task, result in run.tasks.items():
-            upstream, dark = upstream_of(result), next((each.tasks[task] for each in blind if task in each.tasks), {})
-            score = "-" if result["score"] is None else percent(result["score"], result)
-            between = "-" if result["score"] is None else interval(result)
+def _evaluation(runs: Sequence[Run], blind: Sequence[Run], say: dict[str, str]) -> Iterator[list[str]]:
+    for task, pairs in by_task(runs).items():
+        dark = next((run.tasks[task].get("score") for run in blind if task in run.tasks), None)
+        for _, result in pairs:
+            upstream, scored = upstream_of(result), result["score"] is not None
             published = f"{published_score(upstream, result)} ({upstream.get('rule') or say['unstated']})" if upstream else "-"
-            cells = [_public(task), str(result.get("version") or say["unstated"]), score, between]
-            cells += [f"{result['n']:,}", f"{result['failed']:,}", published]
-            others = [result.get("chance"), result.get("majority"), dark.get("score")]
-            rows.append([*cells, *(percent(other, result) or "-" for other in others)])
-    heads = [say["task"], say["version"], say["score"], say["interval"], "n", say["failed"]]
-    return markdown([*heads, *(say[name] for name in ("upstream", "chance", "majority", "blind"))], rows)
+            cells = [_public(task), str(result.get("version") or say["unstated"]), percent(result["score"], result) or "-"]
+            cells += [interval(result) if scored else "-", f"{result['n']:,}", f"{result['failed']:,}", published]
+            yield [*cells, *(percent(other, result) or "-" for other in (result.get("chance"), result.get("majority"), dark))]
 
 
 def _untested(runs: Sequence[Run]) -> str:
@@ -255,10 +253,15 @@ def _loading(called: str, folder: Path, kind: str, say: dict[str, str]) -> Itera
     """Code for stock transformers, and the command."""
     remote = read_json(folder / "config.json", ADVICE).get("auto_map", {})
     cls = next((name for name in remote if name.startswith("AutoModel")), CLASSES.get(kind, "AutoModelForImageTextToText"))
-    trust = ", trust_remote_code=True" if remote else ""
-    reader = "AutoTokenizer" if kind == "language" else "AutoProcessor"
-    yield from (["```python", f"from transformers import {cls}, {reader}", ""])
-    yield f'model = {cls}.from_pretrained("{called}"{trust})  # the folder, or its id on the hub'
-    yield from [f'processor = {reader}.from_pretrained("{called}"{trust})', "```", "", *([say["code"], ""] if remote else [])]
+    given = f'"{called}"{", trust_remote_code=True" if remote else ""}'
+    reader, value = ("AutoTokenizer", "tokenizer") if kind == "language" else ("AutoProcessor", "processor")
+    yield (
+        f"```python\nfrom transformers import {cls}, {reader}\n\n"
+        f"model = {cls}.from_pretrained({given})  # the folder, or its id on the hub\n"
+        f"{value} = {reader}.from_pretrained({given})\n```"
+    )
+    if remote:
+        yield say["code"]
     command = {"clip": f'boda classify {called} photo.jpg "고양이" "강아지"', "language": f'boda chat {called} "안녕하세요?"'}
-    yield from ["```bash", command.get(kind, f'boda chat {called} --image photo.jpg "무엇이 보이나요?"'), "```", ""]
+    seeing = f'boda chat {called} --image photo.jpg "무엇이 보이나요?"'
+    yield f"```bash\n{command.get(kind, seeing)}\n```"

@@ -158,7 +158,9 @@ def markdown_table(runs: dict[str, str | Path] | Sequence[str | Path], groups: b
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; columns of numbers are set to the right."""
     cells = [list(line) for line in rows]
-    numbers = [place > 0 and all(re.match(r"[-\d]|$", line[place]) for line in cells) for place in range(len(head))]
+    numbers = [
+        place > 0 and all(re.match(r"(-|\d[\d.,%]*)( |$)|$", line[place]) for line in cells) for place in range(len(head))
+    ]
     table = [head, ["---:" if is_number else "---" for is_number in numbers], *cells]
     return "".join("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) + " |\n" for line in table)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 from rich.markup import escape
 from rich.table import Table
@@ -109,7 +110,7 @@ def _markdown(runs: Sequence[Run], pictures: Sequence[Path]) -> str:
     if remarks := [f"- {run.name}, {task}: {line}" for run in evaluated for task, result in run.tasks.items()
                    for line in result.get("remarks", [])]:  # fmt: skip
         told += ["## Remarks", "", *remarks, ""]
-    return "\n".join([*told, *(f"![{path.stem}]({path.name})\n" for path in pictures)])
+    return "\n".join([*told, *(f"![{path.stem}]({quote(path.name)})\n" for path in pictures)])
 
 
 def _board_row(row: dict) -> list[str]:

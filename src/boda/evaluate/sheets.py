@@ -46,8 +46,12 @@ def contact_sheet(
         raise BodaError(f"{answers} has no {only + ' ' if only else ''}answers to show")
     chosen = spread(records, columns * rows, random.Random(seed))
     scored = [record["score"] for record in records if record["score"] is not None]
-    share = f", {sum(scored) / len(scored):.1%} right" if scored and wanted is None else ""
-    return draw_sheet(list(map(_cell, chosen)), out_png, f"{len(chosen)} of {len(records):,} answers{share}", columns)
+    graded = {
+        record["task"] for record in records if record["score"] not in (None, 0, 1)
+    }  # marks, which are no shares of right
+    share = f", {sum(scored) / len(scored):.1%} right" if scored and wanted is None and not graded else ""
+    cells = [_cell(record, record["task"] in graded) for record in chosen]
+    return draw_sheet(cells, out_png, f"{len(chosen)} of {len(records):,} answers{share}", columns)
 
 
 def spread(records: list[dict], number: int, rng: random.Random) -> list[dict]:
@@ -92,14 +96,14 @@ def question_of(record: dict) -> str:
     return record["prompt"][-1]["content"].replace(IMAGE_MARK, "").strip() if record["prompt"] else ""
 
 
-def _cell(record: dict):
+def _cell(record: dict, is_graded: bool):
     from boda.data.sheet import FAINT, INK, Cell
 
-    answered = {None: INK, 1: RIGHT}.get(record["score"], WRONG)  # None: a judge scores it
+    answered = INK if is_graded else {None: INK, 1: RIGHT}.get(record["score"], WRONG)  # None: a judge scores it
     colour = FAILED if record["failed"] else answered
-    answer = record["error"] if record["failed"] else record["raw"].strip() or "(empty)"
+    answer = record.get("error", "") if record["failed"] else (record["raw"] or "").strip() or "(empty)"
     texts = [(question_of(record), INK, 3), (f"답: {answer}", colour, 3)]
-    if record["score"] != 1 and record.get("gold"):
+    if (is_graded or record["score"] != 1) and record.get("gold"):
         texts.append((f"정답: {record['gold']}", FAINT, 2))
     texts = [(text[:LETTERS], ink, most) for text, ink, most in texts]
     return Cell([place and ImageRef(**place) for place in record.get("images") or []], texts, colour)

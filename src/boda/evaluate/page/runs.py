@@ -19,6 +19,7 @@ from boda.evaluate.page.parts import (
     number,
     plain,
     row,
+    run_head,
     said,
     table,
     terms,
@@ -67,7 +68,7 @@ def _bench(run: Run, say: Say) -> str:
     about = " · ".join(f"{text(say[name])} {said(value, say)}" for name, value in facts.items() if value)
     title = bench.get("model") or run.name
     made = [f"<h3>{said(say['random'].format(name=title) if bench.get('shape') else title, say)}</h3>"]
-    made += [f'<p class="rule">{about}</p>', table([text(say[name]) for name in columns], [rows]) if rows else ""]
+    made += [f'<p class="rule">{about}</p>', table([run_head(say[name], say) for name in columns], [rows]) if rows else ""]
     made += [f'<p class="rule">{said(say["left_out"].format(**each), say)}</p>' for each in bench.get("left_out", [])]
     made.append(chart(say["bandwidth_share"], drawn, (0.0, 1.0), say))
     if meant := bench.get("definitions"):
@@ -111,7 +112,7 @@ def remarks(runs: Sequence[Run], say: Say) -> str:
             unread = [say["unread"].format(n=result["unread"])] if result.get("unread") else []
             for line in [*result.get("remarks", []), *unread]:
                 whose[task, line].append(called(run, say))
-    told = [f"{task}: {line} ({', '.join(names)})" for (task, line), names in whose.items()]
+    told = [f"{task}: {line} · {', '.join(names)}" for (task, line), names in whose.items()]
     items = [f"<li>{said(line, say)}</li>" for line in told]
     return f'<ul class="lines">{"".join(items)}</ul>' if items else ""
 

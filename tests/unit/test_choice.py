@@ -84,7 +84,7 @@ def test_spelling_forms_say_the_same(variant):
     assert not wrong, wrong
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_no_order_of_options_changes_what_is_read(data):
     words = data.draw(st.lists(st.sampled_from(WORDS), min_size=2, max_size=6, unique=True))
@@ -97,7 +97,7 @@ def test_no_order_of_options_changes_what_is_read(data):
     assert found is None or words[found] == other[again], answer
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_a_label_is_its_place_whatever_the_options_are(data):
     several = st.lists(st.sampled_from(LABELLED), min_size=4, max_size=4, unique=True)
@@ -107,7 +107,7 @@ def test_a_label_is_its_place_whatever_the_options_are(data):
     assert read_choice(answer, data.draw(several)) == read_choice(answer, data.draw(several)), answer
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(
     st.permutations(WORDS).map(lambda words: words[:5]),
     st.sampled_from(["{}", "{}입니다.", "정답: {}", "정답은 {}입니다.", "**{}**"]),

@@ -296,6 +296,10 @@ def test_pope_by_hand(tmp_path: Path):
         ("A는 무엇인가요?\nA) 원\nB) 별\nC) 하트\n답을 고르세요.", ("원", "별", "하트")),
         ("점 A: 중심입니다.\nOptions: A: 1, B: 2", ("1", "2")),
         ("도형 (A)와 (B)의 넓이는?\nA: 1 B: 2 C: 3 D: 4", ("1", "2", "3", "4")),
+        (
+            " ".join(f"({letter}) {letter}" for letter in "ABCDEFGHIJ") + "\n(A)에서 고르세요.",
+            tuple("ABCDEFGHIJ"),
+        ),  # ten at most
         ("무엇인가요?", None),
         ("비타민 A. 그리고 다음은?", None),
     ],

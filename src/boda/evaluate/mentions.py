@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from string import ascii_lowercase, digits
 
 from boda.evaluate.metrics.exact import stems
 
@@ -56,7 +57,7 @@ _LOOK_ALIKES = "개인 새로 말고 차이 사이".split()  # words of their ow
 _COUNTED = dict(zip("한 두 세 네 다섯 여섯 일곱 여덟 아홉 열".split(), range(1, 11)))
 _COUNTERS = "개|마리|명|사람|대|권|장|잔|병|그루|송이|채|켤레|벌|살|층|자루|접시|가지|쌍|줄|조각|척|시|시간|분"
 _ORDINALS = {"첫": 1, **_COUNTED, "first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5}
-_HANGUL, _JAMO = "가나다라마바사아자차", "ㄱㄴㄷㄹㅁㅂㅅㅇㅈㅊ"  # the orders in which exams count
+_LATIN, _HANGUL, _JAMO = ascii_lowercase, "가나다라마바사아자차", "ㄱㄴㄷㄹㅁㅂㅅㅇㅈㅊ"  # the orders in which exams count
 _NOUN = r"(?:보기|선택지|선지|옵션|문항|항목|답안|options?|choices?)"
 # What stands before and after a letter in English; "a cat" and "vitamin c" have no label in them.
 _BEFORE_LETTER = (
@@ -93,8 +94,7 @@ UNKNOWN = (
 def mentions_in(answer: str, options: Sequence[str], labels: Sequence[str] | None) -> list[Mention]:
     """Mentions in order, none over another: the longer one stays, of two as long the text. All arguments went through `plain`."""
     said, texts = lower(answer), [lower(option) for option in options]
-    letters = [chr(ord("a") + number) for number in range(min(len(texts), 26))]
-    shown = letters if labels is None else [lower(label).strip(" .:()[]번") for label in labels[: len(texts)]]
+    shown = [*_LATIN[: len(texts)]] if labels is None else [lower(label).strip(" .:()[]번") for label in labels[: len(texts)]]
     found: dict[tuple[int, int, int], set[int]] = {}
     for index, text in enumerate(texts):
         kind = REPLY if text.strip(" .,!") in (*_YES, *_NO) else TEXT
@@ -173,15 +173,10 @@ def _styles(sentence: str) -> set[str]:
 
 
 def _system(name: str) -> str:
+    """What a label counts by: digits, or the letters of one of the orders; "" for a word."""
     if name.isdigit():
-        return "numbers"
-    return (
-        "letters"
-        if re.fullmatch("[a-z]", name)
-        else ""
-        if len(name) != 1
-        else "가나다" * (name in _HANGUL) or "ㄱㄴㄷ" * (name in _JAMO)
-    )
+        return digits
+    return next((letters for letters in (_LATIN, _HANGUL, _JAMO) if len(name) == 1 and name in letters), "")
 
 
 def _labels(said: str, shown: Sequence[str], texts: Sequence[str], named: Collection[int]) -> list[Mention]:
@@ -193,8 +188,8 @@ def _labels(said: str, shown: Sequence[str], texts: Sequence[str], named: Collec
     indices: dict[str, int] = {}
     for place in range(max(len(shown), 8)):
         index = place if place < len(shown) else NEITHER
-        indices |= {str(place + 1): index} | ({chr(ord("a") + place): index} if place < 26 else {})
-        indices |= {_HANGUL[place]: place, _JAMO[place]: place} if index != NEITHER and place < len(_HANGUL) else {}
+        indices |= {str(place + 1): index} | dict.fromkeys(_LATIN[place : place + 1], index)
+        indices |= {order[place]: place for order in (_HANGUL, _JAMO) if index != NEITHER and place < len(order)}
     indices |= {label: place for place, label in enumerate(shown) if label}
     names = "|".join(map(re.escape, sorted(indices, key=len, reverse=True)))
     found = [
@@ -219,7 +214,7 @@ def _labels(said: str, shown: Sequence[str], texts: Sequence[str], named: Collec
 def _label_kind(said: str, match: re.Match, is_text: bool, named: Collection[int]) -> int | None:
     """How surely this is a label, None where it is none; `is_text`: bare, it would be what an option says."""
     name, before, after = match["name"], said[max(0, match.start() - 32) : match.start()], said[match.end() : match.end() + 32]
-    is_latin, is_number = _system(name) == "letters", name.isdigit()
+    is_latin, is_number = _system(name) == _LATIN, name.isdigit()
     is_place = bool(match["noun"] or match["times"])
     is_bracketed = bool(match["open"] and match["close"])
     if (is_text and not is_place) or (_PART_BEFORE_BRACKET if match["open"] else _PART_BEFORE).search(before):

@@ -208,7 +208,7 @@ def options_in(text: str) -> tuple[str, ...] | None:
         for number, first in enumerate(marks):
             run = [first] if first[1] == "A" else []
             for each in marks[number + 1 :] if run else ():
-                if each[1] == LETTERS[len(run)]:
+                if each[1] == LETTERS[len(run) : len(run) + 1]:
                     run.append(each)
             ends = [*(each.start() for each in run[1:]), len(text)]
             options = [text[each.end() : end] for each, end in zip(run, ends)]
@@ -229,6 +229,6 @@ def answer_of(where: str, row: str, answer: object, options: Sequence[str]) -> i
     return LETTERS.index(letter)
 
 
-def with_letters(options: Sequence[str], between: str = "\n") -> str:
+def with_letters(options: Sequence[str]) -> str:
     """`A. x` and so on, a line each."""
-    return between.join(f"{letter}. {option}" for letter, option in zip(LETTERS, options))
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options))

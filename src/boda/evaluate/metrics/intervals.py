@@ -20,7 +20,8 @@ def bootstrap(
     whole clusters are drawn, which gives the wider, honest interval.
     """
     clusters = range(len(scores)) if clusters is None else clusters
-    assert len(scores) == len(clusters) > 0 and 0 < confidence < 1, (len(scores), len(clusters), confidence)
+    if not (len(scores) == len(clusters) > 0 and 0 < confidence < 1):
+        raise ValueError(f"{len(scores)} scores, {len(clusters)} clusters, confidence {confidence}: a cluster a score, below 1")
     numbers: dict[Hashable, int] = {}
     index = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
     sums, counts = np.bincount(index, weights=np.asarray(scores, np.float64)), np.bincount(index)

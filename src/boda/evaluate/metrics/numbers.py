@@ -95,7 +95,8 @@ _UNIT = "|".join(map(re.escape, sorted({*_UNITS, *SAME_UNITS, *SAME_UNITS.values
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?"
 # A scale ends where letters end or where another scale, a number, a unit or a particle stands: no 조 is in 5조각, no 만 in 4만큼.
 _END = rf"(?=[^가-힣]|$|[{''.join(SCALES)}여이입을를은는의과와에으로정]|{_UNIT})"
-_GROUP = rf"{_DIGITS}(?:\s?[십백천]{_END}(?:\d[십백천]{_END})*\d?)?"  # 7,131백, 2천5백
+# 7,131백, 2천5백, 2천 5백; falling, as 3천 4천 are two numbers
+_GROUP = rf"{_DIGITS}(?:\s?[십백천]{_END}(?:(?<=천)\s?\d백{_END})?(?:(?<=[천백])\s?\d십{_END})?\d?)?"
 _LARGE = "".join(rf"(?:{_GROUP}\s?{scale}{_END}\s?)?" for scale in "경조억만")  # each once, falling: 1만 2만 are two numbers
 _REST = rf"(?:{_GROUP}(?!\.?\d|\s?[{''.join(SCALES)}]{_END}))?"
 _QUANTITY = re.compile(rf"(?<![a-z\d])(?<!\d\.)([-−△]?)(?=\d)({_LARGE}{_REST})여?\s?({_UNIT})?(?![a-z])")

@@ -56,11 +56,10 @@ def answerer(
         name = str(getattr(model, "name", type(model).__name__))
         return Answerer(name, "", {}, lambda: lambda conversations, decoding: model.answer(conversations))
     if isinstance(model, tuple) and len(model) == 2:
-        name = str(getattr(getattr(model[0], "config", None), "_name_or_path", "") or type(model[0]).__name__)
-        settings = getattr(model[0], "boda_info", {}).get("generation", {})
         from boda.evaluate.local import LocalModel
 
-        return Answerer(name, "", settings, lambda: LocalModel(*model))
+        name, local = str(model[0].config._name_or_path or type(model[0]).__name__), LocalModel(*model)
+        return Answerer(name, "", local.saved, lambda: local)
     raise BodaError(
         f"{type(model).__name__} is no model to evaluate: give a folder, hub id or address, a (model, processor) pair, "
         "or an object with answer(conversations)"
@@ -170,10 +169,8 @@ class AnswersFile:
 
     def add(self, records: Sequence[dict]) -> None:
         """Appends whole lines and waits for the disk. Raises BodaError if it is full."""
-        with (
-            writing(self.path, "the same command goes on from the last answer"),
-            self.path.open("a", encoding="utf-8") as stream,
-        ):
+        again = "the same command goes on from the last answer"
+        with writing(self.path, again), self.path.open("a", encoding="utf-8") as stream:
             stream.write(as_lines(records))
             stream.flush()
             os.fsync(stream.fileno())

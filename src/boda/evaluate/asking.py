@@ -28,13 +28,9 @@ class ModelGone(BodaError):
 class Reply(str):
     """An answer, and the tokens it took and was asked with, where that is known."""
 
-    tokens: int | None = None
-    prompt_tokens: int | None = None
-
-    @classmethod
-    def of(cls, text: str, tokens: int | None, prompt_tokens: int | None = None) -> Reply:
-        reply = cls(text)
-        reply.tokens, reply.prompt_tokens = tokens, prompt_tokens
+    def __new__(cls, text: str, tokens: int | None = None, prompt_tokens: int | None = None) -> Reply:
+        reply = super().__new__(cls, text)
+        reply.tokens, reply.prompt_tokens = tokens, prompt_tokens  # type: ignore[attr-defined]
         return reply
 
 
@@ -49,24 +45,24 @@ class Asking:
     def of(self, messages: list[dict]) -> list[dict]:
         """The conversation as the model gets it. Raises BodaError for a picture that has to be shrunk and cannot be read."""
         messages = without_pictures(messages) if self.blind else messages
-        if self.image_limit and not self.blind:
-            messages = [{**message, "content": [self._shrunk(part) for part in parts_of(message)]} for message in messages]
-        if self.system and (not messages or messages[0]["role"] != "system"):
-            messages = [{"role": "system", "content": self.system}, *messages]
-        return messages
-
-    def _shrunk(self, part: dict) -> dict:
-        return {**part, "image": shrunk(part["image"], self.image_limit)} if part["type"] == "image" else part
+        if limit := self.image_limit:
+            messages = with_pictures(messages, lambda image: shrunk(image, limit))
+        return with_system(messages, self.system)
 
 
-def shrunk(image: Any, limit: int | None) -> Any:
+def with_system(messages: list[dict], system: str | None) -> list[dict]:
+    """The conversation with a system text in front where it has none."""
+    return [{"role": "system", "content": system}, *messages] if system and messages[0]["role"] != "system" else messages
+
+
+def shrunk(image: Any, limit: int) -> Any:
     """The picture itself where it is small enough, else a PIL image whose longer side has so many pixels."""
     from PIL import Image
 
     from boda.data.images import load_image, probe_image
 
     width, height = probe_image(image)
-    if limit is None or max(width, height) <= limit:
+    if max(width, height) <= limit:
         return image
     scale = limit / max(width, height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -135,8 +131,8 @@ def answered(ask: Ask, task: Task, rows: Sequence[Row], asking: Asking, at_once:
 
 def _total(replies: Sequence[str], name: str) -> int | None:
     """Tokens of all turns; None where they are not known."""
-    counts = [getattr(reply, name, None) for reply in replies]
-    return None if None in counts or not counts else sum(counts)  # type: ignore[arg-type]
+    counts = [getattr(reply, name, None) for reply in replies] or [None]
+    return None if None in counts else sum(counts)  # type: ignore[arg-type]
 
 
 def _asked(
@@ -164,17 +160,23 @@ def parts_of(message: dict) -> list[dict]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
+def with_pictures(messages: list[dict], change: Callable[[Any], Any]) -> list[dict]:
+    """The conversation with each picture as `change` makes it."""
+    changed = [
+        [{**part, "image": change(part["image"])} if part["type"] == "image" else part for part in parts_of(message)]
+        for message in messages
+    ]
+    return [{**message, "content": parts} for message, parts in zip(messages, changed)]
+
+
 def without_pictures(messages: list[dict]) -> list[dict]:
     return [{**message, "content": [part for part in parts_of(message) if part["type"] != "image"]} for message in messages]
 
 
 def _as_text(messages: list[dict]) -> list[dict]:
     """The conversation for the record: role and words, `<image>` where a picture stands."""
-
-    def said(part: dict) -> str:
-        return IMAGE_MARK if part["type"] == "image" else part["text"]
-
-    return [{"role": message["role"], "content": "".join(map(said, parts_of(message)))} for message in messages]
+    said = [[IMAGE_MARK if part["type"] == "image" else part["text"] for part in parts_of(message)] for message in messages]
+    return [{"role": message["role"], "content": "".join(parts)} for message, parts in zip(messages, said)]
 
 
 def _pictures_of(messages: list[dict]) -> list[dict | None]:

@@ -10,7 +10,7 @@ import torch
 
 from boda.data.images import load_image
 from boda.errors import BodaError
-from boda.evaluate.asking import ModelGone, Reply, parts_of
+from boda.evaluate.asking import ModelGone, Reply, with_pictures
 from boda.evaluate.machine import peak_memory
 from boda.models.checkpoints import best_device, best_dtype, load
 from boda.models.generate import encode, generate_counted, with_system
@@ -65,7 +65,7 @@ class LocalModel:
         model, processor = self.loaded
         if not getattr(processor, "chat_template", None):
             raise ModelGone("the model has no chat template, so how to ask it is not known; set its tokenizer's chat_template")
-        asked = [[_seen(message) for message in messages] for messages in conversations]
+        asked = [with_pictures(messages, load_image) for messages in conversations]
         decoding = dict(decoding)
         if "stop" in decoding:  # a task's stop strings come to the model's own
             decoding["stop"] = [*(self.saved.get("stop") or ()), *decoding["stop"]]
@@ -97,17 +97,8 @@ class LocalModel:
     def _generated(self, asked: list[list[dict]], decoding: dict, size: int) -> list[Reply]:
         # A GPU's convolutions would round to 10 bits otherwise.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return [Reply.of(*each) for each in generate_counted(*self.loaded, asked, size, **decoding)]
+            return [Reply(*each) for each in generate_counted(*self.loaded, asked, size, **decoding)]
 
     def peak(self) -> int | None:
         """Bytes that this process has had at most: of the model's GPU, else of this machine."""
         return peak_memory(self.loaded[0].device)
-
-
-def _seen(message: dict) -> dict:
-    """The message with its pictures read."""
-    parts = parts_of(message)
-    return {
-        **message,
-        "content": [{**part, "image": load_image(part["image"])} if part["type"] == "image" else part for part in parts],
-    }

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from boda.endpoint import Endpoint, Refused, read_key
 from boda.errors import BodaError
-from boda.evaluate.asking import ModelGone, Reply, parts_of
+from boda.evaluate.asking import ModelGone, Reply, parts_of, with_system
 
 KEYS = ("BODA_API_KEY", "OPENAI_API_KEY")
 SENT = ("temperature", "top_p", "stop", "seed", "repetition_penalty")  # what is sent as it is called here
@@ -49,9 +49,8 @@ class RemoteModel:
         )
         if not self.model:
             raise BodaError(f"which model at {self.endpoint.place}? name it as the server calls it: https://host/v1#NAME")
-        self.name = (
-            f"{urlsplit(place).scheme}://{self.endpoint.place}#{self.model}"  # without what stands behind a question mark
-        )
+        # Without what stands behind a question mark.
+        self.name = f"{urlsplit(place).scheme}://{self.endpoint.place}#{self.model}"
         self._limit = "max_tokens"
 
     def open(self) -> RemoteModel:
@@ -64,13 +63,12 @@ class RemoteModel:
         return [self._answer(messages, {**self.settings, **decoding}) for messages in conversations]
 
     def _answer(self, messages: list[dict], decoding: dict) -> Reply:
-        if (system := decoding.get("system")) and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": system}, *messages]
+        messages = with_system(messages, decoding.get("system"))
         body = {"model": self.model, "messages": [_sent(message) for message in messages]}
         body |= {name: decoding[name] for name in SENT if decoding.get(name) is not None}
-        asked, limit = {self._limit: decoding["max_new_tokens"]}, self._limit
+        limit = self._limit
         try:
-            return self._ask(body | asked)
+            return self._ask(body | {limit: decoding["max_new_tokens"]})
         except Refused as error:  # OpenAI's newer models call it so, and take no other name
             if limit != "max_tokens" or "max_completion_tokens" not in str(error):
                 raise
@@ -83,7 +81,7 @@ class RemoteModel:
             if isinstance(text, list):  # of parts, as some servers say it
                 text = "".join(part["text"] for part in text if part["type"] == "text")
             usage = found.get("usage") or {}
-            return Reply.of(self.endpoint.clean(text), usage.get("completion_tokens"), usage.get("prompt_tokens"))
+            return Reply(self.endpoint.clean(text), usage.get("completion_tokens"), usage.get("prompt_tokens"))
 
         return self.endpoint.ask("chat/completions", body, read)
 

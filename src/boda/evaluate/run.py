@@ -87,7 +87,8 @@ def run(
     loaded = [(task, list(task.load(limit))) for task in made]
     if empty := [task.name for task, rows in loaded if not rows]:
         raise BodaError(f"{empty[0]} has no rows")
-    if judge and any(_unjudged(task, rows, answers, judgements) for task, rows in loaded):
+    judged = [(task, rows) for task, rows in loaded if isinstance(task, Task) and task.judging]
+    if judge and any(_unjudged(task, rows, answers, judgements) for task, rows in judged):
         judge.probe()  # before the model answers for hours
 
     found_speed: dict[str, dict] = {}
@@ -127,10 +128,8 @@ def _check_computed(task: Measured, asking: Asking, processes: int, engine: str 
     given = {"several processes": processes > 1, "engine": engine not in (None, "transformers")}
     if isinstance(task, PairTask):
         given |= {"system text": asking.system is not None, "image limit": asking.image_limit is not None}
-    if wrong := [name for name, is_given in given.items() if is_given]:
-        raise BodaError(
-            f"{task.name} is computed from the model in this process: no {' and no '.join(wrong)}; run it by itself"
-        )
+    if wrong := " and no ".join(name for name, is_given in given.items() if is_given):
+        raise BodaError(f"{task.name} is computed from the model in this process: no {wrong}; run it by itself")
 
 
 def _answer_all(
@@ -148,15 +147,15 @@ def _answer_all(
         return {}
     model = who.open()
     asks = model if isinstance(model, list) else [model] * (size if who.is_remote else 1)
+    precision = next((ask.precision for ask in asks if hasattr(ask, "precision")), None)
     if isinstance(task, Measured):
         found = _measured(model, task, missing, size, quiet)
     else:
         found = batches(asks, task, missing, 1 if who.is_remote else size, asking)
-    precision = next((ask.precision for ask in asks if hasattr(ask, "precision")), None)
     if isinstance(task, Task) and size > 1 and not quiet and precision not in (None, "float32"):
         _tell_once(
-            f"{who.name} answers in {precision}, in fp32 it takes too much of the memory: one question at a time, so that no "
-            "answer depends on others. Behind an address or with --engine vllm it is faster and answers may differ a little"
+            f"{who.name} answers in {precision} and is asked one question at a time, so that no answer "
+            "depends on others. Behind an address or with --engine vllm it is faster, and answers may differ a little"
         )
     progress = counted(task.name, len(rows), done, quiet)
     try:
@@ -192,10 +191,8 @@ def _speed(records: Sequence[dict], found: dict, before: dict) -> dict:
     return told | {name: found.get(name) or before.get(name) for name in ("peak_bytes", "precision")}
 
 
-def _unjudged(task: Any, rows: Sequence[Row], answers: AnswersFile, judgements: AnswersFile) -> bool:
+def _unjudged(task: Task, rows: Sequence[Row], answers: AnswersFile, judgements: AnswersFile) -> bool:
     """Whether a judge will be asked: something is to be answered or judged yet."""
-    if not isinstance(task, Task) or not task.judging:
-        return False
     unanswered = any((task.name, row.id) not in answers.records for row in rows)
     return unanswered or bool(wanted(task, rows, answers.records, judgements))
 
@@ -209,15 +206,9 @@ def _claim(out: Path, who: Answerer, tasks: Iterable[Task | Measured], asking: A
     new["started"] = datetime.now(UTC).isoformat(timespec="seconds")
     if old := read_json(path, ADVICE):
         before, now = _told(old), _told(new)
-        differences = [
-            f"{name} was {before[name]!r} and is {value!r}"
-            for name, value in now.items()
-            if name in before and before[name] != value
-        ]
-        if differences:
-            raise BodaError(
-                f"{out} holds answers of another run: {'; '.join(differences)}. Choose another --out, or delete the folder"
-            )
+        changed = [name for name in now if name in before and before[name] != now[name]]
+        if differences := "; ".join(f"{name} was {before[name]!r} and is {now[name]!r}" for name in changed):
+            raise BodaError(f"{out} holds answers of another run: {differences}. Choose another --out, or delete the folder")
         new |= {"tasks": old["tasks"] | new["tasks"], "decoding": old["decoding"] | new["decoding"], "started": old["started"]}
     elif (out / "answers.jsonl").exists():
         raise BodaError(f"{out} has answers.jsonl but not the run.json that says whose they are; choose another --out")

@@ -63,10 +63,10 @@ _REFUSAL = re.compile(
 )
 
 
-def read_choice(answer: str, options: Sequence[str], labels: Sequence[str] | None = None) -> int | None:
+def read_choice(answer: str, options: Sequence[str]) -> int | None:
     """The option that `answer` chooses, from 0; None where it chooses none or several.
 
-    `labels` are the ones the question shows, by default A, B, C ...; numbers and Korean letters always count the options through.
+    Labels are A, B, C ..., numbers and Korean letters that count the options through.
     In this order: the last declaration (정답은 ...), a last line that is nothing but a choice, a choice that opens the answer, the only
     option that is mentioned and not ruled out. A label next to another option's text (A. 고양이, where 고양이 is B) is no choice.
     """
@@ -74,7 +74,7 @@ def read_choice(answer: str, options: Sequence[str], labels: Sequence[str] | Non
     bare = said.strip(" \n.\"'")
     if bare in texts and not re.search(r"\w", bare):  # an option that is a sign: +, ?
         return texts.index(bare) if texts.count(bare) == 1 else None
-    mentions = mentions_in(said, texts, None if labels is None else [plain(label) for label in labels])
+    mentions = mentions_in(said, texts)
     masked = lower(said)
     for mention in mentions:
         masked = masked[: mention.start] + MARK * (mention.end - mention.start) + masked[mention.end :]

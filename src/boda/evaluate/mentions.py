@@ -91,17 +91,16 @@ UNKNOWN = (
 )
 
 
-def mentions_in(answer: str, options: Sequence[str], labels: Sequence[str] | None) -> list[Mention]:
+def mentions_in(answer: str, options: Sequence[str]) -> list[Mention]:
     """Mentions in order, none over another: the longer one stays, of two as long the text. All arguments went through `plain`."""
     said, texts = lower(answer), [lower(option) for option in options]
-    shown = [*_LATIN[: len(texts)]] if labels is None else [lower(label).strip(" .:()[]번") for label in labels[: len(texts)]]
     found: dict[tuple[int, int, int], set[int]] = {}
     for index, text in enumerate(texts):
         kind = REPLY if text.strip(" .,!") in (*_YES, *_NO) else TEXT
-        for start, end in () if text in shown else _places(said, text):
+        for start, end in () if text in [*_LATIN[: len(texts)]] else _places(said, text):
             found.setdefault((start, end, kind), set()).add(index)
     named = {start for start, _, _ in found}
-    for mention in _labels(said, shown, texts, named):
+    for mention in _labels(said, texts, named):
         found.setdefault((mention.start, mention.end, mention.kind), set()).add(mention.index)
     kept: list[Mention] = []
     free = [True] * len(said)
@@ -179,18 +178,18 @@ def _system(name: str) -> str:
     return next((letters for letters in (_LATIN, _HANGUL, _JAMO) if len(name) == 1 and name in letters), "")
 
 
-def _labels(said: str, shown: Sequence[str], texts: Sequence[str], named: Collection[int]) -> list[Mention]:
-    """Shown labels, letters, numbers, Korean letters and ordinals.
+def _labels(said: str, texts: Sequence[str], named: Collection[int]) -> list[Mention]:
+    """Letters, numbers, Korean letters and ordinals.
 
-    Where options are numbers, a bare number that is not shown is none of this, and so for letters. `named`: where texts begin.
+    Where options are numbers, a bare number is none of this, and so for letters beyond the options'. `named`: where texts begin.
     """
+    letters = _LATIN[: len(texts)]
     as_texts = {_system(text) for text in texts} - {""}
     indices: dict[str, int] = {}
-    for place in range(max(len(shown), 8)):
-        index = place if place < len(shown) else NEITHER
+    for place in range(max(len(texts), 8)):
+        index = place if place < len(texts) else NEITHER
         indices |= {str(place + 1): index} | dict.fromkeys(_LATIN[place : place + 1], index)
         indices |= {order[place]: place for order in (_HANGUL, _JAMO) if index != NEITHER and place < len(order)}
-    indices |= {label: place for place, label in enumerate(shown) if label}
     names = "|".join(map(re.escape, sorted(indices, key=len, reverse=True)))
     found = [
         Mention(match.start(), match.end(), indices[match["name"]], kind)
@@ -199,14 +198,14 @@ def _labels(said: str, shown: Sequence[str], texts: Sequence[str], named: Collec
             rf"(?P<times>(?:\s*번(?!째)(?:\s*{_NOUN})?)*)",
             said,
         )
-        if (kind := _label_kind(said, match, match["name"] not in shown and _system(match["name"]) in as_texts, named))
+        if (kind := _label_kind(said, match, match["name"] not in letters and _system(match["name"]) in as_texts, named))
         is not None
     ]
     for match in re.finditer(
         rf"\b({'|'.join(_ORDINALS)}|\d)(?:\s*번째(\s*{_NOUN})?| ({_NOUN}|answer|one))(?={GLUED.pattern})", said
     ):
         place = int(match[1]) if match[1].isdigit() else _ORDINALS[match[1]]
-        if 1 <= place <= len(shown) and (match[1].isascii() or not match[3]):
+        if 1 <= place <= len(texts) and (match[1].isascii() or not match[3]):
             found.append(Mention(match.start(), match.end(), place - 1, SIGN if match[2] or match[3] else FAINT))
     return found
 

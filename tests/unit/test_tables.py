@@ -29,7 +29,8 @@ def _cache(tmp_path: Path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "write, name", [(write_parquet, "a.parquet"), (write_tsv, "a.tsv"), (write_json, "a.json"), (write_json, "a.jsonl")]
+    "write, name",
+    [(write_parquet, "a.parquet"), (write_tsv, "a.tsv"), (write_tsv, "A.TSV"), (write_json, "a.json"), (write_json, "a.jsonl")],
 )
 def test_every_published_form_gives_the_same_rows(tmp_path: Path, write, name: str):
     file = write(tmp_path / name, ROWS, lines=True) if name == "a.jsonl" else write(tmp_path / name, ROWS)
@@ -56,6 +57,19 @@ def test_whole_numbers_beside_empty_cells_are_no_fractions(tmp_path: Path):
     pq.write_table(pa.table({"A": [3.0, None, float("nan")], "label": [1, 0, 1]}), tmp_path / "a.parquet")
     found = read_table(Schema("set", {"A": "text?", "label": "number"}), tmp_path / "a.parquet")
     assert [row["A"] for row in found] == ["3", None, None]
+
+
+def test_class_labels_are_their_names(tmp_path: Path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    features = {"kind": {"names": ["동물", "음식"], "_type": "ClassLabel"}}
+    table = pa.table({"kind": [1, 0, None]}).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = read_table(Schema("set", {"kind": "text?"}), tmp_path / "a.parquet")
+    assert [row["kind"] for row in found] == ["음식", "동물", None]
 
 
 def test_lists_and_pictures_by_path(tmp_path: Path):

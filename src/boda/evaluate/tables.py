@@ -13,9 +13,10 @@ import math
 import re
 import unicodedata
 from base64 import b64decode
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,6 @@ class Schema:
     split: str = ""
     images: str = field(default="", kw_only=True)
     aliases: Mapping[str, str] = field(default_factory=dict, kw_only=True)
-
-    def named(self, name: str, there: Container[str]) -> str:
-        """What a file with these columns calls one of the schema's."""
-        return name if name in there else self.aliases.get(name, name)
 
 
 def read_table(schema: Schema, path: str | Path = "", data_dir: str | Path | None = None) -> list[dict[str, Any]]:
@@ -107,7 +104,7 @@ def _files(schema: Schema, path: str | Path, data_dir: str | Path | None) -> lis
     place = _fetched(schema, str(path).removeprefix(HUB)) if str(path).startswith(HUB) else Path(resolve_data(path, data_dir))
     if place.is_file():
         return [place]
-    found = [file for file in sorted(place.rglob("*")) if file.suffix in SUFFIXES and file.is_file()]
+    found = [file for file in sorted(place.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
     # test-00000-of-00001.parquet, test/0000.parquet, MMBench_DEV_KO.tsv
     splits = {file: {*re.split(r"[-_./]", file.relative_to(place).as_posix().lower())} & SPLITS for file in found}
     if its := [file for file in found if schema.split in splits[file]]:
@@ -131,30 +128,30 @@ def _fetched(schema: Schema, name: str) -> Path:
 
 
 def _cells(schema: Schema, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, cells) of each row, by a reader for the suffix; pictures in Parquet as references."""
-    if file.suffix == ".parquet":
+    """(number, cells by the schema's columns) of each row, by a reader for the suffix; pictures in Parquet as references."""
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
         yield from _parquet(schema, file)
-    elif file.suffix in (".tsv", ".csv"):
+    elif suffix in (".tsv", ".csv"):
         csv.field_size_limit(MAX_ROW)
         with (
             file.open(encoding="utf-8-sig", newline="") as stream,
             explaining(f"{file} is no table in UTF-8 ({WHY})", csv.Error, UnicodeDecodeError),
         ):
             # strict, so that quotes are either what the format has them for or an error, and no letters of a question go
-            reader = csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ",", strict=True)
-            _check(schema, file, reader.fieldnames or ())
+            reader = csv.DictReader(stream, delimiter="\t" if suffix == ".tsv" else ",", strict=True)
+            names = _names(schema, file, reader.fieldnames or ())
             for number, cells in enumerate(reader):
                 if None in cells:
                     raise BodaError(
                         f"{file}, row {number} has more cells than there are columns: a cell with tabs needs quotes"
                     )
-                yield number, cells
+                yield number, {column: cells[name] for column, name in names.items()}
     else:
         for place, row in text_rows(Place(str(file))):
             if isinstance(row, BadRow):
                 raise row
-            _check(schema, file, row)
-            yield int(place), row
+            yield int(place), {column: row[name] for column, name in _names(schema, file, row).items()}
 
 
 def _parquet(schema: Schema, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -164,33 +161,35 @@ def _parquet(schema: Schema, file: Path) -> Iterator[tuple[int, dict[str, Any]]]
     said = f"{file} is no Parquet file that can be read ({WHY})"
     with explaining(said, pyarrow.ArrowException, OSError), pyarrow.parquet.ParquetFile(file) as table:
         there = table.schema_arrow
-        _check(schema, file, there.names)
-        wanted = [name for each in schema.columns if (name := schema.named(each, there.names)) in there.names]
-        pictures = {name for name in wanted if holds_pictures(there.field(name).type)}
-        names, number = class_names(there), 0
-        for batch in table.iter_batches(batch_size=64, columns=wanted, use_threads=False):
-            for cells in batch.to_pylist():
-                for name in wanted:
-                    if name in pictures and cells[name] is not None:
-                        cells[name] = ImageRef(str(file), row=number, column=name)
-                    elif name in names and cells[name] is not None:
-                        cells[name] = names[name][cells[name]]
-                yield number, cells
-                number += 1
+        names, classes = _names(schema, file, there.names), class_names(there)
+        pictures = {name for name in names.values() if holds_pictures(there.field(name).type)}
+        batches = table.iter_batches(batch_size=64, columns=[*names.values()], use_threads=False)
+        for number, cells in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches)):
+            row = {column: cells[name] for column, name in names.items()}
+            for column, name in names.items():
+                if row[column] is not None and name in pictures:
+                    row[column] = ImageRef(str(file), row=number, column=name)
+                elif row[column] is not None and name in classes:
+                    row[column] = classes[name][row[column]]
+            yield number, row
 
 
-def _check(schema: Schema, file: Path, there: Collection[str]) -> None:
-    needed = [name for name, kind in schema.columns.items() if not kind.endswith("?")]
-    if missing := [name for name in needed if schema.named(name, there) not in there]:
+def _names(schema: Schema, file: Path, there: Collection[str]) -> dict[str, str]:
+    """What a file calls those columns of the schema that it has."""
+    names = {
+        column: name for column in schema.columns for name in (schema.aliases.get(column, column), column) if name in there
+    }
+    if missing := [column for column, kind in schema.columns.items() if not kind.endswith("?") and column not in names]:
         form = ", ".join(f"{name} ({kind})" for name, kind in schema.columns.items())
         raise BodaError(
             f"{file} lacks column '{missing[0]}'; {schema.name} is published with {form}; here are: {', '.join(there)}"
         )
+    return names
 
 
 def _read(schema: Schema, file: Path, number: int, name: str, kind: str, cells: Mapping[str, Any]) -> Any:
     """A cell as its kind. Raises BadRow."""
-    value, may_be_empty = cells.get(schema.named(name, cells)), kind.endswith("?")
+    value, may_be_empty = cells.get(name), kind.endswith("?")
     wrong = partial(BadRow, str(file), number, name)
     is_blank = value is None or (isinstance(value, float) and math.isnan(value)) or value == ""
     if is_blank or (may_be_empty and kind != "raw?" and str(value).strip().lower() in ("", "nan")):

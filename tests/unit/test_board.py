@@ -169,7 +169,7 @@ def test_models_are_asked_what_they_can_do(file: Path, tmp_path: Path):
     told = board(file, *models, tasks=[f"questions:{file}", searching])
     questions, search = run_board(told, tmp_path / "out", quiet=True)["tables"]
     assert "answers no questions" in rows_of(questions)["model", "짝"]["error"]
-    assert "pair models" in rows_of(search)["model", "하나"]["error"]
+    assert "no pair model" in rows_of(search)["model", "하나"]["error"]
     assert rows_of(search)["model", "짝"]["n"] == 8 and ("blind", "짝") not in rows_of(search)
 
 
@@ -199,14 +199,12 @@ def test_one_system_text_and_image_limit_for_all(file: Path, tmp_path: Path):
     assert len(models[0].asked) == 80
 
 
-def test_published_figures_stand_apart(file: Path, tmp_path: Path):
-    told = board(file, Answers(), published=["logickor-bllossom-card"])
-    run_board(told, tmp_path / "out", quiet=True)
+def test_published_figures_of_the_tasks_stand_apart(tmp_path: Path):
+    told = {"title": "대화", "models": [Talks("하나", "답")], "tasks": ["logickor"], "limit": 1, "overlap": False}
+    run_board(told, tmp_path / "out", benchmarks(tmp_path / "data", 1), quiet=True)
     [figures] = json.loads((tmp_path / "out/board.json").read_text(encoding="utf-8"))["published"]
     assert figures["name"] == "logickor-bllossom-card" and len(figures["rows"]) == 3
     assert {"task", "title", "source", "judge", "scale", "note", "rows"} <= set(figures)
-    with pytest.raises(BodaError, match="published: no figures are called 'logikor-bllossom-card'; did you mean"):
-        run_board(told | {"published": ["logikor-bllossom-card"]}, tmp_path / "out", quiet=True)
 
 
 def test_the_published_figures_are_whole():

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -88,10 +88,16 @@ class Board(Block):
     """`own`: each model's own system text is agreed on, and rows are compared all the same; a text: given to every model. Unset:
     models' own, and rows whose texts differ stand in tables of their own."""
     judge: JudgeAt | None = None
-    published: list[str] | None = None
-    """Names of figures in `published.json` to show beside the tables. Unset: those of the board's tasks."""
     overlap: bool = True
     """Whether training data is searched for the questions."""
+
+
+class Item(NamedTuple):
+    """A task of a board: the item of its file that names it, and the rows that are asked."""
+
+    given: Any
+    task: Task | Measured
+    rows: set[str]
 
 
 @dataclass
@@ -126,25 +132,23 @@ def run_board(
     told = load_board(board)
     stem = Path(board).stem if isinstance(board, str | Path) else "board"
     folder = Path(out or Path("runs") / "board" / stem)
-    tasks: dict[str, tuple[Any, Task | Measured]] = {}
+    tasks: dict[str, Item] = {}
     for given in told.tasks:
         for task in make_tasks(given, data_dir) if isinstance(given, str) else [given]:
             if task.name in tasks:
                 raise BodaError(f"tasks: '{task.name}' is named twice")
-            tasks[task.name] = (given, task)
-    chosen = _published(told.published, list(tasks))
+            tasks[task.name] = Item(given, task, {row.id for row in task.load(told.limit)})
     who = judge or (told.judge.model_dump() if told.judge else None)
     options = told.model_dump(include={"limit", "batch_size", "processes", "engine", "image_limit"})
     options |= {"data_dir": data_dir, "quiet": quiet, "trust_remote_code": trust_remote_code, "judge": who}
-    rows = {name: {row.id for row in task.load(told.limit)} for name, (_, task) in tasks.items()}
     cells = []
     for entry in told.models:
         system = entry.system if entry.system is not None else None if told.system == OWN else told.system
-        cells += _cells(entry, told, tasks, rows, folder, options | {"system": system})
-    tables = [table for name, (_, task) in tasks.items() for table in _tables(name, task.note, cells, told.system)]
+        cells += _cells(entry, told, tasks, folder, options | {"system": system})
+    tables = [table for name, item in tasks.items() for table in _tables(name, item.task.note, cells, told.system)]
     path = folder / "board.json"
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"title": told.title, "tables": tables, "published": chosen})
+    write_json(path, {"title": told.title, "tables": tables, "published": _published([*tasks])})
     write_report([folder], folder, quiet=quiet)
     return {"board": str(path), "tables": tables}
 
@@ -202,7 +206,7 @@ def _name_of(model: Any) -> str:
     return str(model).rstrip("/").rpartition("#" if "://" in str(model) and "#" in str(model) else "/")[2]
 
 
-def _cells(entry: Entry, board: Board, tasks: dict, rows: dict[str, set], folder: Path, options: dict) -> list[Cell]:
+def _cells(entry: Entry, board: Board, tasks: dict[str, Item], folder: Path, options: dict) -> list[Cell]:
     """All cells of a model and of its blind twin."""
     quiet, trust = options["quiet"], options["trust_remote_code"]
     # Answers that were asked for in another way lie in a folder of their own, so that a changed board loses nothing.
@@ -216,22 +220,18 @@ def _cells(entry: Entry, board: Board, tasks: dict, rows: dict[str, set], folder
         is_pair = _is_pair(entry.model, trust)
     except BodaError as error:
         return [Cell(entry.name, "model", name, error=str(error)) for name in tasks]
-    able = {name: each for name, each in tasks.items() if isinstance(each[1], PairTask) == is_pair}
-    why = (
-        "compares pictures and texts, and answers no questions"
-        if is_pair
-        else "answers questions; this task is for pair models"
-    )
+    able = {name: item for name, item in tasks.items() if isinstance(item.task, PairTask) == is_pair}
+    why = "compares pictures and texts, and answers no questions" if is_pair else "is no pair model, for which this task is"
     cells = [Cell(entry.name, "model", name, error=f"{entry.name} {why}") for name in tasks if name not in able]
-    seeing = _asked(entry, "model", able, rows, folder, f"runs/{place}", options)
+    seeing = _asked(entry, "model", able, folder, f"runs/{place}", options)
     if board.overlap:
         found = overlap(entry.model, {cell.task: cell.records for cell in seeing if cell.records}, options["data_dir"], quiet)
         for cell in seeing:
             cell.overlap = found.get(cell.task)
     pictured = {cell.task for cell in seeing if any(record.get("images") for record in cell.records)}
-    blind = {name: each for name, each in able.items() if name in pictured and isinstance(each[1], Task)}
+    blind = {name: item for name, item in able.items() if name in pictured and isinstance(item.task, Task)}
     if board.blind and blind:
-        seeing += _asked(entry, "blind", blind, rows, folder, f"runs/{place}-blind", options)
+        seeing += _asked(entry, "blind", blind, folder, f"runs/{place}-blind", options)
     return cells + seeing
 
 
@@ -252,43 +252,45 @@ def _is_pair(model: Any, trust_remote_code: bool) -> bool:
     return not is_adapter and is_pair(load_config(place, trust_remote_code))
 
 
-def _asked(entry: Entry, kind: str, tasks: dict, rows: dict, folder: Path, place: str, options: dict) -> list[Cell]:
+def _asked(entry: Entry, kind: str, tasks: dict[str, Item], folder: Path, place: str, options: dict) -> list[Cell]:
     """Cells of these tasks, asked together; if that fails, one by one, so that one does not stop the others."""
-    computed = {name: each for name, each in tasks.items() if isinstance(each[1], Measured)}
+    computed = {name: item for name, item in tasks.items() if isinstance(item.task, Measured)}
     if computed and len(computed) < len(tasks):
-        parts = ({name: each for name, each in tasks.items() if name not in computed}, computed)
-        return [cell for some in parts for cell in _asked(entry, kind, some, rows, folder, place, options)]
+        parts = ({name: item for name, item in tasks.items() if name not in computed}, computed)
+        return [cell for some in parts for cell in _asked(entry, kind, some, folder, place, options)]
     if not tasks:
         return []
-    given = list({id(each): each for each, _ in tasks.values()}.values())  # one item may be several tasks
+    given = list({id(item.given): item.given for item in tasks.values()}.values())  # one may be several tasks
     if not options["quiet"]:
         print(f"{entry.name}{' (blind)' if kind == 'blind' else ''}: {', '.join(tasks)}", file=sys.stderr)
     # `run` refuses what has nothing to do: a judge where nothing is judged, ways of asking where nothing is asked here.
-    is_judged = any(isinstance(task, Task) and task.judging for _, task in tasks.values())
+    is_judged = any(isinstance(item.task, Task) and item.task.judging for item in tasks.values())
     idle = {"processes", "engine"} if computed or not _is_loaded(entry.model) else set()
-    idle |= {"system", "image_limit"} if any(isinstance(task, PairTask) for _, task in tasks.values()) else set()
+    idle |= {"system", "image_limit"} if any(isinstance(item.task, PairTask) for item in tasks.values()) else set()
     asked = {name: value for name, value in options.items() if name not in idle}
     asked |= {"blind": kind == "blind", "judge": options["judge"] if is_judged else None}
     try:
         results = run(entry.model, given, folder / place, **asked)
     except Exception as error:  # of a foreign model anything; the row says what
         if len(given) > 1:
-            single = [{name: each for name, each in tasks.items() if each[0] is one} for one in given]
-            return [cell for some in single for cell in _asked(entry, kind, some, rows, folder, place, options)]
+            single = [{name: item for name, item in tasks.items() if item.given is one} for one in given]
+            return [cell for some in single for cell in _asked(entry, kind, some, folder, place, options)]
         why = str(error) if isinstance(error, BodaError) else f"{type(error).__name__}: {error}"
         if not options["quiet"]:
             print(f"{entry.name}, {', '.join(tasks)}: {why}", file=sys.stderr)
         return [Cell(entry.name, kind, name, place, error=why) for name in tasks]
     conditions = read_json(folder / place / "results.json", ADVICE)["conditions"]
     return [
-        Cell(entry.name, kind, name, place, results[name], _records(folder / place, task, rows[name]), conditions[name])
-        for name, (_, task) in tasks.items()
+        Cell(entry.name, kind, name, place, results[name], _records(folder / place, item), conditions[name])
+        for name, item in tasks.items()
     ]
 
 
-def _records(folder: Path, task: Task | Measured, rows: set[str]) -> list[dict]:
+def _records(folder: Path, item: Item) -> list[dict]:
     """The answers to these rows, with the judgements there are of them, and with the scores that the result is the mean of."""
-    found = {record["row"]: record for record in read_answers(folder) if record["task"] == task.name and record["row"] in rows}
+    task = item.task
+    asked = (record for record in read_answers(folder) if record["task"] == task.name and record["row"] in item.rows)
+    found = {record["row"]: record for record in asked}
     marks: dict[str, dict] = defaultdict(dict)
     for mark in read_lines(folder / "judgements.jsonl"):
         if mark["task"] == task.name:
@@ -372,11 +374,7 @@ def published_figures() -> dict[str, dict]:
     return json.loads((files("boda.evaluate") / "published.json").read_text(encoding="utf-8"))
 
 
-def _published(names: list[str] | None, tasks: list[str]) -> list[dict]:
-    known = published_figures()
-    if names is None:
-        bases = {*tasks, *(task.partition(":")[0] for task in tasks)}
-        names = [name for name, figures in known.items() if figures["task"] in bases]
-    if wrong := [name for name in names if name not in known]:
-        raise BodaError(f"published: no figures are called '{wrong[0]}'; {nearest(wrong[0], known)}")
-    return [{"name": name, **known[name]} for name in names]
+def _published(tasks: list[str]) -> list[dict]:
+    """The figures of these tasks."""
+    bases = {*tasks, *(task.partition(":")[0] for task in tasks)}
+    return [{"name": name, **figures} for name, figures in published_figures().items() if figures["task"] in bases]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,33 +12,24 @@ from boda.evaluate.judged import judged_lines
 from boda.files import read_lines
 
 
-def agreement(ours: Sequence[float | str | None], reference: Sequence[float | str | None]) -> dict:
-    """`n spearman kappa exact mean_difference` of two judges on the same things, in the same order: marks, or classes (texts).
+def agreement(ours: Sequence[float | None], reference: Sequence[float | None]) -> dict:
+    """`n spearman kappa exact mean_difference` of two judges' marks of the same things, in the same order.
 
-    Pairs with a None are left out. spearman: of ranks, equal marks sharing theirs. kappa: Cohen's, of marks with squared differences
-    as weights (Cohen 1968). mean_difference: ours minus the reference. None where a figure is not defined: all marks are one, or
-    it needs numbers. Raises BodaError: lists of two lengths, no pair, or marks beside classes.
+    Pairs with a None are left out. spearman: of ranks, equal marks sharing theirs. kappa: Cohen's with squared differences as weights
+    (Cohen 1968). mean_difference: ours minus the reference. None where a figure is not defined, as all marks are one. Raises
+    BodaError: lists of two lengths, or no pair.
     """
     if len(ours) != len(reference):
         raise BodaError(f"{len(ours)} judgements and {len(reference)} reference judgements are no pairs")
     pairs = [(first, second) for first, second in zip(ours, reference) if first is not None and second is not None]
     if not pairs:
         raise BodaError("no answer is judged by both, so nothing is to be compared")
-    texts = sum(isinstance(each, str) for pair in pairs for each in pair)
-    if texts not in (0, 2 * len(pairs)):
-        raise BodaError("marks and classes cannot be compared: both judges give numbers, or both texts")
-    found = {"n": len(pairs), "exact": sum(first == second for first, second in pairs) / len(pairs)}
-    if texts:
-        first, second = (Counter(side) for side in zip(*pairs))
-        chance = sum(first[label] * second[label] for label in first) / len(pairs) ** 2
-        kappa = (found["exact"] - chance) / (1 - chance) if chance < 1 else None
-        return {**found, "spearman": None, "kappa": kappa, "mean_difference": None}
     mine, theirs = np.array(pairs, np.float64).T
     # The mean squared difference of all pairings, each mark of one judge with each of the other: what chance would give.
     by_chance = mine.var() + theirs.var() + (mine.mean() - theirs.mean()) ** 2
     kappa = float(1 - np.mean((mine - theirs) ** 2) / by_chance) if by_chance else None
-    difference = float(np.mean(mine - theirs))
-    return {**found, "spearman": _correlation(_ranks(mine), _ranks(theirs)), "kappa": kappa, "mean_difference": difference}
+    found = {"n": len(pairs), "exact": float(np.mean(mine == theirs)), "kappa": kappa}
+    return found | {"spearman": _correlation(_ranks(mine), _ranks(theirs)), "mean_difference": float(np.mean(mine - theirs))}
 
 
 def _ranks(marks: np.ndarray) -> np.ndarray:

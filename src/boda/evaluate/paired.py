@@ -60,7 +60,7 @@ def compare(ours: Sequence[dict], theirs: Sequence[dict], resamples: int = RESAM
     return {"difference": float(np.mean(differences)), "low": low, "high": high, "p": p, "n": len(differences)}
 
 
-def rank_ranges(records: Mapping[str, Sequence[dict]], alpha: float = ALPHA) -> dict[str, tuple[int, int]]:
+def rank_ranges(records: Mapping[str, Sequence[dict]]) -> dict[str, tuple[int, int]]:
     """The (best, worst) rank that each model of a table can have: 1 + how many are significantly better, N - how many are worse.
 
     Every pair is tested, and the tests are corrected together.
@@ -73,7 +73,7 @@ def rank_ranges(records: Mapping[str, Sequence[dict]], alpha: float = ALPHA) -> 
             pairs.append((one, other) if sum(differences) > 0 else (other, one))
             sums.append(_sums(differences, clusters))
     # The smallest p that so many flips can give has to be small enough for the strictest of the corrected tests.
-    certain = _holm(_p_values(sums, max(RESAMPLES, int(4 * len(pairs) / alpha))), alpha)
+    certain = _holm(_p_values(sums, max(RESAMPLES, int(4 * len(pairs) / ALPHA))))
     beaten = [pair for pair, is_certain in zip(pairs, certain) if is_certain]
     better = {name: sum(loser == name for _, loser in beaten) for name in scores}
     worse = {name: sum(winner == name for winner, _ in beaten) for name in scores}
@@ -93,7 +93,7 @@ def _sums(differences: Sequence[float], clusters: Sequence[str]) -> dict[str, fl
     return {cluster: total for cluster, total in sums.items() if abs(total) > 1e-12}
 
 
-def _p_values(pairs: Sequence[dict[str, float]], resamples: int, seed: int = 0) -> list[float]:
+def _p_values(pairs: Sequence[dict[str, float]], resamples: int) -> list[float]:
     """The two-sided p of each pair's sums; pairs with many clusters share the flips."""
     found = [1.0] * len(pairs)
     large = []
@@ -112,7 +112,7 @@ def _p_values(pairs: Sequence[dict[str, float]], resamples: int, seed: int = 0) 
     for column, number in enumerate(large):
         for cluster, total in pairs[number].items():
             values[places[cluster], column] = total
-    hits, rng = np.ones(len(large)), np.random.default_rng(seed)  # 1: the way it came is one of the ways
+    hits, rng = np.ones(len(large)), np.random.default_rng(0)  # 1: the way it came is one of the ways
     per_chunk = max(1, 2_000_000 // max(1, len(places)))  # bounds memory for large test sets
     for start in range(0, resamples if large else 0, per_chunk):
         signs = 1.0 - 2.0 * rng.integers(0, 2, (min(per_chunk, resamples - start), len(places)), dtype=np.int8)
@@ -126,11 +126,11 @@ def _as_far(sums: np.ndarray, observed: np.ndarray) -> np.ndarray:
     return np.abs(sums) >= np.abs(observed) - 1e-9
 
 
-def _holm(p_values: Sequence[float], alpha: float) -> list[bool]:
-    """Which hypotheses fall: from the smallest p on, each against alpha by those that are left, until one stands."""
+def _holm(p_values: Sequence[float]) -> list[bool]:
+    """Which hypotheses fall: from the smallest p on, each against ALPHA by those that are left, until one stands."""
     fallen = [False] * len(p_values)
     for rank, number in enumerate(sorted(range(len(p_values)), key=lambda number: p_values[number])):
-        if p_values[number] > alpha / (len(p_values) - rank):
+        if p_values[number] > ALPHA / (len(p_values) - rank):
             break
         fallen[number] = True
     return fallen

@@ -8,7 +8,7 @@ pair as a person would, asks again where there is none, and leaves out what stay
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from boda.evaluate import judged
@@ -51,7 +51,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         decoding={"temperature": 0.0, "max_new_tokens": 4096, "stop": ["ASSISTANT:"], "within_context": True},
         note="judged: the model's mean mark in per cent of GPT-4's, 100 being as good; pairs that cannot be read are left out",
         judging=Judging(("pair",), requests, read, {"temperature": 0.2, "max_tokens": 1024}),
-        counted=lambda records: _parts(_lines(records)),
+        counted=lambda records: _parts(_pairs(_lines(records))),
     )
 
 
@@ -96,33 +96,31 @@ def _lines(records: Sequence[dict]) -> list[dict]:
     return judged.lines_of(records, ("pair",), published_pair, more)
 
 
-def _means(pairs: Sequence[Sequence[float]]) -> tuple[float, float]:
-    theirs, ours = (sum(side) / len(pairs) for side in zip(*pairs))
-    return theirs, ours
+def _pairs(lines: Sequence[dict]) -> dict[str, tuple[float, float]]:
+    """{row: (GPT-4's mark, the model's)} of those that were judged."""
+    return {line["row"]: (line["verdict"]["reference"], line["verdict"]["score"]) for line in lines if not line["failed"]}
 
 
-def _parts(lines: Sequence[dict]) -> dict[str, float]:
+def _means(pairs: Iterable[Sequence[float]]) -> list[float]:
+    return [sum(side) / len(side) for side in zip(*pairs)]
+
+
+def _parts(pairs: dict[str, tuple[float, float]]) -> dict[str, float]:
     """{row: its part of the score}: a ratio of means is, to first order, the mean of these, so that intervals and tests know that
     both sides may come out otherwise."""
-    pairs = {line["row"]: (line["verdict"]["reference"], line["verdict"]["score"]) for line in lines if not line["failed"]}
     if not pairs:
         return {}
-    theirs, ours = _means([*pairs.values()])
+    theirs, ours = _means(pairs.values())
     ratio = ours / theirs
     return {row: 100 * (ratio + (score - ratio * reference) / theirs) for row, (reference, score) in pairs.items()}
 
 
 def _relative(lines: Sequence[dict]) -> dict:
     """`score n failed low high upstream metrics scale` of lines with a pair each."""
-    parts = _parts(lines)
+    pairs = _pairs(lines)
+    parts = _parts(pairs)
     result = summary([{**line, "score": parts.get(line["row"])} for line in lines])
-    there = [(line["verdict"]["reference"], line["verdict"]["score"]) for line in lines if not line["failed"]]
     published = [line["upstream"] for line in lines if line["upstream"]]
     theirs, ours = (round(side, 3) for side in _means(published)) if published else (0.0, 0.0)
     upstream = {"score": round(ours / theirs * 100, 1) if theirs else None, "n": len(published), "rule": RULE}
-    return {
-        **result,
-        "upstream": upstream,
-        "metrics": dict(zip(("gpt", "model"), _means(there))) if there else {},
-        "scale": SCALE,
-    }
+    return {**result, "upstream": upstream, "metrics": dict(zip(("gpt", "model"), _means(pairs.values()))), "scale": SCALE}

@@ -63,7 +63,7 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
 
     return Task(
         name="ko-vqa",
-        version=version_of(VERSION, [PROMPT, *((row.id, row.value) for row in rows)]),
+        version=version_of(VERSION, [PROMPT, *table]),
         load=lambda limit: limited(rows, limit, lambda row: row.value["domain"]),
         messages=lambda row: one_turn(PROMPT.replace("{question}", row.value["question"].strip()), row.value["image"]),
         score=score,

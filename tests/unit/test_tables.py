@@ -101,6 +101,25 @@ def test_a_picture_in_a_text_lies_in_the_cache_once(tmp_path: Path):
     assert len(set(found)) == 1 and found[0].path.startswith(str(tmp_path / "cache")) and load_image(found[0]).size == (24, 18)
 
 
+def test_pictures_are_looked_for_beside_their_file(tmp_path: Path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "0.png").write_bytes(picture(1))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.png").write_bytes(picture(0))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    rows = [{"image": "0.png"}, {"image": str(tmp_path / "elsewhere" / "0.png")}]
+    schema = Schema("set", {"image": "image"}, images="images")
+    found = [row["image"].read() for row in read_table(schema, write_json(tmp_path / "a.json", rows))]
+    assert found == [picture(0), picture(1)]
+
+
+def test_base64_may_be_broken_into_lines_and_longer_than_a_files_name(tmp_path: Path):
+    data = b"A" * 500
+    rows = [{"image": base64.encodebytes(data).decode()}, {"image": base64.b64encode(data).decode()}]
+    found = read_table(Schema("set", {"image": "image"}), write_json(tmp_path / "a.json", rows))
+    assert [row["image"].read() for row in found] == [data, data]
+
+
 def test_folders_by_split(tmp_path: Path):
     for name in ("test-00000-of-00002", "test-00001-of-00002", "train-00000-of-00001"):
         write_parquet(tmp_path / "Set" / "data" / f"{name}.parquet", [{**ROWS[0], "id": name}])

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import re
 import unicodedata
 from base64 import b64decode
@@ -227,15 +228,15 @@ def _picture(schema: Schema, file: Path, wrong, value: Any) -> ImageRef | str:
         value = value.get("path")
     if not isinstance(value, str):
         raise wrong(f"a picture is needed, not {type(value).__name__}")
-    for place in (Path(value), file.parent / value, file.parent / schema.images / value) if len(value) < 1024 else ():
-        if place.is_file():
+    for place in (file.parent / value, file.parent / schema.images / value) if len(value) < 1024 else ():
+        if os.path.isfile(place):  # base64 is no name of a file, and may be too long for one
             return ImageRef(str(place))
     if len(value) < SHORTEST_PICTURE:
         if schema.index and "." not in value:
             return value
         raise wrong(f"no picture '{value}' in {file.parent / schema.images}")
     with explaining(str(wrong(f"neither a picture's file nor base64 ({WHY})")), binascii.Error, ValueError):
-        data = b64decode(value.partition(";base64,")[2] or value, validate=True)
+        data = b64decode("".join((value.partition(";base64,")[2] or value).split()), validate=True)
     return _kept(data)
 
 

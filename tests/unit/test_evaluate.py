@@ -225,6 +225,12 @@ def test_blind_leaves_the_pictures_out_and_says_so(file: Path, tmp_path: Path):
         run(model, [f"questions:{file}"], tmp_path / "out")
 
 
+def test_a_model_in_one_file_is_another_when_the_file_is(tmp_path: Path):
+    path = tmp_path / "model.gguf"
+    found = [path.write_bytes(each) and fingerprint(path) for each in (b"GGUF 1", b"GGUF 2", b"GGUF 1")]
+    assert found[0] == found[2] != found[1]
+
+
 def test_a_limit_takes_the_same_rows_and_a_larger_one_adds_to_them(file: Path, tmp_path: Path):
     task = make_task(f"questions:{file}")
     few, more = [{row.id for row in task.load(limit)} for limit in (4, 7)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ import boda.evaluate
 from boda.endpoint import Endpoint
 from boda.errors import BodaError
 from boda.evaluate.answers import answerer, read_answers
-from boda.evaluate.remote import data_url
+from boda.evaluate.remote import RemoteModel, data_url
 from boda.evaluate.task import Row, Task, summary
+from boda.evaluate.tasks import make_task
 from tests.judge_server import JudgeServer
 
 KEY = "sk-secret-of-a-test"
@@ -120,7 +122,9 @@ def test_pictures_that_servers_may_see_otherwise_are_written_anew(tmp_path: Path
     assert moving.format == "PNG" and moving.convert("L").getpixel((5, 5)) == Image.new("RGB", (1, 1), (200, 0, 0)).convert(
         "L"
     ).getpixel((0, 0))
-    assert decoded(data_url(picture)).tobytes() == picture.tobytes()
+    written = data_url(picture)
+    assert decoded(written).tobytes() == picture.tobytes()
+    assert data_url(base64.b64decode(written.partition(",")[2])) == data_url(written) == written
 
 
 def test_larger_pictures_are_shrunk_and_smaller_ones_are_not(file: Path):
@@ -256,6 +260,34 @@ def test_turns_of_a_conversation_add_up(file: Path):
     assert record["answers"] == ["네", "네네네"] and record["tokens"] == 4
     sent = {name: value for name, value in server.bodies[1].items() if name != "messages"}
     assert sent == {"model": "m", "max_tokens": 5, "temperature": 0.7, "top_p": 0.9, "stop": ["끝"], "seed": 3}
+
+
+def test_a_limit_beyond_the_context_is_what_is_left_of_it(file: Path):
+    """Where the task says that it may be; of other tasks, and where no limit helps, the row fails."""
+
+    def say(body: dict):
+        if "5번" in text_of(body) or body.get("max_tokens", body.get("max_completion_tokens", 0)) > 100:
+            return (
+                400,
+                "'max_tokens' or 'max_completion_tokens' is too large. This model's maximum context length is 200 tokens",
+            )
+        return "빨강"
+
+    task = make_task(f"questions:{file}")
+    with JudgeServer(say=say) as server:
+        for within, answered in ((True, 5), (False, 0)):
+            decoding = {"temperature": 0.0, "max_new_tokens": 500, "within_context": within}
+            each = replace(task, name=f"within {within}", decoding=decoding)
+            found = boda.evaluate.run(f"{server.url}#m", [each], file.parent / "out", quiet=True)
+            assert found[each.name]["n"] == answered
+
+
+def test_stop_strings_of_a_task_come_to_the_models_own():
+    with JudgeServer(say=lambda body: "네") as server:
+        ask = RemoteModel(f"{server.url}#m", {"stop": ["###"], "top_p": 1.0})
+        ask([[{"role": "user", "content": "가"}]], {"max_new_tokens": 4, "stop": ["끝"]})
+        ask([[{"role": "user", "content": "나"}]], {"max_new_tokens": 4})
+    assert [(body["stop"], body["top_p"]) for body in server.bodies] == [(["###", "끝"], 1.0), (["###"], 1.0)]
 
 
 @pytest.mark.parametrize(

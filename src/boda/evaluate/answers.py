@@ -120,11 +120,11 @@ def encoding(model: Any) -> Answerer:
 
 
 def fingerprint(folder: Path) -> str:
-    """What a folder's files hold, in short: small files whole, pieces from all over large ones. Empty if it is no folder."""
-    if not folder.is_dir():
+    """What a folder's files (or a file) hold, in short: small files whole, pieces from all over large ones. Empty if there is none."""
+    if not folder.exists():
         return ""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file()):
         size = path.stat().st_size
         digest.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
         with path.open("rb") as stream:

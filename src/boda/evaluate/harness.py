@@ -37,21 +37,15 @@ BATCHES = 16  # of questions between two times that records are written
 RESAMPLES = 2000
 
 
-class HarnessTask(Measured):
-    """An evaluation by lm-eval's own task definitions.
-
-    `measure` takes what an Answerer opens to, rows and how many questions make a batch.
-    """
-
-
 def family_of(name: str) -> str | None:
     """The benchmark that a task's name belongs to: kmmlu_hard_law -> kmmlu."""
     return name if name in FAMILIES else next((each for each in FAMILIES if name.startswith(f"{each}_")), None)
 
 
-def harness_task(name: str, option: str = "", data_dir: str | Path | None = None) -> HarnessTask:
+def harness_task(name: str, option: str = "", data_dir: str | Path | None = None) -> Measured:
     """A benchmark, or a part of one by lm-eval's name: `kobest_boolq:PATH:shots=5`; without PATH lm-eval takes it from the hub.
 
+    Its `measure` takes what an Answerer opens to, rows and how many questions make a batch.
     Raises BodaError: lm-eval is missing, no such part, the files lack something, or the hub cannot be reached.
     """
     family = family_of(name)
@@ -99,7 +93,7 @@ def harness_task(name: str, option: str = "", data_dir: str | Path | None = None
     summarise = partial(_summarise, facts, len(leaves) > 1)
     version = version_of(f"{first.VERSION}-{examples}shot", [harness_version, *docs, *docs.values()])
     decoding = dict(first.config.generation_kwargs or {})
-    return HarnessTask(f"{name}:{option}".rstrip(":"), version, load, measure, summarise, note, decoding)
+    return Measured(f"{name}:{option}".rstrip(":"), version, load, measure, summarise, note, decoding)
 
 
 @contextmanager

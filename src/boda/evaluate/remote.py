@@ -60,7 +60,8 @@ class RemoteModel:
 
     def __call__(self, conversations: list[list[dict]], decoding: dict) -> Sequence[str | BodaError]:
         """One after another. Raises ModelGone, or Unanswered where only these cannot be had."""
-        return [self._answer(messages, {**self.settings, **decoding}) for messages in conversations]
+        stop = [*(self.settings.get("stop") or ()), *(decoding.get("stop") or ())] or None  # a task's come to the model's own
+        return [self._answer(messages, {**self.settings, **decoding, "stop": stop}) for messages in conversations]
 
     def _answer(self, messages: list[dict], decoding: dict) -> Reply:
         messages = with_system(messages, decoding.get("system"))
@@ -69,7 +70,10 @@ class RemoteModel:
         limit = self._limit
         try:
             return self._ask(body | {limit: decoding["max_new_tokens"]})
-        except Refused as error:  # OpenAI's newer models call it so, and take no other name
+        except Refused as error:
+            if decoding.get("within_context") and "context length" in str(error):
+                return self._ask(body)  # without a limit servers give what is left of the context
+            # OpenAI's newer models call it so, and take no other name.
             if limit != "max_tokens" or "max_completion_tokens" not in str(error):
                 raise
         self._limit = "max_completion_tokens"
@@ -112,7 +116,7 @@ def data_url(image: Any) -> str:
     from boda.data.sample import ImageRef
 
     rgb = load_image(image)
-    if not isinstance(image, Image.Image):
+    if not isinstance(image, Image.Image | bytes) and not str(image).startswith("data:"):
         data = (image if isinstance(image, ImageRef) else ImageRef(str(image))).read()
         with Image.open(io.BytesIO(data)) as found:
             is_plain = found.mode in ("L", "P", "RGB") and "transparency" not in found.info

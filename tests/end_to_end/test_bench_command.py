@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from boda.cli import app
-from boda.evaluate import machine
+from boda.evaluate import machine, shapes
 from tests import tiny
 
 FEW = ("--new-tokens", "4", "--repetitions", "1")
@@ -26,7 +26,7 @@ def boda(*arguments: object):
 
 def test_a_vlm_gives_a_table_and_a_file(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = boda("mini", "--batch", "2,1", *FEW)
+    result = boda("mini", "--batch", " 2, 1", *FEW)
     assert result.exit_code == 0, (result.stderr, result.exception)
     assert "batch 1 is measured" in result.stderr
     for word in ("mini (3,128,800 parameters)", "first token", "seed token/s", "images/s", "peak memory", "of bandwidth"):
@@ -61,12 +61,18 @@ def test_a_language_model_in_a_run_folder(tmp_path: Path, monkeypatch):
     assert (tmp_path / "runs/bench/small/bench.json").is_file()
 
 
+def test_the_shapes_with_their_memory():
+    result = boda("--shape", "list")
+    assert result.exit_code == 0 and "hyperclovax-0.5b     1.1 GB in bf16" in result.stdout
+    assert len(result.stdout.splitlines()) == len(shapes.SHAPES)
+
+
 @pytest.mark.parametrize(
     "arguments, code, why",
     [
         ((), 2, "needs a model or --shape"),
         (("mini", "--shape", "llama3-8b"), 2, "needs a model or --shape"),
-        (("mini", "--batch", "0"), 1, "batch '0' is no size"),
+        *((("mini", "--batch", batch), 2, f"--batch '{batch}'") for batch in ("", "1,,2", "0", "1,-2", "x", "1.5", "²")),
         (("mini", "--new-tokens", "1"), 1, "at least 2"),
         (("--shape", "gpt"), 1, "no shape 'gpt'; there are"),
         (("mini-clip", "--new-tokens", "8"), 1, "a pair model gives vectors"),

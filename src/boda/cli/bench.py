@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from boda.cli.console import result, settings
+from boda.cli.console import result, run_name, settings
 
 
 def bench(
     model: Annotated[str | None, typer.Argument(help="a model folder, hub id, or name that comes with Boda")] = None,
     shape: Annotated[
-        str | None, typer.Option(help="a published model's shape with random weights: hyperclovax-0.5b, ...")
+        str | None, typer.Option(help="a published model's shape with random weights; `list` names them with their memory")
     ] = None,
     batch: Annotated[str, typer.Option(help="batch sizes with commas between")] = "1,2,4,8,16",
     prompt_tokens: Annotated[int, typer.Option(help="tokens of text in a prompt; pictures' come on top")] = 64,
@@ -24,16 +25,21 @@ def bench(
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with the model")] = False,
 ) -> None:
     """Measure a model here: time to the first token, tokens and images a second, memory, share of the memory's bandwidth."""
-    from boda.evaluate import latency
+    from boda.evaluate import latency, shapes
 
     if (model is None) == (shape is None):
         raise typer.BadParameter("boda bench needs a model or --shape, one of the two; --shape list names the shapes")
-    place = Path(model or str(shape))
-    folder = out or Path("runs") / "bench" / (place.parent.name if place.name == "model" else place.name)
+    if shape == "list":
+        sizes = {name: 2 * shapes.parameters_of(name) for name in shapes.SHAPES}
+        result({"shapes": sizes}, "\n".join(f"{name:<18} {size / 1e9:5.1f} GB in bf16" for name, size in sizes.items()))
+        return
+    if not re.fullmatch(r" *[1-9]\d* *(, *[1-9]\d* *)*", batch, re.ASCII):
+        raise typer.BadParameter(f"--batch '{batch}': whole numbers of at least 1 with commas between, such as 1,2,4")
+    folder = out or Path("runs") / "bench" / run_name(model or str(shape))
     found = latency.bench(
         model,
         shape,
-        batches=latency.read_batches(batch),
+        batches=list(map(int, batch.split(","))),
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         images=images,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,14 @@ def pairs_of(words: list[str] | None) -> dict[str, str]:
     if wrong := [word for word in words or [] if "=" not in word]:
         raise typer.BadParameter(f"'{wrong[0]}' is no KEY=VALUE, such as answer=정답")
     return dict(word.split("=", 1) for word in words or [])
+
+
+def run_name(model: str) -> str:
+    """What a run is called unless it is told: after the run whose model it is, or as the model is."""
+    place = Path(model).absolute()
+    if place.is_dir():
+        return place.parent.name if place.name == "model" else place.name
+    return re.sub(r"\W+", "-", model.rpartition("://")[2]).strip("-")
 
 
 def say(text: str) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from boda.cli.console import DataDir, OutDir, result, settings
+from boda.cli.console import DataDir, OutDir, result, run_name, settings
 
 
 def evaluate(
@@ -57,7 +56,7 @@ def evaluate(
         return
     if model is None or tasks is None:
         raise typer.BadParameter("boda eval needs a model and --tasks, or a board; `boda eval --list` shows the tasks")
-    folder = out or Path("runs") / "eval" / _run_name(model)
+    folder = out or Path("runs") / "eval" / run_name(model)
     scores = evaluation.run(
         model,
         tasks=evaluation.split_tasks(tasks),
@@ -74,12 +73,6 @@ def evaluate(
         engine=engine,
     )
     result({"tasks": scores}, f"answers: {folder}")
-
-
-def _run_name(model: str) -> str:
-    """What a run is called unless it is told: after the run whose model it is, or as the model is."""
-    place = Path(model)
-    return place.resolve().parent.name if place.is_dir() else re.sub(r"\W+", "-", model.rpartition("://")[2]).strip("-")
 
 
 def report(

@@ -84,18 +84,16 @@ def bench(
     """
     if (model is None) == (shape is None):
         raise BodaError("give a model or a shape, one of the two")
-    sizes = {"batch": min(batches, default=0), "prompt tokens": prompt_tokens, "repetitions": repetitions}
-    if wrong := [f"{name} {number}" for name, number in sizes.items() if number < 1]:
-        raise BodaError(f"{wrong[0]}: at least 1")
-    if new_tokens is not None and new_tokens < 2:
-        raise BodaError(f"new tokens {new_tokens}: at least 2, for a rate after the first one")
-    if images is not None and images < 0:
-        raise BodaError(f"images {images}: at least 0")
+    sizes = {"batch": (min(batches, default=0), 1), "prompt tokens": (prompt_tokens, 1), "repetitions": (repetitions, 1)}
+    sizes |= {"new tokens": (TOKENS if new_tokens is None else new_tokens, 2), "images": (images or 0, 0)}
+    if wrong := [f"{name} {number}: at least {least}" for name, (number, least) in sizes.items() if number < least]:
+        raise BodaError(wrong[0])
     if str(model).startswith(("http://", "https://")):
         raise BodaError(f"{model} runs elsewhere; speed and memory are measured of a model on this machine")
 
     from boda.models.checkpoints import best_device, load
     from boda.models.loading import locate
+    from boda.models.quantised import weights_in
 
     device = best_device()
     base = peak_memory(device, reset=True)
@@ -114,7 +112,6 @@ def bench(
         measure = _pair_measure(loaded, processor, prompt_tokens, repetitions)
     else:
         measure = _answer_measure(loaded, processor, prompt_tokens, new_tokens or TOKENS, images, repetitions)
-
     rows: list[dict[str, Any]] = []
     left_out, bandwidth, bytes_per_token = [], read_bandwidth(device), None
     for batch in sorted(set(batches)):
@@ -140,7 +137,7 @@ def bench(
         "model": shape or (type(loaded).__name__ if isinstance(model, tuple) else str(model)),
         "fingerprint": mark,
         "shape": shape,  # a published shape has random weights
-        "parameters": sum(parameter.numel() for parameter in loaded.parameters()),
+        "parameters": sum(map(weights_in, loaded.parameters())),
         **description(loaded),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "repetitions": repetitions,
@@ -151,17 +148,8 @@ def bench(
         "left_out": left_out,
     }
     if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
         write_json(Path(out) / "bench.json", found)
     return found
-
-
-def read_batches(text: str) -> list[int]:
-    """`1,2,4` -> sizes. Raises BodaError if they are none."""
-    words = [word.strip() for word in text.split(",")]
-    if wrong := [word for word in words if not word.isdecimal() or not int(word)]:
-        raise BodaError(f"batch '{wrong[0]}' is no size: whole numbers of at least 1 with commas between, such as 1,2,4")
-    return [int(word) for word in words]
 
 
 # ---------------------------------------------------------------- what is measured of a model
@@ -227,10 +215,9 @@ def _pair_measure(model, processor, prompt_tokens: int, repetitions: int) -> Cal
     from boda.models.encoder import Encoder
 
     encoder = Encoder(model, processor)
-    tokenizer = processor.tokenizer
 
     def length(text: str) -> int:
-        return len(tokenizer(text, verbose=False)["input_ids"])
+        return len(processor.tokenizer(text, verbose=False)["input_ids"])
 
     if prompt_tokens > encoder.max_length:
         raise BodaError(f"texts of {prompt_tokens} tokens: this model reads at most {encoder.max_length}; ask for fewer")
@@ -270,9 +257,11 @@ def _generation(model, processor, conversations: list[list[dict]], new_tokens: i
     assert made.sequences.shape == (len(conversations), prompt + new_tokens)
     # The last token is not read any more, so the cache ends with one position less; on average half of the new ones are there.
     length, average = prompt + new_tokens - 1, prompt + new_tokens / 2
-    cache = _cache_bytes(made.past_key_values) / len(conversations) * average / length
+    layers = getattr(made.past_key_values, "layers", ())
+    tensors = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
+    kept = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     times = {"first": first[0] - began, "after_first": ended - first[0], "generate": ended - started, "all": ended - began}
-    return times | {"cache": cache}
+    return times | {"cache": kept / len(conversations) * average / length}
 
 
 @contextmanager
@@ -321,9 +310,6 @@ def _fitted(length: Callable[[str], int], tokens: int, fixed: str) -> str:
     return words[:letters]
 
 
-# ---------------------------------------------------------------- bytes
-
-
 def weights_read(model) -> int:
     """Bytes of the weights that a step of decoding reads: the language model's and its head's, not an untied table's."""
     parts = (getattr(getattr(model, "model", None), name, None) for name in ("language_model", "text_model"))
@@ -337,12 +323,6 @@ def weights_read(model) -> int:
     if table.weight is not head.weight:
         read.pop(id(table.weight), None)
     return sum(parameter.nbytes for parameter in read.values())
-
-
-def _cache_bytes(cache) -> int:
-    """Of keys and values of all layers."""
-    tensors = [getattr(layer, name, None) for layer in getattr(cache, "layers", ()) for name in ("keys", "values")]
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def _looked_at(model) -> int:
@@ -360,8 +340,9 @@ def _check_memory(model, batch: int, prompt: int, new_tokens: int) -> None:
     config, width = model.config.get_text_config(), model.dtype.itemsize
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    inside = getattr(config, "intermediate_size", None) or 4 * config.hidden_size  # GPT-2 and others do not say
     cache = 2 * config.num_hidden_layers * heads * size * width * (prompt + new_tokens)
-    activations = prompt * (6 * config.hidden_size + 3 * config.intermediate_size) * width
+    activations = prompt * (6 * config.hidden_size + 3 * inside) * width
     needed, free = batch * (cache + activations + config.vocab_size * (4 + width)), free_memory(model.device)
     if needed > free:
         raise MemoryError(f"out of memory: it takes {needed / 1e9:.1f} GB at least, and {free / 1e9:.1f} GB are free")
@@ -374,8 +355,7 @@ def _definitions(rows: list[dict], device) -> dict[str, str]:
     """Of what the rows hold."""
     measured = {name for row in rows for name in row if row[name] is not None}
     told = {name: text for name, text in DEFINITIONS.items() if name in measured | {"bandwidth"}}
-    can_reset = device.type == "cuda" or Path("/proc/self/clear_refs").exists()
-    memory = ("cuda" if device.type == "cuda" else "cpu") if can_reset else "lifetime"
+    memory = "cuda" if device.type == "cuda" else "cpu" if Path("/proc/self/clear_refs").exists() else "lifetime"
     tokens = {"bytes_per_token": DEFINITIONS["bytes_per_token"]} if "bytes_per_step" in measured else {}
     return told | tokens | {"peak_bytes": MEMORY[memory]}
 
@@ -400,21 +380,20 @@ def show(found: dict) -> None:
     random = ", random weights" if found["shape"] else ""
     about = f"{found['model']} ({found['parameters']:,} parameters{random}): {found['device']}, {found['dtype']}"
     output, table = console(), Table()
-    columns = [name for name in shown if any(row[name] is not None for row in found["rows"])]
+    rows = [row | {"peak_bytes": row["peak_bytes"] and row["peak_bytes"] / 1e6} for row in found["rows"]]
+    columns = [name for name in shown if any(row[name] is not None for row in rows)]
     for name in columns:
         table.add_column(shown[name][0], justify="right", no_wrap=True)
-    for row in found["rows"]:
-        scaled = row | {"peak_bytes": row["peak_bytes"] and row["peak_bytes"] / 1e6}
-        table.add_row(*("-" if scaled[name] is None else shown[name][1].format(scaled[name]) for name in columns))
+    for row in rows:
+        table.add_row(*("-" if row[name] is None else shown[name][1].format(row[name]) for name in columns))
     output.print(escape(f"{about}, {found['threads']} threads"))
-    if found["rows"]:
-        first = found["rows"][0]
+    if rows:
+        first = rows[0]
         counted = {"prompt_tokens": "prompt tokens", "images": "pictures in it", "new_tokens": "new tokens"}
         sizes = [f"{name} {first[key]:,}" for key, name in counted.items() if first[key] is not None]
         weights = f", {found['bytes_per_token'] / 1e6:,.1f} MB a token" if found["bytes_per_token"] else ""
         output.print(table)
-        output.print(
-            f"{', '.join(sizes)}; medians of {found['repetitions']}; memory reads {found['bandwidth'] / 1e9:.1f} GB/s{weights}"
-        )
+        reads = f"memory reads {found['bandwidth'] / 1e9:.1f} GB/s"
+        output.print(f"{', '.join(sizes)}; medians of {found['repetitions']}; {reads}{weights}")
     for each in found["left_out"]:
         output.print(escape(f"batch {each['batch']} is left out: {each['why']}"))

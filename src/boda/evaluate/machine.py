@@ -87,10 +87,13 @@ def description(model) -> dict:
 
     device = model.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name()
+    whole = str(model.dtype).removeprefix("torch.")
+    packed = (each for each in model.parameters() if not each.is_floating_point())
+    kinds = {getattr(each, "quant_type", str(each.dtype).removeprefix("torch.")) for each in packed}
     packages = {package: version(package) for package in ("boda", "torch", "transformers")}
     return {
         "device": f"{device.type} ({name})" if name else device.type,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": ", ".join([whole, *(f"matrices in {kind}" for kind in sorted(kinds))]),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **packages},
     }

@@ -101,8 +101,7 @@ def build(name: str, device=None, dtype=None) -> tuple[Any, Any]:
     from boda.models.checkpoints import best_device, best_dtype
 
     if name not in SHAPES:
-        every = "\n".join(f"  {shape:<18} {parameters_of(shape) * 2 / 1e9:5.1f} GB in bf16" for shape in SHAPES)
-        raise BodaError(f"no shape '{name}'; there are\n{every}")
+        raise BodaError(f"no shape '{name}'; there are {', '.join(SHAPES)}")
     device = torch.device(best_device() if device is None else device)
     dtype = dtype or best_dtype(device)
     needed, free = parameters_of(name) * dtype.itemsize, free_memory(device)

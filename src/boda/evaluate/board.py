@@ -18,7 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from boda.errors import BodaError, explaining
 from boda.evaluate.answers import ADVICE, read_answers
@@ -29,8 +29,9 @@ from boda.evaluate.run import run
 from boda.evaluate.task import Measured, PairTask, Task
 from boda.evaluate.tasks import make_tasks
 from boda.files import read_json, read_lines, write_json
+from boda.recipe.explain import explain
+from boda.recipe.schema import Knobs
 from boda.recipe.text import map_texts, read_yaml, substitute
-from boda.recipe.words import nearest, shown
 
 Count = Annotated[int, Field(ge=1)]
 OWN = "own"
@@ -38,11 +39,7 @@ BLIND_AS_WELL = "그림 없이도 같은 점수"
 WORDS = {"version": "task version", "image_limit": "image limit (pixels)", "system": "system text"}
 
 
-class Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
-
-
-class Entry(Block):
+class Entry(Knobs):
     """A model of a board: a text alone is its address."""
 
     model: Any
@@ -61,17 +58,23 @@ class Entry(Block):
         return value
 
 
-class JudgeAt(Block):
+class JudgeAt(Knobs):
+    """Who scores judged tasks."""
+
     url: str
+    """Its address, as of an OpenAI-compatible server: https://host/v1."""
     model: str
+    """The judge's model, as its server calls it."""
     concurrency: Count = 8
 
 
-class Board(Block):
+class Board(Knobs):
     """What a board's file says."""
 
     title: str
+    """What stands above the page."""
     models: Annotated[list[Entry], Field(min_length=1)]
+    """Models, by their addresses or as blocks."""
     tasks: Annotated[list[Any], Field(min_length=1)]
     """As `boda eval --tasks` takes them, one an item. A model is asked those it can do."""
     limit: Count | None = None
@@ -169,7 +172,7 @@ def load_board(source: str | Path | Mapping) -> Board:
     try:
         board = Board.model_validate(tree)
     except ValidationError as error:
-        raise BodaError(_explained(error, places, label)) from None
+        raise BodaError(explain(error, tree, places, {}, label, _block)) from None
     names = [entry.name.replace("/", "-") for entry in board.models]
     both = [*names, *(f"{name}-blind" for name in names if board.blind)]
     if doubled := next((name for name in both if both.count(name) > 1), None):
@@ -179,21 +182,9 @@ def load_board(source: str | Path | Mapping) -> Board:
     return board
 
 
-def _explained(error: ValidationError, places: dict[tuple, str], label: str) -> str:
-    """The first mistake: its place, its key, what is wrong and what is allowed."""
-    item = error.errors(include_url=False)[0]
-    path = item["loc"]
-    where = next((places[path[:end]] for end in range(len(path), 0, -1) if path[:end] in places), label)
-    blocks: dict[str, type[Block]] = {"models": Entry, "judge": JudgeAt}
-    block = blocks.get(str(path[0]), Board) if len(path) > 1 else Board
-    if item["type"] == "extra_forbidden":
-        why = f"there is no such key; {nearest(str(path[-1]), block.model_fields)}"
-    elif item["type"] == "missing":
-        needed = [name for name, each in block.model_fields.items() if each.is_required()]
-        why = f"is missing; {'a board' if block is Board else 'this block'} needs {', '.join(needed)}"
-    else:
-        why = f"{item['msg'].replace('Input should', 'must')}, not {shown(item['input'])}"
-    return f"{where}: {'.'.join(map(str, path))}: {why}"
+def _block(path: tuple) -> type[Knobs]:
+    blocks: dict[str, type[Knobs]] = {"models": Entry, "judge": JudgeAt}
+    return blocks[path[0]] if path else Board
 
 
 def _name_of(model: Any) -> str:

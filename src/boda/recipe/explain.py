@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from boda.recipe.schema import At, Data, Generation, Knobs, Lora, ModelSpec, Recipe, Stage, TokenizerSpec
 from boda.recipe.words import nearest, shown
@@ -22,11 +23,18 @@ _WANTED = {
 }
 
 
-def explain(error: ValidationError, tree: dict, places: dict[tuple, str], origins: dict[tuple, str], label: str) -> str:
+def explain(
+    error: ValidationError,
+    tree: dict,
+    places: dict[tuple, str],
+    origins: dict[tuple, str],
+    label: str,
+    block_of: Callable[[tuple], type[BaseModel]] | None = None,
+) -> str:
     """What pydantic found in the recipe as plain values, every mistake on a line of its own.
 
     `places`: path of keys, stages by name -> where it was said (`label` where that is not known); `origins`: (stage, key) -> the
-    stage it was inherited from.
+    stage it was inherited from; `block_of`: the class of the block at a path, where the tree is no recipe.
     """
     found: dict[tuple, list[Any]] = {}
     for item in error.errors(include_url=False):
@@ -41,7 +49,7 @@ def explain(error: ValidationError, tree: dict, places: dict[tuple, str], origin
         deeper = any(len(other) > len(path) and other[: len(path)] == path for other in found)
         if exact or not deeper:
             where = next((places[path[:end]] for end in range(len(path), 0, -1) if path[:end] in places), label)
-            lines.append(f"{where}: {'.'.join(map(str, path))}: {_complaint(path, exact or items, tree)}")
+            lines.append(f"{where}: {'.'.join(map(str, path))}: {_complaint(path, exact or items, tree, block_of)}")
     return lines[0] if len(lines) == 1 else f"{len(lines)} mistakes in {label}:\n  " + "\n  ".join(lines)
 
 
@@ -79,17 +87,17 @@ def _path(item: Any, tree: dict) -> tuple:
     return (*path, *problem.path) if isinstance(problem, At) else tuple(path)
 
 
-def _complaint(path: tuple, items: list[Any], tree: dict) -> str:
+def _complaint(path: tuple, items: list[Any], tree: dict, block_of: Callable | None) -> str:
     first = items[0]
     kind, value = first["type"], first["input"]
     if kind == "extra_forbidden":
-        known = list(_block(path[:-1]).model_fields)
-        elsewhere = homes(path[-1], stage_names(tree.get("stages")) or ["NAME"])
+        known = list((block_of or _block)(path[:-1]).model_fields)
+        elsewhere = [] if block_of else homes(path[-1], stage_names(tree.get("stages")) or ["NAME"])
         if elsewhere and not difflib.get_close_matches(path[-1], known, n=1):
             return f"is not set here but as {' or '.join(elsewhere)}"
         return f"unknown key; {nearest(path[-1], known)}"
     if kind == "missing":
-        meaning = _block(path[:-1]).model_fields[path[-1]].description or ""
+        meaning = (block_of or _block)(path[:-1]).model_fields[path[-1]].description or ""
         return f"is missing ({' '.join(meaning.split()).split('. ')[0].rstrip('.')})"
     if kind == "value_error":
         return str(first["ctx"]["error"])

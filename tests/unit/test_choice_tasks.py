@@ -71,10 +71,12 @@ def test_prompts_are_the_published_ones(tmp_path: Path):
     file = files.write_parquet(tmp_path / "dtc.parquet", files.k_dtcbench("A"))
     assert asked(f"k-dtcbench:{file}") == [f"2020년의 비율은 얼마인가요?\nOptions: A: 10%, B: 20%, C: 30%, D: 40%\n{BY_LETTER}"]
     file = files.write_parquet(
-        tmp_path / "star.parquet", files.k_mmstar((" 어느 것인가요?\nOptions: A: 원, B: 별\n", "A", "geometry"))
+        tmp_path / "star.parquet",
+        files.k_mmstar((" 어느 것인가요?\nOptions: A: 원, B: 별 Please answer yes or no.\n", "A", "geometry")),
     )
     told = "어느 것인가요?\nOptions: A: 원, B: 별\nAnswer with the option's letter from the given choices directly"
     assert asked(f"k-mmstar:{file}") == [told]
+    assert make_task(f"k-mmstar:{file}").load(None)[0].value.options == ("원", "별")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "0.png").write_bytes(files.picture())
     file = files.write_json(tmp_path / "annotations.jsonl", files.k_viscuit([0]), lines=True)

@@ -199,12 +199,7 @@ def _opening(masked: str, groups: Sequence[list[Mention]]) -> set[int] | None:
     ends = r"[)\]]?\s*\Z" if is_faint else rf"\s*(?:[.,:;)\]>(\"'–—-]|{IT_IS}{WORD_END}|\Z)"
     if not ((has_label and len(first) > 1) or re.match(ends, after) or _is_whole(before, inside, after)):
         return None
-    listed = (
-        inside[1:2]
-        if len(inside) > 1
-        else [group for line in lines[1:2] for group in line[1][:1] if not re.search(r"\w", line[0])]
-    )
-    for second in listed:
+    for second in inside[1:2] or [group for line in lines[1:2] for group in line[1][:1] if not re.search(r"\w", line[0])]:
         is_label = second[0].kind > REPLY and (len(inside) == 1 or re.match(r"\s*[.):]", masked[second[0].end :]))
         if has_label and is_label and (_indices(first), _indices(second)) == ({0}, {1}):
             return {0, 1}

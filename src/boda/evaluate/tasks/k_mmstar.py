@@ -6,9 +6,10 @@ mean of the finer categories' means. The options stand within the question; Boda
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 from boda.evaluate.multiple_choice import Question, answer_of, choice_task, options_in
@@ -33,16 +34,15 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     path, _ = read_options("k-mmstar", option)
     questions = []
     for row in read_table(SCHEMA, path, data_dir):
-        question = row["question"].strip()
+        question = row["question"].strip().replace(" Please answer yes or no.", "")
         if row["A"]:
             question += "\nOptions: " + ", ".join(f"{letter}: {row[letter]}" for letter in "ABCD" if row[letter])
         options = options_in(question)
         if options is None or str(row["answer"]).strip().upper() not in "ABCDEFGHIJ"[: len(options)]:
             options = tuple("ABCD")  # told in a way that is not understood: letters alone are read
         answer = answer_of("k-mmstar", row["index"], row["answer"], options)
-        asked = question.replace(" Please answer yes or no.", "") + ASKED
         tags = (("category", row["category"]), ("l2_category", row["l2_category"]))
-        questions.append(Question(row["index"], asked, options, answer, (row["image"],), tags))
+        questions.append(Question(row["index"], question + ASKED, options, answer, (row["image"],), tags))
     task = choice_task(
         "k-mmstar",
         VERSION,
@@ -58,14 +58,13 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
 
 def _with_means(result: dict, records: Sequence[dict]) -> dict:
     """The published means of means, by both published rules, in place of the plain ones."""
-    scores: dict[str, dict[str, list[float]]] = {"upstream": defaultdict(list), "opening": defaultdict(list)}
-    for record in records:
-        if not record["failed"]:
-            finer = record["tags"]["l2_category"]
-            scores["upstream"][finer].append(record["upstream"])
-            scores["opening"][finer].append(record["rules"]["opening"])
-    means = {
-        rule: sum(sum(some) / len(some) for some in found.values()) / len(found) for rule, found in scores.items() if found
-    }
-    result["upstream"]["score"] = means.get("upstream")
-    return result | {"metrics": {name: value for name, value in means.items() if name == "opening"}}
+    answered = [record for record in records if not record["failed"]]
+    sizes = Counter(record["tags"]["l2_category"] for record in answered)
+
+    def mean(score: Callable[[dict], float]) -> float:
+        return sum(score(record) / sizes[record["tags"]["l2_category"]] for record in answered) / len(sizes)
+
+    if answered:
+        result["upstream"]["score"] = mean(itemgetter("upstream"))
+        result["metrics"] = {"opening": mean(lambda record: record["rules"]["opening"])}
+    return result

@@ -13,14 +13,7 @@ from boda.errors import BodaError
 from boda.evaluate.metrics.boxes import box_score, box_score_upstream, box_scores, iou, parse_box
 from boda.evaluate.metrics.likeness import similarities
 from boda.evaluate.metrics.numbers import ko_vqa_upstream, quantities, relaxed, relaxed_upstream, same_quantities
-from boda.evaluate.metrics.reading import (
-    anls,
-    anls_upstream,
-    contains_upstream,
-    edit_rates,
-    edit_rates_upstream,
-    similarity,
-)
+from boda.evaluate.metrics.reading import anls, edit_rates, edit_rates_upstream, similarity
 from tests.tiny import text_folder
 
 # ---------------------------------------------------------------- text
@@ -53,30 +46,20 @@ def test_similarity_by_hand():
 
 
 @pytest.mark.parametrize(
-    "answer, references, ours, published",
+    "answer, references, score",
     [
-        ("Seoul", ["서울", "SEOUL"], 1, 1),
-        ("가나", ["가다"], 0, 0.5),  # the paper wants more than half
-        ("가나다", ["가나라"], 2 / 3, 2 / 3),
-        ("가", ["다나"], 0, 0),
-        ("", [""], 1, 1),
-        ("가  나\n다", ["가 나 라"], 0.8, 1 - 1 / 6),  # its length counts the spaces that its distance does not
-        ("strasse", ["straße"], 5 / 7, 1 - 2 / 7),
-        ("\u1112\u1161\u11ab", ["한"], 1, 0),
+        ("Seoul", ["서울", "SEOUL"], 1),
+        ("가나", ["가다"], 0),  # the paper wants more than half
+        ("가나다", ["가나라"], 2 / 3),
+        ("가", ["다나"], 0),
+        ("", [""], 1),
+        ("가  나\n다", ["가 나 라"], 0.8),
+        ("\u1112\u1161\u11ab", ["한"], 1),
     ],
 )
-def test_anls(answer, references, ours, published):
+def test_anls(answer, references, score):
     pytest.importorskip("rapidfuzz", reason="rapidfuzz is not installed")
-    assert anls(answer, references) == pytest.approx(ours)
-    assert anls_upstream(answer, references) == pytest.approx(published)
-
-
-def test_containment_as_published():
-    assert contains_upstream("답은 서울 \n시청입니다.", ["부산", "서울  시청"])
-    assert contains_upstream("OPEN", ["open"]) and contains_upstream("가나", ["가"]) and contains_upstream("", [""])
-    assert not contains_upstream("서울시청", ["서울 시청"])
-    assert contains_upstream("x + y\n= 2", ["x+y=2"], formula=True)
-    assert contains_upstream("X=2", ["x=2"]) and not contains_upstream("X=2", ["x=2"], formula=True)
+    assert anls(answer, references) == pytest.approx(score)
 
 
 # ---------------------------------------------------------------- boxes

@@ -1,4 +1,4 @@
-"""How well text in a picture was read: error rates by letter and word, 1-NED, ANLS, containment."""
+"""How well text in a picture was read: error rates by letter and word, 1-NED, ANLS."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from boda.errors import explaining
 from boda.evaluate.metrics.tokens import jamo
 
 Pair = tuple[str, str]  # what was read, what is written
-ANLS_THRESHOLD = 0.5
 
 
 def edit_rates(pairs: Sequence[Pair]) -> dict[str, float | None]:
@@ -52,32 +51,7 @@ def anls(answer: str, references: Sequence[str]) -> float:
     """Normalised Levenshtein similarity of the nearest reference (Biten et al., 2019), 0 unless above .5; lower case, NFC, single
     spaces, all of which holds for the lengths too."""
     best = max(similarity(answer.lower(), each.lower()) for each in references)
-    return best if best > 1 - ANLS_THRESHOLD else 0.0
-
-
-def anls_upstream(answer: str, references: Sequence[str]) -> float:
-    """ANLS as lmms-eval computes it: distances of lower-cased texts with single spaces, over the lengths of the texts as they came,
-    upper-cased (white space around and between counts, and ß as two letters); exactly .5 is still a score."""
-
-    def apart(reference: str) -> float:
-        ours, theirs = (" ".join(text.lower().split()) for text in (answer, reference))
-        longest = max(len(reference.upper()), len(answer.upper()))
-        return _distance(theirs, ours) / longest if longest else 0.0
-
-    best = 1 - min(map(apart, references))
-    return best if best >= ANLS_THRESHOLD else 0.0
-
-
-def contains_upstream(answer: str, references: Sequence[str], formula: bool = False) -> bool:
-    """OCRBench's rule, as lmms-eval has it: lower-cased and with spaces for line breaks, any reference stands somewhere in the answer
-    (가 in 가나, and nothing in everything). `formula`: its rule for HME100k, where spaces do not count and case does (an earlier version
-    lower-cased the answer alone)."""
-
-    def form(text: str) -> str:
-        line = text.strip().replace("\n", " ")
-        return line.replace(" ", "") if formula else line.lower()
-
-    return any(form(each) in form(answer) for each in references)
+    return best if best > 0.5 else 0.0
 
 
 def plain(text: str) -> str:

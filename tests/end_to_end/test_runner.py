@@ -249,6 +249,8 @@ def test_the_command_line_says_all_that_was_agreed(tmp_path: Path, pictures: Pat
     assert done.exit_code == 0, (done.stderr, done.exception)
     (conditions,) = saved(tmp_path / "out")["conditions"].values()
     assert (conditions["image_limit"], conditions["system"], conditions["limit"]) == (16, "", 3)
+    quiet = CliRunner().invoke(app, ["--quiet", *map(str, words[1:])])
+    assert "questions:test.jsonl │ 3 │" in quiet.stdout and not quiet.stderr
     again = CliRunner().invoke(app, [str(word) for word in words[:-6]])
     assert again.exit_code == 1 and "image limit was 16 and is None" in again.stderr
     assert CliRunner().invoke(app, [*map(str, words), "--engine", "ollama"]).exit_code == 1

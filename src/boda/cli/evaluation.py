@@ -36,6 +36,7 @@ def evaluate(
 ) -> None:
     """Score a model on evaluation tasks; answers are saved and a second run goes on. Judged tasks need --judge, then or later."""
     from boda import evaluate as evaluation
+    from boda.evaluate.report import show
 
     if list_tasks:
         rows = evaluation.list_tasks()
@@ -65,6 +66,7 @@ def evaluate(
         blind=blind,
         data_dir=data,
         batch_size=batch_size,
+        quiet=settings["quiet"],
         trust_remote_code=trust_remote_code,
         judge=asked,
         processes=processes,
@@ -72,6 +74,8 @@ def evaluate(
         system=system,
         engine=engine,
     )
+    if settings["quiet"] and not settings["json"]:  # the scores are what was asked for
+        show(scores)
     result({"tasks": scores}, f"answers: {folder}")
 
 

@@ -465,10 +465,10 @@ def test_boxes_name_what_is_wrong(tmp_path: Path):
         make_task(f"ocr-boxes:{path}")
     with pytest.raises(BodaError, match="no question whose answer is a box"):  # which Python takes for four numbers
         make_task(f"ocr-boxes:{files.llava(tmp_path / 'nan', ('영역은?', '[NaN, 0.2, 0.3, 0.4]'))}")
-    with pytest.raises(BodaError, match=r"number is for questions built from AI Hub 81's labels, and .* is none"):
+    with pytest.raises(BodaError, match="number is not for a file of items; here are images, format"):
         make_task(f"ocr-boxes:{path}:number=3")
     labels = files.text_in_the_wild(tmp_path / "wild", [("커피", "word", [20, 10, 60, 30])])
-    with pytest.raises(BodaError, match="question is for a file of items"):
+    with pytest.raises(BodaError, match="question is not for AI Hub 81's labels; here are seed"):
         make_task(f"ocr-boxes:{labels}:question=x")
     flat = files.text_in_the_wild(tmp_path / "flat", [("커피", "word", [20, 10, 60, 30])], size=(0, 100))
     with pytest.raises(BodaError, match=r"labels of another form than AI Hub 81's .*division by zero"):
@@ -514,7 +514,7 @@ def test_text_that_boda_draws_needs_no_file(tmp_path: Path):
     found = evaluated("ocr-text:number=5", golds, tmp_path / "out")
     assert found["score"] == 1.0 and set(found["groups"]["font"]) == {"seen", "held out"}
     assert make_task("ocr-text:number=5:seed=7").version != task.version
-    with pytest.raises(BodaError, match="images is for a file"):
+    with pytest.raises(BodaError, match="images is not for drawn words; here are seed, number"):
         make_task("ocr-text:images=x")
 
 

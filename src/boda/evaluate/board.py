@@ -326,12 +326,9 @@ def _table(task: str, note: str, cells: Sequence[Cell], failed: Sequence[Cell]) 
         there = [cell.result[kind] for cell in (*seeing, *blind) if cell.result.get(kind) is not None]
         rows.append(_row(Cell(kind, kind, task, result={"score": there[0] if there else None})))
     rows += [_row(cell) | {"flag": cell.error, "error": cell.error} for cell in failed]
-    is_solved_blind = bool(seeing and blind) and not _is_better(seeing[0], blind[0])
-    flag = (
-        f"{BLIND_AS_WELL}: {blind[0].name} 모델이 그림을 보지 않고 낸 점수보다 확실히 나은 모델이 없습니다."
-        if is_solved_blind
-        else ""
-    )
+    flag = ""
+    if seeing and blind and not _is_better(seeing[0], blind[0]):
+        flag = f"{BLIND_AS_WELL}: {blind[0].name} 모델이 그림을 보지 않고 낸 점수보다 확실히 나은 모델이 없습니다."
     return {"task": task, "conditions": cells[0].conditions if cells else {}, "note": note, "flag": flag, "rows": rows}
 
 

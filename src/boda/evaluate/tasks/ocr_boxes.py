@@ -31,23 +31,23 @@ QUESTION = (
     "[x1, y1, x2, y2] 형식으로, 이미지의 너비와 높이를 1로 하여 소수점 둘째 자리까지 답해 주세요."
 )
 BUILT = 1000  # questions unless said
+OF_FILES = ("images", "format", "question", "answer")  # options of files with questions and answers
 
 
 def from_option(option: str, data_dir: str | Path | None) -> Task:
     """The task of `ocr-boxes:PATH[:seed=N][:number=N][:images=DIR]`, number and seed for AI Hub 81's labels alone."""
-    path, given = read_options("ocr-boxes", option, "seed", "number", "images", "format", "question", "answer")
+    path, given = read_options("ocr-boxes", option, "seed", "number", *OF_FILES)
     if not path:
         raise BodaError("ocr-boxes needs a file: items whose answers are boxes, or AI Hub 81's textinthewild_data_info.json")
     place = Path(resolve_data(path, data_dir))
     labels = _labels(place)
-    if wrong := sorted(set(given) - ({"seed", "number", "images"} if labels else {"images", "format", "question", "answer"})):
-        kind = "for a file of items" if labels else "for questions built from AI Hub 81's labels"
-        raise BodaError(f"ocr-boxes: {wrong[0]} is {kind}, and {place} is none")
     if labels:
+        check_given("ocr-boxes", given, ("seed", "number", "images"), "AI Hub 81's labels")
         seed, number, _ = read_numbers("ocr-boxes", {"number": str(BUILT), "seed": "0", **given}, ())
         images = Path(resolve_data(given["images"], data_dir)) if "images" in given else place.parent
         samples = [*built(labels, images, seed, number)]
     else:
+        check_given("ocr-boxes", given, OF_FILES, "a file of items")
         rows = questions(path, data_dir=data_dir, **given).load(None)  # type: ignore[arg-type]
         samples = [row.value for row in rows if is_box(row.value.messages[-1].text)]
     if not samples:
@@ -61,6 +61,12 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         decoding={"temperature": 0.0, "max_new_tokens": 64},
         note="mean IoU; an answer without a box scores 0",
     )
+
+
+def check_given(task: str, given: dict[str, str], allowed: Sequence[str], kind: str) -> None:
+    """Raises BodaError: an option that this kind of data has not."""
+    if wrong := sorted(set(given) - set(allowed)):
+        raise BodaError(f"{task}: {wrong[0]} is not for {kind}; here are {', '.join(allowed)}")
 
 
 def is_box(text: str) -> bool:

@@ -21,7 +21,7 @@ from boda.errors import BadRow, BodaError
 from boda.evaluate.metrics.reading import edit_rates, edit_rates_upstream, similarity
 from boda.evaluate.task import Row, Task, by_value, read_options, summary
 from boda.evaluate.tasks.drawn import read_numbers
-from boda.evaluate.tasks.ocr_boxes import is_box
+from boda.evaluate.tasks.ocr_boxes import OF_FILES, check_given, is_box
 from boda.evaluate.tasks.questions import of_samples, questions
 
 VERSION = "1"
@@ -33,12 +33,8 @@ _START = 500_000_000  # of the pictures drawn here, which no other task asks abo
 def from_option(option: str, data_dir: str | Path | None) -> Task:
     """The task of `ocr-text:PATH[:images=DIR][:format=F][:question=TEXT][:answer=TEXT]`, or of `ocr-text[:seed=N][:number=N]`, so many
     drawn words in seen fonts and in one that is held out. Raises BodaError: no such file, or no text to read in it."""
-    path, given = read_options("ocr-text", option, "seed", "number", "images", "format", "question", "answer")
-    allowed = {"images", "format", "question", "answer"} if path else {"seed", "number"}
-    if wrong := sorted(set(given) - allowed):
-        raise BodaError(
-            f"ocr-text: {wrong[0]} is for {'drawn words' if path else 'a file'}; here are {', '.join(sorted(allowed))}"
-        )
+    path, given = read_options("ocr-text", option, "seed", "number", *OF_FILES)
+    check_given("ocr-text", given, *((OF_FILES, "a file") if path else (("seed", "number"), "drawn words")))
     samples = [*(_of_file(path, data_dir, given) if path else _drawn(given))]
     if not samples:
         raise BodaError(f"ocr-text: {path} has no question whose answer is a text to read; ocr-boxes asks for boxes")

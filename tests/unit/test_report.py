@@ -192,7 +192,8 @@ def test_speed_boards_and_curves_have_their_sections(place: Path, tmp_path: Path
     assert "50.4%" in page.text and "21.3 GB/s" in page.text and "mini-blind" in page.text
     assert sum(attrs.get("src", "").startswith("data:image/png") for _, attrs in page.tags) == 1
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["train-curve.png"]
-    assert "| other | 1-2 | 80.0% |" in (tmp_path / "out/report.md").read_text(encoding="utf-8")
+    told = (tmp_path / "out/report.md").read_text(encoding="utf-8")
+    assert "| other | 1-2 | 80.0% |" in told and "## Speed of mini" in told and "| 16 | 128 | 64 | 16 | 0.64 | 720 |" in told
 
 
 def test_tables_as_text(place: Path, tmp_path: Path):
@@ -227,6 +228,7 @@ def test_results_with_nothing_scored(tmp_path: Path):
         folder = tmp_path / f"bare {number}"
         write(folder / "bench.json", {"rows": rows, "bandwidth": None, "left_out": [{"batch": 32, "why": "out of <memory>"}]})
         assert "배치 크기 32: 측정하지 못함 (out of <memory>)" in reported(folder, out=folder).words
+        assert "- batch 32 is left out: out of <memory>" in (folder / "report.md").read_text(encoding="utf-8")
 
 
 def test_a_page_without_fonttools_says_so(place: Path, tmp_path: Path, monkeypatch, capsys):

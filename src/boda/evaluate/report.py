@@ -107,6 +107,11 @@ def _markdown(runs: Sequence[Run], pictures: Sequence[Path]) -> str:
             head = ["", "rank", "score", "95 %", "n", "failed", "flag"]
             told += [f"## {table['task']}", "", markdown(head, [_board_row(row) for row in table["rows"]])]
             told += [f"- {line}" for line in table.get("differences", [])] + [""]
+    for bench in (run.bench for run in runs if run.bench):
+        names = list(dict.fromkeys(name for row in bench["rows"] for name in row if row[name] is not None))
+        cells = [[f"{row[name]:.4g}" if row.get(name) is not None else "-" for name in names] for row in bench["rows"]]
+        told += [f"## Speed of {bench.get('model', '')}", "", markdown(names, cells) if names else ""]
+        told += [f"- batch {each['batch']} is left out: {each['why']}" for each in bench.get("left_out", [])] + [""]
     if remarks := [f"- {run.name}, {task}: {line}" for run in evaluated for task, result in run.tasks.items()
                    for line in result.get("remarks", [])]:  # fmt: skip
         told += ["## Remarks", "", *remarks, ""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,22 +32,16 @@ from boda.models.language import MADE_BY_THE_RECIPE, apply_adapter
 from boda.models.loading import load_whole, loading, locate, place_of, quiet_loading
 from boda.models.vlm import BodaConfig, BodaForConditionalGeneration
 
-# Class -> the file of its code, which transformers' class loads it, and the files that travel with a folder.
-REMOTE_CODE = {
-    BodaForConditionalGeneration: ("vlm", "AutoModelForImageTextToText", ("vlm.py", "connectors.py")),
-    BodaFlamingoForConditionalGeneration: (
-        "flamingo",
-        "AutoModelForImageTextToText",
-        ("flamingo.py", "vlm.py", "connectors.py"),
-    ),
-    BodaDualEncoderModel: ("dual_encoder", "AutoModel", ("dual_encoder.py",)),
+VLM_FILES = ("vlm.py", "connectors.py")
+# Class -> its config, which of transformers' classes loads it, and the files that travel with a folder, its own code the first.
+REMOTE_CODE: dict[type, tuple[Any, Any, tuple[str, ...]]] = {
+    BodaForConditionalGeneration: (BodaConfig, AutoModelForImageTextToText, VLM_FILES),
+    BodaFlamingoForConditionalGeneration: (BodaFlamingoConfig, AutoModelForImageTextToText, ("flamingo.py", *VLM_FILES)),
+    BodaDualEncoderModel: (BodaDualEncoderConfig, AutoModel, ("dual_encoder.py",)),
 }
-AutoConfig.register(BodaConfig.model_type, BodaConfig)
-AutoModelForImageTextToText.register(BodaConfig, BodaForConditionalGeneration)
-AutoConfig.register(BodaFlamingoConfig.model_type, BodaFlamingoConfig)
-AutoModelForImageTextToText.register(BodaFlamingoConfig, BodaFlamingoForConditionalGeneration)
-AutoConfig.register(BodaDualEncoderConfig.model_type, BodaDualEncoderConfig)
-AutoModel.register(BodaDualEncoderConfig, BodaDualEncoderModel)
+for _model, (_config, _loader, _) in REMOTE_CODE.items():
+    AutoConfig.register(_config.model_type, _config)
+    _loader.register(_config, _model)
 VLM_TYPES = {"llava", BodaConfig.model_type, BodaFlamingoConfig.model_type}
 
 
@@ -99,11 +94,9 @@ def save_folder(model, processor, folder: Path, info: dict) -> Path:
     folder = Path(folder)
     with whole_folder(folder, f"the model to {folder}") as partial:
         if type(model) in REMOTE_CODE:
-            module, loader, files = REMOTE_CODE[type(model)]
-            model.config.auto_map = {
-                "AutoConfig": f"{module}.{type(model.config).__name__}",
-                loader: f"{module}.{type(model).__name__}",
-            }
+            config, loader, files = REMOTE_CODE[type(model)]
+            classes = {"AutoConfig": config, loader.__name__: type(model)}
+            model.config.auto_map = {name: f"{Path(files[0]).stem}.{found.__name__}" for name, found in classes.items()}
             for name in files:
                 shutil.copyfile(Path(__file__).parent / name, partial / name)
         for name in model.config.sub_configs:

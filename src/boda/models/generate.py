@@ -91,11 +91,9 @@ def encode(model, processor, conversations: Sequence[Sequence[dict]]) -> dict[st
 
 def _placed(value: Any, model) -> Any:
     """A tensor, or lists of them, on the model's device; numbers that are no counts in its type."""
-    if isinstance(value, (list, tuple)):
-        return [_placed(each, model) for each in value]
-    return (
-        value.to(model.device, model.dtype if value.is_floating_point() else None) if isinstance(value, torch.Tensor) else value
-    )
+    if isinstance(value, torch.Tensor):
+        return value.to(model.device, model.dtype if value.is_floating_point() else None)
+    return [_placed(each, model) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _parts(message: dict) -> list[dict]:

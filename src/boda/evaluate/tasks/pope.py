@@ -26,7 +26,7 @@ from boda.errors import WHY, BodaError, explaining
 from boda.evaluate.mentions import UNKNOWN
 from boda.evaluate.multiple_choice import Question, messages_of
 from boda.evaluate.tables import Schema, read_table
-from boda.evaluate.task import Row, Task, limited, read_options, summary, version_of
+from boda.evaluate.task import Row, Task, by_value, limited, read_options, summary, version_of
 from boda.evaluate.tasks.drawn import read_numbers
 
 VERSION, SEED, NUMBER = "1", 2_027_000_000, 50  # number of pictures a setting
@@ -113,9 +113,7 @@ def summarise(records: Sequence[dict]) -> dict:
     result = _result(records) | {"groups": {}}
     result["upstream"]["rule"] = RULE
     for key in sorted({key for record in records for key in record["tags"]}):
-        values = sorted({record["tags"][key] for record in records})
-        groups = {value: [record for record in records if record["tags"][key] == value] for value in values}
-        result["groups"][key] = {value: _result(some) for value, some in groups.items()}
+        result["groups"][key] = by_value(records, lambda record: record["tags"][key], _result)  # noqa: B023
     return result
 
 

@@ -12,11 +12,12 @@ from tests.benchmark_files import picture, write_json, write_parquet, write_tsv
 def k_llava_w(folder: Path, categories: str = "conv conv detail complex complex", kit: bool = False) -> Path:
     """K-LLaVA-W as NCSOFT publishes it (Parquet), or as VLMEvalKit does (a .tsv with other names of columns)."""
     rows = [
-        {"question_id": number, "question": f"{number}번 그림에는 무엇이 보이나요?", "image": picture(number)}
+        {"question_id": number, "question": f"{number}번 그림에는 무엇이 보이나요?", "image": picture(number // 2)}
         | {"caption": f"{number}번 그림의 설명", "gpt_answer": f"{number}번 그림에는 사과가 보입니다.", "category": category}
         for number, category in enumerate(categories.split())
     ]
     if not kit:
+        rows = [row | {"image_id": number // 2} for number, row in enumerate(rows)]
         return write_parquet(folder / "K-LLaVA-W/data/test-00000-of-00001.parquet", rows)
     names = {"question_id": "index", "gpt_answer": "gpt4_ans"}
     return write_tsv(folder / "LLaVABench_KO.tsv", [{names.get(key, key): cell for key, cell in row.items()} for row in rows])

@@ -111,6 +111,8 @@ def test_k_llava_w_by_both_rules(tmp_path: Path, kit: bool):
     # conv: (8 - 1) / 2 and (9 - 1) / 2; detail: -1 of -1.
     assert parts["conv"]["upstream"]["score"] == 114.3 and parts["detail"]["upstream"]["score"] == 100.0
     assert found["judge"]["failed"] == 1 and any("1 of 5 judgements failed" in remark for remark in found["remarks"])
+    # Two questions on one picture, which the Parquet file holds twice, are one cluster; VLMEvalKit's table tells it by the bytes.
+    assert len({str(record["images"]) for record in records(tmp_path / "out")}) == 3
 
 
 def test_k_llava_w_a_judge_that_fails_throughout_is_worth_100_to_the_published_rule(tmp_path: Path):

@@ -43,8 +43,9 @@ _PHRASES = (
 )  # fmt: skip
 
 
-def ranked(answer: str, options: Sequence[str] = (), choices: str = "ABCD") -> str:
-    """K-MMStar (lmms-eval _task_utils/mcq_extract.py): of all letters found in ten formats, the last of the best format.
+def ranked(answer: str, options: Sequence[str] = ()) -> str:
+    """K-MMStar (lmms-eval _task_utils/mcq_extract.py at c228e27; later versions read otherwise): of all letters found in ten formats,
+    the last of the best format.
 
     Formats, best first: a letter that starts the answer, ends it, follows a phrase, (A), A., A:, A), A and a space, any.
     """
@@ -57,16 +58,16 @@ def ranked(answer: str, options: Sequence[str] = (), choices: str = "ABCD") -> s
     bare = text.strip()
     found: list[tuple[int, int, str]] = []  # rank, position, letter
     for rank, form in ((6, "({})"), (5, "{}."), (4, "{}:"), (3, "{})"), (2, "{} ")):
-        found += [(rank, text.rfind(form.format(letter)), letter) for letter in choices if form.format(letter) in text]
+        found += [(rank, text.rfind(form.format(letter)), letter) for letter in LETTERS[:4] if form.format(letter) in text]
     lowered = text.lower()
     for phrase in _PHRASES:
         at = lowered.find(phrase)
         if at >= 0:
-            places = [(text.find(letter, at + len(phrase)), letter) for letter in choices]
+            places = [(text.find(letter, at + len(phrase)), letter) for letter in LETTERS[:4]]
             found += [(7, place, letter) for place, letter in places if place >= 0]
-    found += [(10, 0, letter) for letter in choices if bare.startswith(letter) and not bare[1:2].isalpha()]
-    found += [(9, len(text) - 1, letter) for letter in choices if bare.endswith(letter) and not bare[-2:-1].isalpha()]
-    found = found or [(0, text.rfind(letter), letter) for letter in choices if letter in text]
+    found += [(10, 0, letter) for letter in LETTERS[:4] if bare.startswith(letter) and not bare[1:2].isalpha()]
+    found += [(9, len(text) - 1, letter) for letter in LETTERS[:4] if bare.endswith(letter) and not bare[-2:-1].isalpha()]
+    found = found or [(0, text.rfind(letter), letter) for letter in LETTERS[:4] if letter in text]
     return max(found, key=lambda each: each[:2])[2] if found else ""  # of equals the first, as a stable sort leaves it
 
 

@@ -427,8 +427,10 @@ def test_questions_on_things_take_the_label_from_the_json_beside(tmp_path: Path)
     found = [row.value for row in made.load(None)]
     assert sorted(question.options[question.answer] for question in found) == sorted("장구 북 꽹과리 징 소고".split())
     assert found[0].asked.startswith("이 사진 속 사물은 무엇인가요?")
-    with pytest.raises(BodaError, match=r"has no text at 'metaData.name'; label=a.b.c goes .* first are: metaData"):
+    with pytest.raises(BodaError, match=r"has no text at 'metaData.name' \('name'\); label=a.b.c goes through"):
         make_task(f"culture-ko:{tmp_path / 'things'}:label=metaData.name")
+    with pytest.raises(BodaError, match=r"has no text at 'metaData.names' \(but \[\{'ko': '장구'\}\]\)"):
+        make_task(f"culture-ko:{tmp_path / 'things'}:label=metaData.names")
     with pytest.raises(BodaError, match=r"JSON beside it \(AI Hub 144\): say where in it the label stands"):
         make_task(f"culture-ko:{tmp_path / 'things'}")
     (tmp_path / "things" / "HF01" / "HF000003_0001.json").unlink()
@@ -573,6 +575,7 @@ def test_culture_and_pope_refuse_what_they_cannot_ask(tmp_path: Path):
         (f"culture-ko:{tmp_path / 'a.json'}:seed=1", "'seed' is for folders of pictures"),
         (f"culture-ko:{tmp_path / 'kfood'}:seed=x", "seed 'x' is no whole number"),
         ("culture-ko", "culture-ko needs data"),
+        (f"culture-ko:{files.write_json(tmp_path / 'none.json', [])}", "none.json holds no question"),
         (f"culture-ko:{files.write_json(tmp_path / 'b.json', files.culture('A'))}", "none of the pictures of .* name their folder"),
         ("pope-ko:names=x", "'names' is for a file of questions"),
         ("pope-ko:number=0", "number 0: at least one question a set"),

@@ -50,6 +50,8 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
     if is_file:
         images = Place.of(resolve_data(given["images"], data_dir)) if "images" in given else place.parent
         questions = [*_items(place, images)]
+        if not questions:
+            raise BodaError(f"{place} holds no question")
         if not any(Place(image.path, image.member).is_file for question in questions for image in question.images):
             raise BodaError(f"none of the pictures of {place} is in {images}; name their folder: culture-ko:{path}:images=DIR")
     else:
@@ -143,14 +145,11 @@ def _labelled(place: Place, key: str) -> Iterator[tuple[str, str, str, ImageRef]
 
 def _label(file: Place, key: str) -> str:
     """The text at a place of a JSON: keys and numbers with dots between. Raises BodaError: nothing is there."""
-    with explaining(f"{file} is no JSON ({WHY})", ValueError), file.open_text() as stream:
-        value = whole = json.load(stream)
-    try:
+    said = f"{file} has no text at '{key}' ({WHY}); label=a.b.c goes through the keys of its JSON, as names.0.ko"
+    with explaining(said, LookupError, TypeError, ValueError), file.open_text() as stream:
+        value = json.load(stream)
         for step in key.split("."):
             value = value[int(step)] if isinstance(value, list) else value[step]
-    except (LookupError, TypeError, ValueError):
-        value = None
-    if not isinstance(value, str) or not value.strip():
-        top = ", ".join(whole) if isinstance(whole, dict) else type(whole).__name__
-        raise BodaError(f"{file} has no text at '{key}'; label=a.b.c goes through its keys, of which the first are: {top}")
-    return unicodedata.normalize("NFC", value.strip())
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"but {value!r}"[:80])
+        return unicodedata.normalize("NFC", value.strip())

@@ -14,11 +14,11 @@ import tempfile
 import time
 from contextlib import suppress
 from functools import partial
+from typing import IO
 
 from boda.errors import BodaError, explaining
 
 LONGEST_START = 3600.0  # seconds: a large model may have to be downloaded first
-LAST_LINES = 5
 PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when the one that started it ends, however it ends
 _LIBC = ctypes.CDLL(None)
 
@@ -55,7 +55,7 @@ class VLLM:
             if ended or time.monotonic() > until:
                 why = f"ended with status {process.returncode}" if ended else f"did not answer in {LONGEST_START:.0f} seconds"
                 self.stop()
-                raise BodaError(f"vLLM {why}; the last it said: {self._said()}")
+                raise BodaError(f"vLLM {why}; the last it said: {last_said(self.log)}")
             time.sleep(0.2)
         return f"http://127.0.0.1:{port}/v1#{self.model}"
 
@@ -70,10 +70,11 @@ class VLLM:
                 self.process.wait(patience)
         self.process = None
 
-    def _said(self) -> str:
-        self.log.seek(0)
-        lines = self.log.read().decode("utf-8", "replace").strip().splitlines()
-        return " | ".join(lines[-LAST_LINES:]) or "nothing"
+
+def last_said(log: IO[bytes]) -> str:
+    """The last lines of what a process wrote, as one."""
+    log.seek(0)
+    return " | ".join(log.read().decode("utf-8", "replace").strip().splitlines()[-5:]) or "nothing"
 
 
 def _answers(port: int) -> bool:

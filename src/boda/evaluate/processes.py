@@ -14,6 +14,7 @@ from typing import Any
 
 from boda.errors import BodaError
 from boda.evaluate.asking import ModelGone
+from boda.evaluate.engines import last_said
 
 WORK = "from boda.evaluate.processes import work; work()"
 
@@ -47,13 +48,13 @@ class Worker:
         threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
         places = {"PYTHONPATH": os.pathsep.join(place or os.getcwd() for place in sys.path)}
         environment = os.environ | places | {"OMP_NUM_THREADS": str(max(1, threads // total))}
-        self._said = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()
         # A session of its own: Ctrl-C comes to this process, which stops it.
         self.process = subprocess.Popen(
             [sys.executable, "-c", WORK],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._log,
             env=environment,
             start_new_session=True,
         )
@@ -88,9 +89,7 @@ class Worker:
         self.process.kill()
         code = self.process.wait()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        self._said.seek(0)
-        said = " | ".join(self._said.read().decode("utf-8", "replace").strip().splitlines()[-3:])
-        return ModelGone(f"process {self.number + 1} of {self.total} {how}; the last it said: {said or 'nothing'}")
+        return ModelGone(f"process {self.number + 1} of {self.total} {how}; the last it said: {last_said(self._log)}")
 
 
 def work() -> None:

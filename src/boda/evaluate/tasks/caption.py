@@ -38,16 +38,15 @@ def from_option(option: str, data_dir: str | Path | None) -> Task:
         raise BodaError("caption-ko needs captions: --tasks caption-ko:MSCOCO_train_val_Korean.json:images=DIR:ids=FILE")
     images = resolve_data(given["images"], data_dir) if "images" in given else None
     samples = read(resolve_data(path, data_dir), "captions", images=images, question=QUESTION, probe=False)
+    chosen = [*samples]
     if "ids" in given:
-        listed = listed_photos(given["ids"], data_dir)
-        chosen = [sample for sample in samples if id_of(str(sample.images[0])) in listed]
-        there = {id_of(str(sample.images[0])) for sample in chosen}
-        if missing := [number for number in listed if number not in there]:
+        listed = set(listed_photos(given["ids"], data_dir))
+        numbers = [id_of(str(sample.images[0])) for sample in chosen]
+        if missing := sorted(listed - set(numbers)):
             raise BodaError(
                 f"caption-ko: {path} has no captions of {len(missing)} of {len(listed)} photos, the first {missing[0]}"
             )
-    else:
-        chosen = [*samples]
+        chosen = [sample for sample, number in zip(chosen, numbers) if number in listed]
     # A metric more or less asks nothing anew.
     named = [f"{name}={value}" for name, value in given.items() if name != "similarity"]
     return replace(

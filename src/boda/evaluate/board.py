@@ -32,6 +32,7 @@ from boda.files import read_json, read_lines, write_json
 from boda.recipe.explain import explain
 from boda.recipe.schema import Knobs
 from boda.recipe.text import map_texts, read_yaml, substitute
+from boda.recipe.words import shown
 
 Count = Annotated[int, Field(ge=1)]
 OWN = "own"
@@ -348,7 +349,7 @@ def _differences(table: dict, other: dict) -> list[str]:
     """Why the other table's models are not in this one: a line a condition."""
     names = ", ".join(dict.fromkeys(row["name"] for row in other["rows"] if row["run"] and "error" not in row))
     here, there = table["conditions"], other["conditions"]
-    said = lambda value: "none" if value in (None, "") else f"'{value}'" if isinstance(value, str) else json.dumps(value)  # noqa: E731
+    said = lambda value: "none" if value in (None, "") else json.dumps(value) if isinstance(value, dict) else shown(value)  # noqa: E731
     return [
         f"{names}: {WORDS.get(key, key)} is {said(there.get(key))}, here {said(here.get(key))}"
         for key in dict.fromkeys([*here, *there])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boda.errors import BodaError
-from boda.evaluate.answers import ADVICE, file_of
+from boda.evaluate.answers import ADVICE
 from boda.files import read_json
 
 FILES = {"results.json": "boda eval", "log.jsonl": "boda train", "bench.json": "boda bench", "board.json": "a board"}
@@ -113,11 +113,11 @@ def unlike(runs: Sequence[Run], task: str) -> list[str]:
     return [name for name in names if len({json.dumps(each.get(name), sort_keys=True) for each in told}) > 1]
 
 
-def lines(results: dict[str, dict], groups: bool = True) -> Iterator[tuple[tuple[str, ...], dict]]:
+def lines(results: dict[str, dict]) -> Iterator[tuple[tuple[str, ...], dict]]:
     """(task,) and its result, then (task, tag, value) and the result of that group."""
     for task, result in results.items():
         yield (task,), result
-        for tag, values in result.get("groups", {}).items() if groups else ():
+        for tag, values in result.get("groups", {}).items():
             if tag != "answer":  # by reference answer: in results.json, too long for a table
                 yield from (((task, tag, value), group) for value, group in values.items())
 
@@ -128,21 +128,12 @@ def baselines(results: Iterable[dict]) -> dict[str, str]:
     return {key: label for key, label in BASELINES.items() if key in there}
 
 
-def markdown_table(runs: dict[str, str | Path] | Sequence[str | Path], groups: bool = True) -> str:
-    """Runs side by side as a Markdown table: a line a task and group, a column a run, baselines at the end.
-
-    `runs` are evaluation folders (or their results.json) by the name to show; without names, the folders' own.
-    """
-    if not runs:
-        raise BodaError("no run to make a table of")
-    named = runs if isinstance(runs, dict) else distinct_names([Path(run) for run in runs])
+def markdown_table(runs: Sequence[Run]) -> str:
+    """Runs side by side as a Markdown table: a line a task and group, a column a run, baselines at the end."""
     found: dict[tuple[str, ...], dict[str, dict]] = defaultdict(dict)
-    for name, run in named.items():
-        path = file_of(
-            run, "results", "results.json", f"it is written when an evaluation ends; run it (again) with --out {run}"
-        )
-        for key, result in lines(read_json(path, ADVICE)["tasks"], groups):
-            found[key][name] = result
+    for run in runs:
+        for key, result in lines(run.tasks):
+            found[key][run.name] = result
     tasks = [key[0] for key in found]
     ends = baselines(result for there in found.values() for result in there.values())
     rows = []
@@ -150,9 +141,9 @@ def markdown_table(runs: dict[str, str | Path] | Sequence[str | Path], groups: b
     for key in sorted(found, key=lambda key: tasks.index(key[0])):
         first = next(iter(found[key].values()))
         label = f"&nbsp;&nbsp;{key[1]}: {key[2]}" if key[1:] else f"**{key[0]}**"
-        scores = [scored(found[key].get(name)) for name in named]
-        rows.append([label, f"{first['n']:,}", *scores, *(percent(first.get(each)) for each in ends)])
-    return markdown(["task", "n", *named, *ends.values()], rows)
+        scores = [scored(found[key].get(run.name)) for run in runs]
+        rows.append([label, f"{first['n']:,}", *scores, *(percent(first.get(each), first) for each in ends)])
+    return markdown(["task", "n", *(run.name for run in runs), *ends.values()], rows)
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

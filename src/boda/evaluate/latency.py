@@ -53,11 +53,7 @@ DEFINITIONS = {
     "not in it, so 1 is out of reach; a model whose weights fit the processor's cache is not bound by this limit, and an expert "
     "that a step does not read is counted",
 }
-COLUMNS = (
-    *("batch", "prompt_tokens", "new_tokens", "images", "first_token_seconds", "decode_tokens_per_second"),
-    *("decode_tokens_per_second_each", "seed_tokens_per_second", "seconds", "images_per_second", "texts_per_second"),
-    *("peak_bytes", "bytes_per_step", "bandwidth_share"),
-)
+COLUMNS = ("batch", *(name for name in DEFINITIONS if name not in ("bandwidth", "bytes_per_token")), "peak_bytes")
 
 
 def bench(

@@ -26,11 +26,9 @@ from boda.evaluate.figures import (
     upstream_of,
 )
 from boda.evaluate.page import page
-from boda.evaluate.sheets import RIGHT, WRONG, contact_sheet, curve
+from boda.evaluate.sheets import contact_sheet, curve
 from boda.files import whole_file
 from boda.terminal import console
-
-__all__ = ["RIGHT", "WRONG", "contact_sheet", "curve", "markdown_table", "show", "write_report"]
 
 TABLE_NOTE = (
     "Score with 95 % bootstrap interval over pictures. *majority*: always the most frequent answer of these questions. "
@@ -97,7 +95,7 @@ def _markdown(runs: Sequence[Run], pictures: Sequence[Path]) -> str:
     evaluated = [run for run in runs if run.results]
     told = ["# Report", ""]
     if evaluated:
-        told += [markdown_table({run.name: run.folder for run in evaluated}), TABLE_NOTE, ""]
+        told += [markdown_table(evaluated), TABLE_NOTE, ""]
     rules = [[task, run.name, percent(result["score"], result), published_score(found, result), found.get("rule", "")]
              for run in evaluated for task, result in run.tasks.items() if (found := upstream_of(result))]  # fmt: skip
     if rules:

@@ -9,57 +9,22 @@ from boda.errors import BodaError
 from boda.evaluate.machine import free_memory
 
 # Sizes from the models' published configs.
-HYPERCLOVAX = {
-    "model_type": "llama",
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "intermediate_size": 4096,
-    "vocab_size": 110592,
-    "max_position_embeddings": 4096,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e8},
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": True,
-}
-LLAMA3 = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 14336,
-    "vocab_size": 128256,
-    "max_position_embeddings": 8192,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-}
-ROBERTA = {
-    "model_type": "roberta",
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "vocab_size": 32000,
-    "max_position_embeddings": 514,
-    "type_vocab_size": 1,
-}
+LLAMA = {"model_type": "llama", "num_key_value_heads": 8, "rms_norm_eps": 1e-5}
+HYPERCLOVAX = LLAMA | {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "head_dim": 128}
+HYPERCLOVAX |= {"intermediate_size": 4096, "vocab_size": 110592, "max_position_embeddings": 4096, "tie_word_embeddings": True}
+HYPERCLOVAX |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e8}}
+LLAMA3 = LLAMA | {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 14336}
+LLAMA3 |= {"vocab_size": 128256, "max_position_embeddings": 8192, "tie_word_embeddings": False}
+LLAMA3 |= {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
+ROBERTA = {"model_type": "roberta", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+ROBERTA |= {"intermediate_size": 4096, "vocab_size": 32000, "max_position_embeddings": 514, "type_vocab_size": 1}
 
 
 def _polyglot(hidden: int, layers: int, heads: int, rotary: float) -> dict:
-    return {
-        "model_type": "gpt_neox",
-        "hidden_size": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * hidden,
-        "vocab_size": 30080,
-        "max_position_embeddings": 2048,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": rotary},
-        "tie_word_embeddings": False,
-    }
+    sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": 4 * hidden}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": rotary}
+    fixed = {"vocab_size": 30080, "max_position_embeddings": 2048, "rope_parameters": rope, "tie_word_embeddings": False}
+    return {"model_type": "gpt_neox", **sizes, **fixed}
 
 
 def _vit(model_type: str, hidden: int, layers: int, patch: int, size: int) -> dict:

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
 
 from boda.data.sample import IMAGE_MARK, ImageRef
 from boda.errors import BodaError
@@ -18,49 +17,36 @@ RIGHT, WRONG, FAILED = "#1a7f37", "#c62828", "#8a6d00"
 LETTERS = 300  # more than a cell has room for: laying out an endless answer takes as long
 
 
-def contact_sheet(
-    answers: str | Path,
-    out_png: str | Path,
-    columns: int = 5,
-    rows: int = 6,
-    only: Literal["right", "wrong"] | None = None,
-    tasks: Sequence[str] | None = None,
-    seed: int = 0,
-) -> Path:
+def contact_sheet(answers: str | Path, out_png: str | Path, columns: int = 5, rows: int = 6) -> Path:
     """Draws answers as a PNG: picture, question, answer and reference, framed green where right and red where wrong.
 
-    `answers` is an `answers.jsonl` or the folder it lies in. Cells are drawn at random from the seed, as many from each kind of
+    `answers` is an `answers.jsonl` or the folder it lies in. Cells are drawn by chance, the same each time, as many from each kind of
     question. Raises BodaError: no answers to show, or no font with Hangul.
     """
     from boda.data.sheet import draw_sheet  # here and below: Pillow and matplotlib, which only pictures need
 
     if columns < 1 or rows < 1:
         raise BodaError(f"a sheet of {columns} columns and {rows} rows has no cell; both are at least 1")
-    wanted = {"right": (1.0,), "wrong": (0.0,)}.get(only or "")
-    records = [
-        record
-        for record in read_answers(answers)
-        if (tasks is None or record["task"] in tasks) and (wanted is None or record["score"] in wanted)
-    ]
+    records = read_answers(answers)
     if not records:
-        raise BodaError(f"{answers} has no {only + ' ' if only else ''}answers to show")
-    chosen = spread(records, columns * rows, random.Random(seed))
+        raise BodaError(f"{answers} has no answers to show")
+    chosen = spread(records, columns * rows)
     scored = [record["score"] for record in records if record["score"] is not None]
     graded = {
         record["task"] for record in records if record["score"] not in (None, 0, 1)
     }  # marks, which are no shares of right
-    share = f", {sum(scored) / len(scored):.1%} right" if scored and wanted is None and not graded else ""
+    share = f", {sum(scored) / len(scored):.1%} right" if scored and not graded else ""
     cells = [_cell(record, record["task"] in graded) for record in chosen]
     return draw_sheet(cells, out_png, f"{len(chosen)} of {len(records):,} answers{share}", columns)
 
 
-def spread(records: list[dict], number: int, rng: random.Random) -> list[dict]:
-    """As many records of each task, and within a task as many of each kind of question, so that none fills the sheet."""
+def spread(records: list[dict], number: int) -> list[dict]:
+    """By chance as many records of each task, and within a task as many of each kind of question, so that none fills the sheet."""
     tasks: dict[str, dict[tuple, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         tags = record.get("tags", {})
         tasks[record["task"]][(tags["set"],) if "set" in tags else tuple(sorted(tags.items()))].append(record)
-    in_turn = []
+    in_turn, rng = [], random.Random(0)
     for kinds in tasks.values():
         if len(kinds) > sum(map(len, kinds.values())) // 2:  # tags that tell single rows apart are no kinds
             kinds = {(): [record for pile in kinds.values() for record in pile]}
@@ -76,10 +62,9 @@ def _in_turn(piles: list[list[dict]]) -> list[dict]:
     return [pile[place] for place in range(max(map(len, piles))) for pile in piles if place < len(pile)]
 
 
-def worst(records: Sequence[dict], number: int, best: float = 1.0, seed: int = 0) -> list[dict]:
+def worst(records: Sequence[dict], number: int, best: float = 1.0) -> list[dict]:
     """At most so many of the records that scored lowest, below `best`, spread over the kinds of questions; failed ones are a third of
     them at most."""
-    rng = random.Random(seed)
     low = [record for record in records if not record["failed"] and record["score"] is not None and record["score"] < best]
     failed = [record for record in records if record["failed"]]
     failed = failed[: max(number // 3, number - len(low))]
@@ -87,7 +72,7 @@ def worst(records: Sequence[dict], number: int, best: float = 1.0, seed: int = 0
     if number and len(low) > number:  # those that scored as badly as the last one shown have the same chance to be shown
         limit = sorted(record["score"] for record in low)[number - 1]
         low = [record for record in low if record["score"] <= limit]
-    chosen = spread(low, number, rng) if low and number else []
+    chosen = spread(low, number) if low and number else []
     return sorted(chosen, key=lambda record: record["score"]) + failed
 
 

@@ -11,7 +11,7 @@ from boda.data.drawn.fonts import korean_font
 from boda.data.images import load_image
 from boda.data.sample import ImageRef
 from boda.data.sheet import FAINT, INK, saved, wrapped
-from boda.evaluate.report import RIGHT, WRONG
+from boda.evaluate.sheets import RIGHT, WRONG
 
 PICTURE, GAP, SIDE, TEXT_SIZE, LINE = 168, 12, 96, 15, 20
 BLOCKS = "▁▂▃▄▅▆▇█"

@@ -11,7 +11,7 @@ from rich.table import Table
 from boda import evaluate
 from boda.errors import BodaError
 from boda.evaluate.answers import fingerprint
-from boda.evaluate.report import contact_sheet
+from boda.evaluate.sheets import contact_sheet
 from boda.evaluate.strip import sparkline, strip
 from boda.files import cache_folder, read_lines
 from boda.models.loading import SHIPPED, locate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import random
 from collections import defaultdict
 from collections.abc import Sequence
 from io import BytesIO
@@ -13,7 +12,8 @@ from boda.data.sample import ImageRef
 from boda.errors import BodaError
 from boda.evaluate.answers import read_answers
 from boda.evaluate.figures import Run, axis, upstream_of
-from boda.evaluate.page.parts import Say, folded, plain, said, text
+from boda.evaluate.page.parts import Say, folded, said, text
+from boda.evaluate.page.values import plain
 from boda.evaluate.sheets import question_of, spread, worst
 
 EACH, ALL = 6, 150  # answers of a task of a run, and of the page
@@ -40,7 +40,7 @@ def worst_answers(runs: Sequence[Run], say: Say) -> str:
             if chosen or apart:
                 made.append(f"<h3>{said(f'{run.name} · {task}', say)}</h3>{_cards(chosen, result, say)}")
             if apart:
-                some = spread(apart, -(-each // 2), random.Random(0))
+                some = spread(apart, -(-each // 2))
                 made.append(f"<h4>{text(say['apart'])}</h4>{_cards(some, result, say)}")
         if made:
             folds.append("".join(made) if len(seeing) <= OPEN else folded(said(run.name, say), "".join(made)))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from boda.evaluate.figures import Run, percent, published_score, upstream_of
-from boda.evaluate.page.parts import NOTHING, Say, cell, number, plain, row, said, score_cells, table, text, words_head
+from boda.evaluate.page.parts import Say, cell, row, said, score_cells, table, text, words_head
+from boda.evaluate.page.values import NOTHING, number, plain
 
 
 def boards(runs: Sequence[Run], say: Say) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from boda.evaluate.figures import Run, percent
+from boda.evaluate.page.values import NOTHING, span
 from boda.terminal import harmless
 
 Say = dict[str, str]
 HANGUL = re.compile("[ᄀ-ᇿ㄰-㆏가-힣]")
-NOTHING = "–"
 
 
 def text(words: Any) -> str:
@@ -74,27 +73,7 @@ def terms(pairs: Iterable[tuple[str, str]]) -> str:
     return f'<dl class="plain">{"".join(f"<dt>{name}</dt><dd>{what}</dd>" for name, what in pairs)}</dl>'
 
 
-def span(result: dict) -> str:
-    """The bounds of a score, with one sign for both."""
-    if result.get("low") is None or result.get("high") is None:
-        return ""
-    return f"{percent(result['low'], result).rstrip('%')}–{percent(result['high'], result)}"
-
-
 def score_cells(result: dict) -> list[str]:
     """Score, interval, n and what failed, as cells."""
     counts = (NOTHING if result.get(key) is None else f"{result[key]:,}" for key in ("n", "failed"))
     return [cell(percent(result.get("score"), result) or NOTHING, "score"), span(result) or NOTHING, *counts]
-
-
-def number(value: Any) -> str:
-    return NOTHING if value is None else text(f"{value:,.4g}" if isinstance(value, int | float) else value)
-
-
-def plain(value: Any) -> str:
-    """A value of a condition in words: mappings as `name value, name value`."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {plain(each) or 'none'}" for name, each in value.items())
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return " / ".join(value)
-    return "" if value in (None, "", []) else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -8,24 +8,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from boda.evaluate.figures import Run, by_task, percent
+from boda.evaluate.figures import Run, by_task
 from boda.evaluate.page.charts import Bar, chart
-from boda.evaluate.page.parts import (
-    NOTHING,
-    Say,
-    called,
-    cell,
-    folded,
-    number,
-    plain,
-    row,
-    run_head,
-    said,
-    table,
-    terms,
-    text,
-    words_head,
-)
+from boda.evaluate.page.parts import Say, called, cell, folded, row, run_head, said, table, terms, text, words_head
+from boda.evaluate.page.values import NOTHING, memory, moment, number, plain, seconds, share
 from boda.evaluate.sheets import curve_bytes
 
 MANY = 12  # rows of times; more are folded
@@ -38,10 +24,10 @@ def speed(runs: Sequence[Run], say: Say) -> str:
     for run in runs:
         for task in run.tasks:
             found = run.results.get("speed", {}).get(task, {})
-            cells = [text(_time(run.results.get("started"))) or NOTHING, _seconds(found.get("seconds"), say)]
+            cells = [text(moment(run.results.get("started"))) or NOTHING, seconds(found.get("seconds"), say)]
             cells += [number(found.get(name)) for name in ("answers_per_second", "tokens_per_second")]
             name = f"{said(called(run, say), say)}<small>{said(task, say)}</small>"
-            rows.append(row(name, *cells, _bytes(found.get("peak_bytes"))))
+            rows.append(row(name, *cells, memory(found.get("peak_bytes"))))
     made = [_bench(run, say) for run in runs if run.bench]
     if rows:
         head = [text(say[name]) for name in ("run", "started", "answering", "answers_rate", "tokens_rate", "peak_bytes")]
@@ -53,18 +39,18 @@ def speed(runs: Sequence[Run], say: Say) -> str:
 def _bench(run: Run, say: Say) -> str:
     bench = run.bench
     said_as = dict.fromkeys(("batch", "prompt_tokens", "new_tokens", "images"), number)
-    said_as |= {"first_token_seconds": partial(_seconds, say=say)}
+    said_as |= {"first_token_seconds": partial(seconds, say=say)}
     said_as |= dict.fromkeys((f"{name}_per_second" for name in ("decode_tokens", "seed_tokens", "images", "texts")), number)
-    said_as |= {"peak_bytes": _bytes, "bandwidth_share": _share}
+    said_as |= {"peak_bytes": memory, "bandwidth_share": share}
     columns = [name for name in said_as if any(found.get(name) is not None for found in bench["rows"])]
     rows = [row(*(said_as[name](found.get(name)) for name in columns)) for found in bench["rows"]]
     drawn = [
-        Bar(f"{say['batch']} {found['batch']}", _share(share), share)
+        Bar(f"{say['batch']} {found['batch']}", share(reached), reached)
         for found in bench["rows"]
-        if (share := found.get("bandwidth_share")) is not None
+        if (reached := found.get("bandwidth_share")) is not None
     ]
     facts = {name: bench.get(name) for name in ("device", "dtype", "threads", "bandwidth", "date")}
-    facts |= {"bandwidth": facts["bandwidth"] and f"{facts['bandwidth'] / 1e9:,.1f} GB/s", "date": _time(facts["date"])}
+    facts |= {"bandwidth": facts["bandwidth"] and f"{facts['bandwidth'] / 1e9:,.1f} GB/s", "date": moment(facts["date"])}
     about = " · ".join(f"{text(say[name])} {said(value, say)}" for name, value in facts.items() if value)
     title = bench.get("model") or run.name
     made = [f"<h3>{said(say['random'].format(name=title) if bench.get('shape') else title, say)}</h3>"]
@@ -74,24 +60,6 @@ def _bench(run: Run, say: Say) -> str:
     if meant := bench.get("definitions"):
         made.append(folded(text(say["definitions"]), terms((text(name), said(words, say)) for name, words in meant.items())))
     return "".join(made)
-
-
-def _time(moment: str | None) -> str:
-    return f"{moment[:16].replace('T', ' ')} UTC" if moment else ""
-
-
-def _seconds(value: float | None, say: Say) -> str:
-    if value is None:
-        return NOTHING
-    return text(say["seconds"].format(n=value) if value >= 1 else f"{1000 * value:,.0f} ms")
-
-
-def _share(value: float | None) -> str:
-    return percent(value) or NOTHING
-
-
-def _bytes(value: float | None) -> str:
-    return NOTHING if value is None else f"{value / 2**30:,.2f} GiB" if value >= 2**30 else f"{value / 2**20:,.0f} MiB"
 
 
 def curves(runs: Sequence[Run], say: Say) -> str:

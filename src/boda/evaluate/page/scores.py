@@ -6,22 +6,8 @@ from collections.abc import Sequence
 
 from boda.evaluate.figures import BASELINES, Run, axis, by_task, percent, published_score, unlike, upstream_of
 from boda.evaluate.page.charts import Bar, chart
-from boda.evaluate.page.parts import (
-    NOTHING,
-    Say,
-    called,
-    cell,
-    folded,
-    group_row,
-    number,
-    row,
-    run_head,
-    said,
-    score_cells,
-    span,
-    table,
-    text,
-)
+from boda.evaluate.page.parts import Say, called, cell, folded, group_row, row, run_head, said, score_cells, table, text
+from boda.evaluate.page.values import NOTHING, number, span
 
 Pairs = Sequence[tuple[Run, dict]]
 
@@ -127,7 +113,7 @@ def groups(runs: Sequence[Run], say: Say) -> str:
         tables = []
         metrics = dict.fromkeys(name for result in results for name in result.get("metrics", {}))
         if metrics:
-            rows = [row(text(name), *(number(each.get("metrics", {}).get(name)) for each in results)) for name in metrics]
+            rows = [row(text(name), *(text(number(each.get("metrics", {}).get(name))) for each in results)) for name in metrics]
             tokenizer = next((result["tokenizer"] for result in results if result.get("tokenizer")), "")
             caption = text(say["metrics"]) + (f", {text(say['tokenizer'].format(name=tokenizer))}" if tokenizer else "")
             tables.append(table([text(say["metric"]), *heads], [rows], caption))

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from boda.cli import app
+from boda.cli.console import run_name
 from boda.evaluate import machine, shapes
 from tests import tiny
 
@@ -59,6 +60,23 @@ def test_a_language_model_in_a_run_folder(tmp_path: Path, monkeypatch):
     assert result.exit_code == 0, (result.stderr, result.exception)
     assert result.stderr == "" and "images/s" not in result.stdout
     assert (tmp_path / "runs/bench/small/bench.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "model, name",
+    [
+        ("runs/mine/model", "mine"),
+        ("folders/ours", "ours"),
+        ("folders/ours/", "ours"),
+        ("org/name-1.5b", "org-name-1-5b"),
+        ("https://host/v1#name", "host-v1-name"),
+    ],
+)
+def test_a_run_is_called_after_its_model(tmp_path: Path, monkeypatch, model: str, name: str):
+    for folder in ("runs/mine/model", "folders/ours"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert run_name(model) == name
 
 
 def test_the_shapes_with_their_memory():

@@ -450,6 +450,14 @@ def test_contact_sheet_takes_as_many_of_each_kind_and_the_same_each_time(evaluat
     assert contact_sheet(evaluated, tmp_path / "b.png", columns=2, rows=2).read_bytes() == first
 
 
+def test_contact_sheet_of_marks_calls_nothing_right_or_wrong(tmp_path: Path, evaluated: Path):
+    record = json.loads((evaluated / "answers.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    lines = [{**record, "row": str(score), "failed": False, "raw": "답", "score": score} for score in (0.0, 1.0, 6.5)]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    sheet = Image.open(contact_sheet(tmp_path, tmp_path / "sheet.png"))
+    assert pixels_like(sheet, (26, 127, 55)) < 200 and pixels_like(sheet, (198, 40, 40)) < 200
+
+
 def test_contact_sheet_without_pictures_or_answers(tmp_path: Path, evaluated: Path):
     record = json.loads((evaluated / "answers.jsonl").read_text(encoding="utf-8").splitlines()[0])
     lost = tmp_path / "answers.jsonl"

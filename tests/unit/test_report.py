@@ -196,6 +196,20 @@ def test_speed_boards_and_curves_have_their_sections(place: Path, tmp_path: Path
     assert "| other | 1-2 | 80.0% |" in told and "## Speed of mini" in told and "| 16 | 128 | 64 | 16 | 0.64 | 720 |" in told
 
 
+def test_what_many_runs_share_is_told_once(place: Path, tmp_path: Path):
+    folders = [run_folder(tmp_path / name, place, name, seed=number) for number, name in enumerate("abcd")]
+    words = reported(*folders, out=tmp_path / "out").words
+    assert words.count(f"{CAPTION}: CIDEr-D, words by kiwi · a, b, c, d") == 1
+    results = json.loads((folders[0] / "results.json").read_text(encoding="utf-8"))
+    results["conditions"][CAPTION] = results["conditions"][CAPTION] | {"image_limit": 336}
+    write(folders[0] / "results.json", results)
+    page = reported(folders[0], out=tmp_path / "one")
+    heads = [page.words[place + 1] for place, word in enumerate(page.words) if word == "과제"]
+    assert heads == ["이미지 크기 제한"] and page.words.count("심사 모델") == 1  # what differs in a table, the rest in a list
+    folded = (tmp_path / "out/report.html").read_text(encoding="utf-8").split('id="worst"')[1].split("</section>")[0]
+    assert folded.count("<details>") == 4 and 'id="worst"' in (tmp_path / "one/report.html").read_text(encoding="utf-8")
+
+
 def test_tables_as_text(place: Path, tmp_path: Path):
     write_report([run_folder(tmp_path / "run", place)], tmp_path / "out", quiet=True)
     with (tmp_path / "out/report.csv").open(encoding="utf-8", newline="") as stream:

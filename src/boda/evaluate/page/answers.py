@@ -64,7 +64,10 @@ def _judged(run: Run) -> list[dict]:
             if not judgement["failed"] and judgement.get("score") is not None:
                 marks[judgement["task"], judgement["row"]].append(judgement["score"])
     means = {key: sum(found) / len(found) for key, found in marks.items()}
-    return [{**record, "score": means.get((record["task"], record["row"]), record["score"])} for record in records]
+    for record in records:
+        if record["score"] is None:
+            record["score"] = means.get((record["task"], record["row"]))
+    return records
 
 
 def _card(record: dict, result: dict, say: Say) -> str:

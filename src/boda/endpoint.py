@@ -235,6 +235,27 @@ class Endpoint:
             raise Refused(f"the {self.name} refused the request ({status}: {said})")
 
 
+class ChatEndpoint(Endpoint):
+    """A server that speaks as OpenAI's chat API does and has a `model`; its key is in the first of `keys` that holds one, if any."""
+
+    def __init__(self, url: str, name: str, gone: type[BodaError], model: str, keys: Sequence[str], **rest: Any):
+        key, named = read_key(keys, name), " or ".join(keys)
+        refusals = {
+            401: f"does not take the key; put the right one into {named}",
+            402: "takes no more requests from this account",
+            403: f"does not allow this key to use '{model}'; see {named}, and the model's name",
+            404: f"has no model '{model}', or the address is not that of its API (often it ends in /v1)",
+            **dict.fromkeys((301, 302, 303, 307, 308), "sends elsewhere; give the address that it sends to"),
+        }
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        super().__init__(url, name, gone, headers=headers, secrets=[key], refusals=refusals, **rest)
+
+    def text(self, choice: dict) -> str:
+        """What a choice of a reply says; some servers say it in parts."""
+        said = choice["message"].get("content") or ""
+        return self.clean("".join(part["text"] for part in said if part["type"] == "text") if isinstance(said, list) else said)
+
+
 def _was_closed(connection: http.client.HTTPConnection) -> bool:
     """Whether the server hung up while the connection lay idle: then its end is there to be read."""
     poll = select.poll()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from boda.endpoint import Endpoint, Unanswered, read_key
+from boda.endpoint import ChatEndpoint, Unanswered
 from boda.errors import BodaError
 from boda.evaluate.answers import AnswersFile
 from boda.evaluate.task import Judging, Row, Task
@@ -46,23 +46,9 @@ class Judge:
     wait: float = 1.0
 
     def __post_init__(self):
-        key, keys = read_key(KEYS, "judge"), " or ".join(KEYS)
-        self._endpoint = Endpoint(
-            self.url,
-            "judge",
-            JudgeGone,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            secrets=[key],
-            refusals={
-                401: f"does not take the key; put the right one into {keys}",
-                403: f"does not allow this key to use '{self.model}'; see {keys} and --judge-model",
-                404: f"has no model '{self.model}', or the address is not that of its API (often it ends in /v1)",
-            },
-            advice="start it, or give another --judge",
-            timeout=self.timeout,
-            retries=self.retries,
-            wait=self.wait,
-        )
+        limits = {"timeout": self.timeout, "retries": self.retries, "wait": self.wait}
+        advice = "start it, or give another --judge"
+        self._endpoint = ChatEndpoint(self.url, "judge", JudgeGone, self.model, KEYS, advice=advice, **limits)
         if not self.model:
             raise BodaError("which model judges? name it with --judge-model, as the server calls it")
         if self.concurrency < 1:
@@ -86,10 +72,10 @@ class Judge:
         """One reply, what it has cost added to `costs`. Raises JudgeGone, or Unanswered where only this one cannot be had."""
 
         def read(found: dict) -> str:
-            text = found["choices"][0]["message"].get("content") or ""
+            text = self._endpoint.text(found["choices"][0])
             usage = found.get("usage") or {}
             costs.update({name: int(usage.get(name) or 0) for name in COSTS if name != "requests"})
-            return self._endpoint.clean(str(text))
+            return text
 
         body = {"model": self.model, "messages": messages, **settings}
         return self._endpoint.ask("chat/completions", body, read, stop=stop, counts=costs)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from boda.endpoint import Endpoint, Refused, read_key
+from boda.endpoint import ChatEndpoint, Refused
 from boda.errors import BodaError
 from boda.evaluate.asking import ModelGone, Reply, parts_of, with_system
 
@@ -30,23 +30,9 @@ class RemoteModel:
 
     def __init__(self, url: str, settings: dict | None = None):
         place, _, self.model = url.partition("#")
-        key, keys = read_key(KEYS, "model"), " or ".join(KEYS)
         self.settings = settings or {}
-        self.endpoint = Endpoint(
-            place,
-            "model",
-            ModelGone,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            secrets=[key],
-            refusals={
-                401: f"does not take the key; put the right one into {keys}",
-                403: f"does not allow this key to use '{self.model}'; see {keys}",
-                404: f"has no model '{self.model}', or the address is not that of its API (often it ends in /v1)",
-                402: "takes no more requests from this account",
-                **dict.fromkeys((301, 302, 303, 307, 308), "sends elsewhere; give the address that it sends to"),
-            },
-            advice="start it, or give another address",
-        )
+        advice = "start it, or give another address"
+        self.endpoint = ChatEndpoint(place, "model", ModelGone, self.model, KEYS, advice=advice)
         if not self.model:
             raise BodaError(f"which model at {self.endpoint.place}? name it as the server calls it: https://host/v1#NAME")
         # Without what stands behind a question mark.
@@ -81,11 +67,9 @@ class RemoteModel:
 
     def _ask(self, body: dict) -> Reply:
         def read(found: dict) -> Reply:
-            text = found["choices"][0]["message"].get("content") or ""
-            if isinstance(text, list):  # of parts, as some servers say it
-                text = "".join(part["text"] for part in text if part["type"] == "text")
             usage = found.get("usage") or {}
-            return Reply(self.endpoint.clean(text), usage.get("completion_tokens"), usage.get("prompt_tokens"))
+            text = self.endpoint.text(found["choices"][0])
+            return Reply(text, usage.get("completion_tokens"), usage.get("prompt_tokens"))
 
         return self.endpoint.ask("chat/completions", body, read)
 

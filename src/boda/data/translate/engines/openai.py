@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from boda.data.translate.engines import EngineGone, Reply, checked
 from boda.data.translate.engines.prompt import Prompt
 from boda.data.translate.engines.service import Service
-from boda.endpoint import Endpoint, Unanswered, read_key
+from boda.endpoint import ChatEndpoint, Unanswered, read_key
 from boda.errors import BodaError
 
 KEYS = ("BODA_TRANSLATE_KEY", "OPENAI_API_KEY")
@@ -43,23 +43,14 @@ class Translator(Service):
         return {"prompt": self._prompt.text, "temperature": self.temperature}
 
     @cached_property
-    def endpoint(self) -> Endpoint:
-        key, keys = read_key(KEYS, "translation server"), " or ".join(KEYS)
-        if not key and self.url == OPENAI:
-            raise EngineGone(f"the engine openai needs a key; put it into {keys}, or give the url of another server")
-        return self._endpoint(
-            self.url,
-            "translation server",
-            {"Authorization": f"Bearer {key}"} if key else {},
-            [key],
-            {
-                401: f"does not take the key; put the right one into {keys}",
-                402: "takes no more requests from this account",
-                403: f"does not allow this key to use '{self.model}'; see {keys} and the model",
-                404: f"has no model '{self.model}', or the url is not that of its API (often it ends in /v1)",
-            },
-            advice="start it, or give another url",
-        )
+    def endpoint(self) -> ChatEndpoint:
+        name, limits = "translation server", {"timeout": self.timeout, "retries": self.retries, "wait": self.wait}
+        if self.url == OPENAI and not read_key(KEYS, name):
+            raise EngineGone(
+                f"the engine openai needs a key; put it into {' or '.join(KEYS)}, or give the url of another server"
+            )
+        advice = "start it, or give another url"
+        return ChatEndpoint(self.url, name, EngineGone, self.model, KEYS, advice=advice, **limits)
 
     def check(self) -> None:
         self.endpoint.probe("models")
@@ -93,5 +84,5 @@ class Translator(Service):
     def _read(self, found: Any) -> tuple[str, str | None, int]:
         """A reply -> its text, why it ended, and what it has cost."""
         choice = found["choices"][0]
-        text, tokens = choice["message"].get("content") or "", (found.get("usage") or {}).get("total_tokens")
-        return self.endpoint.clean(str(text)), choice.get("finish_reason"), int(tokens or 0)
+        tokens = (found.get("usage") or {}).get("total_tokens")
+        return self.endpoint.text(choice), choice.get("finish_reason"), int(tokens or 0)

@@ -160,6 +160,23 @@ def test_a_model_without_a_chat_template_ends_the_run(tmp_path: Path, pictures: 
         run(str(tiny.language_folder("gpt_neox")), ["questions:test.jsonl"], tmp_path / "out", data_dir=pictures)
 
 
+def test_a_batch_that_the_memory_does_not_hold_is_parted(expected: Path, tmp_path: Path, monkeypatch):
+    model, processor = load("mini", "cpu", torch.float32)
+    generate, last = model.generate, drawn().load(None)[-1]
+
+    def small(**inputs):
+        if len(inputs["input_ids"]) > 1 or len(asked) == 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        asked.append(inputs)
+        return generate(**inputs)
+
+    asked: list[dict] = [{}]
+    monkeypatch.setattr(model, "generate", small)
+    found = run((model, processor), [drawn()], tmp_path)["drawn:number=20"]
+    assert (found["n"], found["failed"]) == (15, 1)
+    assert answers(tmp_path) == answers(expected) | {last.id: None}
+
+
 # Processes
 
 

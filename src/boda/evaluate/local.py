@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from boda.data.images import load_image
-from boda.errors import BodaError
+from boda.errors import BodaError, explaining
 from boda.evaluate.asking import ModelGone, Reply, with_pictures
 from boda.evaluate.machine import peak_memory
 from boda.models.checkpoints import best_device, best_dtype, load
@@ -95,8 +95,11 @@ class LocalModel:
         return self._generated(asked, decoding, len(asked) if exact else 1)
 
     def _generated(self, asked: list[list[dict]], decoding: dict, size: int) -> list[Reply]:
+        full = (
+            "the device's memory is full; a smaller --image-limit asks less of it"  # of one question: a batch is parted before
+        )
         # A GPU's convolutions would round to 10 bits otherwise.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), explaining(full, torch.OutOfMemoryError):
             return [Reply(*each) for each in generate_counted(*self.loaded, asked, size, **decoding)]
 
     def peak(self) -> int | None:

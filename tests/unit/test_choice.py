@@ -133,6 +133,11 @@ def test_options_that_look_like_labels():
     assert read_choice("A", ["B", "A", "O", "AB"]) == 0 and read_choice("AB", ["B", "A", "O", "AB"]) == 3
 
 
+def test_a_label_beside_another_options_text_is_no_choice():
+    for answer in ("C번 고양이가 보입니다.", "(B) 새가 있습니다.", "B 강아지", "2번 토끼는"):
+        assert read_choice(answer, ANIMALS) is None, answer
+
+
 def test_labels_beyond_the_options_name_none():
     assert read_choice("C", ["개", "고양이"]) is None and read_choice("3번", ["개", "고양이"]) is None
     assert read_choice("정답은 C입니다. 고양이가 아닙니다.", ["개", "고양이"]) is None

@@ -11,8 +11,8 @@ from string import ascii_lowercase, digits
 
 from boda.evaluate.metrics.exact import stems
 
-# An option's text; 예 or 아니요; (B), B번, 보기 B; B; what counts only where nothing else can be meant: 2, 나, 두 번째, the B of B 지역.
-TEXT, REPLY, SIGN, LETTER, FAINT = range(5)
+# An option's text; 예 or 아니요; (B), B번, 보기 B, B; what counts only where nothing else can be meant: 2, 나, 두 번째, the B of B 지역.
+TEXT, REPLY, LABEL, FAINT = range(4)
 NEITHER = -1  # the index of a label that no option has, and of a text that several have
 
 
@@ -206,7 +206,7 @@ def _labels(said: str, texts: Sequence[str], named: Collection[int]) -> list[Men
     ):
         place = int(match[1]) if match[1].isdigit() else _ORDINALS[match[1]]
         if 1 <= place <= len(texts) and (match[1].isascii() or not match[3]):
-            found.append(Mention(match.start(), match.end(), place - 1, SIGN if match[2] or match[3] else FAINT))
+            found.append(Mention(match.start(), match.end(), place - 1, LABEL if match[2] or match[3] else FAINT))
     return found
 
 
@@ -234,7 +234,7 @@ def _label_kind(said: str, match: re.Match, is_text: bool, named: Collection[int
     is_attribute = not (glued[0] or begins_text or _AFTER_BARE.match(after)) or _NAMED_BY_LETTER.search(before)  # B 지역, 점 A
     if not (is_sign or is_latin) or (is_attribute and not match["noun"]):
         return FAINT
-    return SIGN if is_sign else LETTER
+    return LABEL
 
 
 # --- spelling

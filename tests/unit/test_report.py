@@ -361,6 +361,7 @@ def test_cards_say_what_is_known_and_that_the_rest_is_not_stated(place: Path, tm
     assert "Licence of the model: not stated." in english and "모델의 라이선스: 명시되지 않음." in korean
     assert "| several | " in english and "Apache-2.0 (drawn by Boda)" in english and "170,000" in english
     assert "trust_remote_code=True" in english and "AutoModelForImageTextToText" in english
+    assert "| Blind |" in english and "| Blind |" not in cards(seeing, out=tmp_path / "alone")[0]  # nothing in it
     untested = english.split("Tasks of Boda that were not run: ")[1].split("\n")[0]
     assert "drawn" in untested and CHOICE not in untested
     assert "first character of the answer, compared without case" in english and "25.0%" in english

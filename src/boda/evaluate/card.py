@@ -158,7 +158,11 @@ def _card(called: str, folder: Path, info: dict, runs: Sequence[Run], blind: Seq
         return [f"## {say[title]}", *paragraphs]
 
     def told(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        return markdown([say.get(head, head) for head in heads], rows).rstrip() if rows else say["unstated"]
+        if not rows:
+            return say["unstated"]
+        filled = [place for place in range(len(heads)) if any(row[place] != "-" for row in rows)]
+        names = [say.get(heads[place], heads[place]) for place in filled]
+        return markdown(names, [[row[place] for place in filled] for row in rows]).rstrip()
 
     parts = [[name, _part(value, say)] for name, value in _parts(info)]
     connector = info.get("connector") or info.get("recipe", {}).get("model", {}).get("connector")

@@ -70,7 +70,8 @@ def _matrix(runs: Sequence[Run], say: Say) -> str:
 
 def _score_cell(result: dict, counted: bool = False) -> str:
     """A score above its interval, and above how many it is the mean of."""
-    below = " · ".join(filter(None, [span(result), f"n {result['n']:,}" if counted and "n" in result else ""]))
+    told = [span(result), f"n {result['n']:,}" if counted and "n" in result else ""]
+    below = ", ".join(f"<span>{each}</span>" for each in told if each)
     return cell(f"{percent(result.get('score'), result) or NOTHING}<small>{below}</small>", "score")
 
 

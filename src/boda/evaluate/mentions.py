@@ -246,6 +246,7 @@ def plain(text: str) -> str:
     text = re.sub(r"[^\x00-\x7f가-힣ㄱ-ㆎ]", lambda match: _plain_sign(match[0]), text)
     text = re.sub(r"(\d)\s*\u20e3", " \\1번\0", text)
     text = re.sub(f"\0(?={GLUED.pattern})", "", text).replace("\0", " ")  # ②가 and ②고양이
+    text = re.sub(r"[^\S\n]+", " ", text)
     text = re.sub(r"\*\*+|__+|`+|^[ \t]*#+ |\$(?=\s*\(?\w\)?\s*\$)|(?<=[\w)])\$(?!\w)", "", text, flags=re.MULTILINE)
     text = re.sub(r"(?<![\w*])\*(?=\S)([^*\n]+)(?<=\S)\*", r"\1", text)
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)

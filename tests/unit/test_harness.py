@@ -17,8 +17,9 @@ import boda.evaluate
 from boda.cli import app
 from boda.errors import BadRow, BodaError
 from boda.evaluate.answers import read_answers
+from boda.evaluate.figures import markdown_table, read_runs
 from boda.evaluate.harness import macro_f1
-from boda.evaluate.report import contact_sheet, markdown_table
+from boda.evaluate.report import contact_sheet
 from boda.evaluate.tasks import list_tasks, make_task
 from boda.models.checkpoints import load
 from tests import tiny
@@ -163,7 +164,7 @@ def test_a_benchmark_is_scored_over_its_parts_by_their_sizes(model, tmp_path: Pa
     # The same report as of other tasks.
     written = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))["tasks"]
     assert written[click]["lm_eval"] and written[click]["task_version"] == 1.0 and written[click]["shots"] == 0
-    table = markdown_table({"tiny": tmp_path / "out"})
+    table = markdown_table(read_runs([tmp_path / "out"]))
     assert "| &nbsp;&nbsp;group: click_lang | 3 |" in table and table.splitlines()[0].endswith("| chance |")
     assert contact_sheet(tmp_path / "out", tmp_path / "sheet.png").stat().st_size > 10_000
 

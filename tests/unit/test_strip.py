@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageColor
 
 from boda.data.drawn.samples import picture
-from boda.evaluate.report import RIGHT, WRONG
+from boda.evaluate.sheets import RIGHT, WRONG
 from boda.evaluate.strip import BLOCKS, GAP, LINE, PICTURE, SIDE, sparkline, strip
 
 SCENES = ("scene/one/seen/0/1", "scene/few/seen/0/2")

@@ -97,12 +97,13 @@ def report(
     if pairwise is not None:
         if len(runs) != 2 or judge is None or judge_model is None:
             raise typer.BadParameter("--pairwise TASK compares two runs by --judge URL --judge-model NAME")
+        from boda.evaluate.judge import cost
         from boda.evaluate.pairwise import pairwise as compare
 
         place = out or Path("runs") / "pairwise" / "-".join(run.resolve().name for run in runs)
         compared = compare(runs[0], runs[1], pairwise, {"url": judge, "model": judge_model}, place, settings["quiet"])
         shown = ("wins", "ties", "losses", "inconsistent", "failed", "score", "low", "high")
-        lines = [*(f"{name}: {compared[name]}" for name in shown), *compared["remarks"], f"judgements: {place}"]
+        lines = [*(f"{name}: {compared[name]}" for name in shown), *compared["remarks"], cost(compared), f"judgements: {place}"]
         result({"pairwise": compared}, "\n".join(lines))
         return
     if against is not None:

@@ -165,7 +165,7 @@ def with_judgements(task: Task, rows: Sequence[Row], answers: dict, saved: Answe
 
 
 def usage(task: Task, records: Sequence[dict], result: dict) -> dict:
-    """`judge`: who judged and what it has cost, and `remarks`, the same in words with what the published rule makes of it."""
+    """`judge`: who judged and what it has cost; `remarks`: what is missing, what failed, and what the published rule makes of it."""
     assert task.judging
     found = [judgement for record in records for judgement in record["judgements"].values()]
     counts = {name: sum(judgement[name] for judgement in found) for name in COSTS}
@@ -175,12 +175,18 @@ def usage(task: Task, records: Sequence[dict], result: dict) -> dict:
     remarks = []
     if missing and not task.judging.optional:
         remarks += [f"{missing} judgements are not made yet; the same command with --judge URL --judge-model NAME makes them"]
-    if found:
-        tokens = f"{counts['prompt_tokens']:,} + {counts['completion_tokens']:,} tokens"
-        remarks += [f"judged by {found[0]['judge']}: {len(found)} judgements, {counts['requests']} requests, {tokens}"]
     if failures:
         remarks += [f"{len(failures)} of {len(found)} judgements failed, the first: {failures[0]}; the same command asks again"]
     upstream = result.get("upstream") or {}
     if upstream.get("score") not in (None, result["score"]):
         remarks += [f"by the published rule {upstream['score']:.2f} over {upstream['n']}"]
     return {"judge": {"model": found[0]["judge"] if found else None, "judgements": len(found), **counts}, "remarks": remarks}
+
+
+def cost(result: dict) -> str:
+    """What the judge of a result has cost, in words; "" where none judged. It depends on what a killed run had under way."""
+    found = result.get("judge") or {}
+    if not found.get("judgements"):
+        return ""
+    tokens = f"{found['prompt_tokens']:,} + {found['completion_tokens']:,} tokens"
+    return f"judged by {found['model']}: {found['judgements']} judgements, {found['requests']} requests, {tokens}"

@@ -25,6 +25,7 @@ from boda.evaluate.figures import (
     read_runs,
     upstream_of,
 )
+from boda.evaluate.judge import cost
 from boda.evaluate.page import page
 from boda.evaluate.sheets import contact_sheet, curve
 from boda.files import whole_file
@@ -53,7 +54,7 @@ def show(results: dict[str, dict], title: str = "") -> None:
     out = console()
     out.print(table)
     for name, result in results.items():
-        for remark in result.get("remarks", []):
+        for remark in [*result.get("remarks", []), *filter(None, [cost(result)])]:
             out.print(f"{escape(name)}: {escape(remark)}")
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from boda.evaluate.figures import Run, by_task
+from boda.evaluate.judge import cost
 from boda.evaluate.page.charts import Bar, chart
 from boda.evaluate.page.parts import Say, called, cell, folded, row, run_head, said, table, terms, text, words_head
 from boda.evaluate.page.values import NOTHING, memory, moment, number, plain, seconds, share
@@ -19,7 +20,7 @@ CONDITIONS = ("version", "decoding", "system", "image_limit", "limit", "judge")
 
 
 def speed(runs: Sequence[Run], say: Say) -> str:
-    """All that was measured in time: when, how fast, with how much memory."""
+    """All that differs from run to run: when, how fast, with how much memory, and what a judge has cost."""
     rows = []
     for run in runs:
         for task in run.tasks:
@@ -33,7 +34,9 @@ def speed(runs: Sequence[Run], say: Say) -> str:
         head = [text(say[name]) for name in ("run", "started", "answering", "answers_rate", "tokens_rate", "peak_bytes")]
         shown = table(head, [rows])
         made.insert(0, shown if len(rows) <= MANY else folded(f"{text(say['run'])} ({len(rows)})", shown))
-    return f'<p class="about">{text(say["speed_about"])}</p>{"".join(made)}' if made else ""
+    costs = [f"{task}: {told}" for run in runs for task, result in run.tasks.items() if (told := cost(result))]
+    made.insert(1, _listed(costs, say))
+    return f'<p class="about">{text(say["speed_about"])}</p>{"".join(made)}' if any(made) else ""
 
 
 def _bench(run: Run, say: Say) -> str:
@@ -81,8 +84,12 @@ def remarks(runs: Sequence[Run], say: Say) -> str:
             for line in [*result.get("remarks", []), *unread]:
                 whose[task, line].append(called(run, say))
     told = [f"{task}: {line} · {', '.join(names)}" for (task, line), names in whose.items()]
-    items = [f"<li>{said(line, say)}</li>" for line in told]
-    return f'<ul class="lines">{"".join(items)}</ul>' if items else ""
+    return _listed(told, say)
+
+
+def _listed(lines: Sequence[str], say: Say) -> str:
+    items = "".join(f"<li>{said(line, say)}</li>" for line in lines)
+    return f'<ul class="lines">{items}</ul>' if items else ""
 
 
 def conditions(runs: Sequence[Run], say: Say) -> str:

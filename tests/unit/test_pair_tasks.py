@@ -17,7 +17,7 @@ from boda.data.drawn.samples import facts
 from boda.data.drawn.sentences import noun_phrase
 from boda.data.sample import ImageRef
 from boda.errors import BodaError
-from boda.evaluate.metrics.ranking import hits, places, ranking
+from boda.evaluate.metrics.ranking import chance, hits, places, ranking
 from boda.evaluate.pairs import Search, both_ways, fill, pair_task, text_vectors
 from boda.evaluate.report import write_report
 from boda.evaluate.task import PairTask, Row, Task
@@ -69,6 +69,13 @@ def test_places_are_those_of_a_sorted_list(values, data):
     relevant = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1, unique=True))
     order = sorted(range(len(values)), key=lambda number: -values[number])
     assert places(np.array(values), relevant) == sorted(order.index(number) + 1 for number in relevant)
+
+
+def test_what_a_random_order_scores():
+    assert chance(hits, 1, 50) == pytest.approx(1 / 50)
+    assert chance(hits, 5, 50) == pytest.approx(1 / 10, abs=0.02)  # drawn
+    expected = sum(1 / math.log2(1 + place) for place in range(1, 11)) / 40
+    assert chance(ranking, 1, 40) == pytest.approx(expected)
 
 
 def test_known_ranking_scores():

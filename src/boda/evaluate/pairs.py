@@ -16,7 +16,7 @@ from boda.data.images import load_image
 from boda.data.sample import ImageRef
 from boda.data.templates import Template
 from boda.errors import BodaError
-from boda.evaluate.metrics.ranking import hits, places
+from boda.evaluate.metrics.ranking import chance, hits, places
 from boda.evaluate.task import PairTask, Row, Watch, limited, summary, version_of
 
 BLOCK = 256
@@ -140,14 +140,16 @@ def _record(row: Row, best: Any, metrics: dict[str, float], error: str) -> dict:
     record: dict = {"row": row.id, "prompt": [{"role": "user", "content": asked}] if isinstance(asked, str) else []}
     record |= {"images": [json.loads(image.to_json()) for image in search.images(query)], "raw": str(best), "gold": str(gold)}
     record |= {"tags": {"set": search.name}, "metrics": metrics, "score": next(iter(metrics.values()), None), "failed": False}
+    record["chance"] = chance(search.metrics, len(search.relevant[query]), len(search.gallery))
     return record if not error else {**record, "raw": None, "failed": True, "error": error}
 
 
 def _summarise(records: list[dict]) -> dict:
-    """The mean of the queries' own scores, and every metric of every set."""
+    """The mean of the queries' own scores, what a random order scores, and every metric of every set."""
     groups: dict[str, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         for metric, value in record["metrics"].items():
             groups[record["tags"]["set"]][metric].append({**record, "score": value})
     by_metric = {name: {metric: summary(some) for metric, some in group.items()} for name, group in groups.items()}
-    return {**summary(records), "groups": by_metric}
+    guesses = [record["chance"] for record in records if not record["failed"] and "chance" in record]  # not in older runs
+    return {**summary(records), **({"chance": sum(guesses) / len(guesses)} if guesses else {}), "groups": by_metric}

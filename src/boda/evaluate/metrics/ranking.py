@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -24,3 +26,12 @@ def ranking(places: Sequence[int]) -> dict[str, float]:
     gained, best = (sum(1 / math.log2(1 + n) for n in some if n <= 10) for some in (places, range(1, len(places) + 1)))
     recall = {f"R@{k}": sum(place <= k for place in places) / len(places) for k in (1, 5, 10)}
     return {"NDCG@10": gained / best, "MRR": 1 / min(places), **recall}
+
+
+@cache
+def chance(metrics: Callable[[list[int]], dict[str, float]], relevant: int, number: int) -> float:
+    """The first of the metrics of a random order of `number` things: exact for one relevant, for several the mean of 2,000 orders."""
+    draw = random.Random(0)
+    drawn = (sorted(draw.sample(range(1, number + 1), relevant)) for _ in range(2000))
+    orders = [[place] for place in range(1, number + 1)] if relevant == 1 else list(drawn)
+    return sum(next(iter(metrics(order).values())) for order in orders) / len(orders)

@@ -178,7 +178,12 @@ def board_folder(folder: Path, place: Path) -> Path:
         "upstream": {"score": 0.4, "n": 46},
     }
     overlap = {"images": 0.02, "questions": 0.0, "n": 48, "checked": 5000}
-    second = {"score": 0.8, "run": "runs/other", "overlap": {"unknown": "no manifest"}, "flag": "그림 없이도 같은 점수"}
+    second = {
+        "score": 0.8,
+        "run": "runs/other",
+        "overlap": {"unknown": "no manifest"},
+        "flag": "이미지 없이 낸 점수와 구별되지 않음",
+    }
     rows = [
         row | seeing | {"name": "mini", "rank": [1, 2], "run": "runs/mini", "overlap": overlap},
         row | seeing | {"name": "other", "rank": [1, 2]} | second,

@@ -77,7 +77,7 @@ def test_a_table_with_its_baselines_ranks_and_flags(file: Path, tmp_path: Path):
     assert rows["majority", "majority"]["score"] == 0.5
     assert rows["chance", "chance"]["score"] is None  # an open question has none: a dash
     assert rows["model", "잘 봄"]["flag"] == "" and table["flag"] == ""
-    assert rows["model", "조금 봄"]["flag"] == rows["model", "못 봄"]["flag"] == "그림 없이도 같은 점수"
+    assert rows["model", "조금 봄"]["flag"] == rows["model", "못 봄"]["flag"] == "이미지 없이 낸 점수와 구별되지 않음"
     assert rows["model", "잘 봄"]["run"] == "runs/잘 봄" and rows["blind", "잘 봄"]["run"] == "runs/잘 봄-blind"
     assert (tmp_path / "out/runs/잘 봄-blind/answers.jsonl").is_file()
     assert table["differences"] == [] and table["conditions"]["version"]
@@ -86,7 +86,7 @@ def test_a_table_with_its_baselines_ranks_and_flags(file: Path, tmp_path: Path):
 
 def test_a_task_that_the_blind_solve_is_flagged(file: Path, tmp_path: Path):
     [table] = run_board(board(file, Answers(lambda _: "파란색", "하나")), tmp_path / "out", quiet=True)["tables"]
-    assert table["flag"].startswith("그림 없이도 같은 점수")
+    assert table["flag"].startswith("이미지 없이 낸 점수와 구별되지 않음")
 
 
 def test_without_blind_there_are_neither_twins_nor_flags(file: Path, tmp_path: Path):

@@ -492,7 +492,7 @@ def test_text_by_both_rules(tmp_path: Path):
     found = evaluated(f"ocr-text:{path}", ["나무", "바디", ""], tmp_path / "out")
     assert found["n"] == 3 and found["score"] == pytest.approx((1 + 0.5 + 0) / 3)
     # Syllables: 0, 1, 4 edits of 2 + 2 + 4; jamo: 0, 1, 8 of 4 + 4 + 8; words: 0, 1, 1 of 3.
-    assert found["metrics"] == pytest.approx({"cer": 5 / 8, "cer_jamo": 9 / 16, "wer": 2 / 3})
+    assert found["metrics"] == pytest.approx({"cer": 5 / 8, "cer_jamo": 9 / 16, "wer": 2 / 3, "anls": 1 / 3})
     assert found["upstream"]["score"] == pytest.approx((0 + 0.5 + 1) / 3) and "LOWER" in found["upstream"]["rule"]
 
 
@@ -539,7 +539,8 @@ def test_charts_by_both_rules(tmp_path: Path):
     # Read: 1 1 1 0 and none. Published: only a bare "1" is right, of all five.
     assert found["score"] == 0.75 and (found["n"], found["failed"]) == (4, 1)
     assert found["upstream"]["score"] == 0.2 and found["upstream"]["n"] == 5
-    assert set(found["metrics"]) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "relaxed_accuracy"}
+    relaxed = {"relaxed_accuracy", "relaxed_accuracy_published"}
+    assert set(found["metrics"]) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", *relaxed}
     assert found["tokenizer"] == "whitespace"
     assert {name: bodies[0][name] for name in ("temperature", "max_tokens")} == {"temperature": 0, "max_tokens": 5}
     body = next(body for body in bodies if answers[0] in body["messages"][0]["content"])

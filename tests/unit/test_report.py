@@ -182,7 +182,7 @@ def test_speed_boards_and_curves_have_their_sections(place: Path, tmp_path: Path
     for words in (
         "색깔 순위표",
         "1–2",
-        "그림 없이도 같은 점수",
+        "이미지 없이 낸 점수와 구별되지 않음",
         "third: image limit is 336, here none",
         "Elsewhere-7B",
         "gpt-4",

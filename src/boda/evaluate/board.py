@@ -36,7 +36,7 @@ from boda.recipe.words import shown
 
 Count = Annotated[int, Field(ge=1)]
 OWN = "own"
-BLIND_AS_WELL = "그림 없이도 같은 점수"
+BLIND_AS_WELL = "이미지 없이 낸 점수와 구별되지 않음"
 WORDS = {"version": "task version", "image_limit": "image limit (pixels)", "system": "system text"}
 
 
@@ -329,7 +329,7 @@ def _table(task: str, note: str, cells: Sequence[Cell], failed: Sequence[Cell]) 
     rows += [_row(cell) | {"flag": cell.error, "error": cell.error} for cell in failed]
     flag = ""
     if seeing and blind and not _is_better(seeing[0], blind[0]):
-        flag = f"{BLIND_AS_WELL}: {blind[0].name} 모델이 그림을 보지 않고 낸 점수보다 확실히 나은 모델이 없습니다."
+        flag = f"{BLIND_AS_WELL}: {blind[0].name} 모델이 이미지 없이 낸 점수보다 확실히 나은 모델이 없습니다."
     return {"task": task, "conditions": cells[0].conditions if cells else {}, "note": note, "flag": flag, "rows": rows}
 
 

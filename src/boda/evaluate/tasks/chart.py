@@ -18,7 +18,7 @@ from boda.data.sample import IMAGE_MARK, Sample, conversation
 from boda.errors import BodaError
 from boda.evaluate import judged
 from boda.evaluate.metrics.captions import meteor, rouge_l, sentence_bleu
-from boda.evaluate.metrics.numbers import relaxed
+from boda.evaluate.metrics.numbers import relaxed, relaxed_upstream
 from boda.evaluate.task import Judging, Row, Task, read_options, summary, version_of
 from boda.evaluate.tasks.questions import of_samples, questions
 
@@ -89,5 +89,6 @@ def _metrics(answers: Sequence[tuple[str, str]]) -> dict[str, float]:
     lower = [(answer.lower().split(), [gold.lower().split()]) for answer, gold in answers]  # as NLTK's METEOR has them
     found = {f"bleu_{order}": [sentence_bleu(*pair, weights, 1) for pair in pairs] for order, weights in enumerate(WEIGHTS, 1)}
     found |= {"meteor": [meteor(*pair) for pair in lower], "rouge_l": [rouge_l(*pair) for pair in pairs]}
-    found["relaxed_accuracy"] = [float(relaxed(answer, gold)) for answer, gold in answers]
+    for name, rule in (("relaxed_accuracy", relaxed), ("relaxed_accuracy_published", relaxed_upstream)):
+        found[name] = [float(rule(answer, gold)) for answer, gold in answers]
     return {name: sum(scores) / len(scores) for name, scores in found.items()}

@@ -18,7 +18,7 @@ from boda.data.rows import text_rows
 from boda.data.sample import IMAGE_MARK, ImageRef, Sample, conversation
 from boda.data.sources import resolve_data
 from boda.errors import BadRow, BodaError
-from boda.evaluate.metrics.reading import edit_rates, edit_rates_upstream, similarity
+from boda.evaluate.metrics.reading import anls, edit_rates, edit_rates_upstream, similarity
 from boda.evaluate.task import Row, Task, by_value, read_options, summary
 from boda.evaluate.tasks.drawn import read_numbers
 from boda.evaluate.tasks.ocr_boxes import OF_FILES, check_given, is_box
@@ -93,4 +93,5 @@ def _rates(records: list[dict]) -> dict:
         return summary(records)
     published = sum(bool(gold.strip()) for _, gold in pairs)
     upstream = {"score": edit_rates_upstream(pairs)["cer"], "n": published, "rule": RULE, "measure": "CER"}
-    return {**summary(records), "metrics": edit_rates(pairs), "upstream": upstream}
+    near = {"anls": sum(anls(read, [written]) for read, written in pairs) / len(pairs)} if pairs else {}
+    return {**summary(records), "metrics": edit_rates(pairs) | near, "upstream": upstream}

@@ -57,6 +57,7 @@ _LOOK_ALIKES = "개인 새로 말고 차이 사이".split()  # words of their ow
 _COUNTED = dict(zip("한 두 세 네 다섯 여섯 일곱 여덟 아홉 열".split(), range(1, 11)))
 _COUNTERS = "개|마리|명|사람|대|권|장|잔|병|그루|송이|채|켤레|벌|살|층|자루|접시|가지|쌍|줄|조각|척|시|시간|분"
 _ORDINALS = {"첫": 1, **_COUNTED, "first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5}
+_LAST = "마지막"
 _LATIN, _HANGUL, _JAMO = ascii_lowercase, "가나다라마바사아자차", "ㄱㄴㄷㄹㅁㅂㅅㅇㅈㅊ"  # the orders in which exams count
 _NOUN = r"(?:보기|선택지|선지|옵션|문항|항목|답안|options?|choices?)"
 # What stands before and after a letter in English; "a cat" and "vitamin c" have no label in them.
@@ -79,6 +80,10 @@ _PART_AFTER = re.compile(r"[-.,:/]\d|'[a-z]|[_+#%℃°]|-[a-z]|\.[a-z]\b")
 _WORD_BEGINS = re.compile(r"(?:\A|[\s:=,/·>-])[\"']?\Z")
 
 _YES, _NO = ("예", "네", "yes"), ("아니요", "아니오", "아뇨", "no")
+_ALSO_YES, _ALSO_NO = (
+    ("그렇습니다", "그래요"),
+    ("아닙니다", "그렇지 않습니다", "그렇지 않아요"),
+)  # said of a question that has these options
 _REPLY_BEGINS = r"(?:\A|(?<=[\n.!?:\"'(,])|(?<=[.!?:,] )|(?<=[은는답] )|(?<=is ))"
 _REPLY_ENDS = (
     rf"(?=\s*(?:{IT_IS}{WORD_END}|[^\w\s]|\n|\Z)|[가이] (?:정답|맞)|가 아니|이?라고| (?!그리고|또는|{_COUNTERS})[가-힣a-z])"
@@ -136,7 +141,8 @@ def _spellings(text: str) -> list[str]:
     if not re.search(r"\w", words):
         return []
     if words in (*_YES, *_NO):  # never the 예 of 예를 들어 or the 네 of 네 가지
-        return [f"{_REPLY_BEGINS}(?:{'|'.join(_YES if words in _YES else _NO)}){_REPLY_ENDS}"]
+        said_so = (*_YES, *_ALSO_YES) if words in _YES else (*_NO, *_ALSO_NO)
+        return [f"{_REPLY_BEGINS}(?:{'|'.join(said_so)}){_REPLY_ENDS}"]
     said = {words, *stems(words, False), re.sub(r"^(?:an?|the) (?=\S)", "", words)}
     said |= {style for style in _styles(words) if " " in words or style.endswith(("니다", "요"))}
     patterns = [_as_words(each) for each in sorted(said) if each]
@@ -202,10 +208,10 @@ def _labels(said: str, texts: Sequence[str], named: Collection[int]) -> list[Men
         is not None
     ]
     for match in re.finditer(
-        rf"\b({'|'.join(_ORDINALS)}|\d)(?:\s*번째(\s*{_NOUN})?| ({_NOUN}|answer|one))(?={GLUED.pattern})", said
+        rf"\b({'|'.join(_ORDINALS)}|{_LAST}|\d)(?:\s*번째(\s*{_NOUN})?| ({_NOUN}|answer|one))(?={GLUED.pattern})", said
     ):
-        place = int(match[1]) if match[1].isdigit() else _ORDINALS[match[1]]
-        if 1 <= place <= len(texts) and (match[1].isascii() or not match[3]):
+        place = int(match[1]) if match[1].isdigit() else _ORDINALS.get(match[1], len(texts))
+        if 1 <= place <= len(texts) and (match[1].isascii() or match[1] == _LAST or not match[3]):
             found.append(Mention(match.start(), match.end(), place - 1, LABEL if match[2] or match[3] else FAINT))
     return found
 

@@ -536,3 +536,19 @@ def test_a_file_without_questions(tmp_path: Path):
     empty.write_text("", encoding="utf-8")
     with pytest.raises(BodaError, match=r"holds no|is empty"):
         questions(empty)
+
+
+def test_a_model_of_the_hub_is_known_by_its_revision(monkeypatch, tmp_path):
+    from boda.evaluate.answers import answerer, encoding
+
+    class Config:
+        _commit_hash = "0123abcd"
+
+    monkeypatch.setattr("boda.models.checkpoints.load_config", lambda name, trust_remote_code=False: Config())
+    assert answerer("owner/model").fingerprint == encoding("owner/model").fingerprint == "0123abcd"
+
+
+def test_a_model_that_is_not_there_leaves_no_folder(file: Path, tmp_path: Path):
+    with pytest.raises(BodaError, match="there is no such folder"):
+        run(str(tmp_path / "nowhere"), [questions(file)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

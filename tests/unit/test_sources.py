@@ -416,6 +416,29 @@ def test_formats_are_told_from_their_rows_or_listed(folder):
         read(folder / "rows.csv", "LLaVA")
 
 
+def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
+    """What the hub's library fetches is a folder like any other; the hub itself is not asked here."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_text('{"text": "글"}\n', encoding="utf-8")
+    asked = []
+
+    def fetch(name, repo_type, allow_patterns):
+        asked.append((name, repo_type, allow_patterns))
+        if name == "owner/closed":
+            raise OSError("401 Client Error")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert resolve_data("hf://owner/set") == tmp_path
+    found = resolve_data("hf://owner/set/data")
+    assert [sample.messages[0].text for sample in read(found, "text")] == ["글"]
+    assert asked == [("owner/set", "dataset", None), ("owner/set", "dataset", ["data", "data/*"])]
+    with pytest.raises(BodaError, match=r"hf://owner/set has no 'dta'"):
+        resolve_data("hf://owner/set/dta")
+    with pytest.raises(BodaError, match=r"'hf://owner/closed' cannot be fetched \(401 Client Error\); get it where"):
+        resolve_data("hf://owner/closed")
+
+
 def test_resolving_paths(tmp_path, monkeypatch):
     for name in ("given", "environment", "beside"):
         (tmp_path / name).mkdir()
@@ -424,7 +447,7 @@ def test_resolving_paths(tmp_path, monkeypatch):
     with pytest.raises(BodaError, match=r"(?s)no data at 'set/a.json'.*given/set.*environment/set.*beside/set"):
         resolve_data("set/a.json", **given)
     with pytest.raises(BodaError, match="download it"):
-        resolve_data("hf://owner/set")
+        resolve_data("https://host/set.json")
     for name in ("beside", "environment", "given"):  # each found before the one that was there
         (tmp_path / name / "set").mkdir()
         (tmp_path / name / "set" / "a.json").write_text("[]")

@@ -203,5 +203,5 @@ def test_what_is_no_benchmark_file(tmp_path: Path, monkeypatch):
         read_table(SCHEMA, tmp_path)
     with pytest.raises(BodaError, match=r"looked for"):
         read_table(SCHEMA, "nowhere.tsv", tmp_path)
-    with pytest.raises(BodaError, match=r"set: 'org/Set' cannot be fetched .*get it where there is a network"):
+    with pytest.raises(BodaError, match=r"'hf://org/Set' cannot be fetched .*get it where there is a network"):
         read_table(SCHEMA, "hf://org/Set")

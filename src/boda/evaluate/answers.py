@@ -75,7 +75,7 @@ def _of_name(model: str, trust_remote_code: bool, processes: int, engine: str | 
     from boda.models.checkpoints import locate, read_info
 
     settings = read_info(model).get("generation", {})
-    who = partial(Answerer, model, fingerprint(Path(locate(model))), settings)
+    who = partial(Answerer, model, _identity(model, trust_remote_code), settings)
     if engine == "vllm":
         _alone("vLLM shares its work out itself", processes, None)
         if (beams := settings.get("beams", 1)) > 1:
@@ -102,6 +102,13 @@ def _of_name(model: str, trust_remote_code: bool, processes: int, engine: str | 
     return who(open)
 
 
+def _identity(model: str, trust_remote_code: bool = False) -> str:
+    """What tells a model from others of its name: what its files hold, or the revision of a hub id. Raises BodaError: there is none."""
+    from boda.models.checkpoints import load_config, locate
+
+    return fingerprint(Path(locate(model))) or getattr(load_config(model, trust_remote_code), "_commit_hash", None) or ""
+
+
 def encoding(model: Any) -> Answerer:
     """A pair model (folder, hub id, (model, processor) or Encoder), which opens to an Encoder. Raises BodaError: none of these."""
     if isinstance(model, tuple):
@@ -113,10 +120,9 @@ def encoding(model: Any) -> Answerer:
     if is_address(model) or not isinstance(model, (str, Path)):
         kind = "an address" if is_address(model) else type(model).__name__
         raise BodaError(f"{kind} gives no vectors; this task measures a pair model: a folder, hub id, pair or Encoder")
-    from boda.models.checkpoints import locate
     from boda.models.encoder import Encoder
 
-    return Answerer(str(model), fingerprint(Path(locate(model))), {}, cache(lambda: Encoder.load(str(model))))
+    return Answerer(str(model), _identity(str(model)), {}, cache(lambda: Encoder.load(str(model))))
 
 
 def fingerprint(folder: Path) -> str:

@@ -25,14 +25,13 @@ from boda.data.files import Place
 from boda.data.parquet import class_names, holds_pictures
 from boda.data.rows import MAX_ROW, text_rows
 from boda.data.sample import ImageRef
-from boda.data.sources import resolve_data
+from boda.data.sources import HUB, resolve_data
 from boda.errors import WHY, BadRow, BodaError, explaining
 from boda.files import cache_folder, whole_file, writing
 
 SUFFIXES = (".parquet", ".tsv", ".csv", ".jsonl", ".json")
 SHORTEST_PICTURE = 64  # letters of base64; a shorter cell names the row whose picture it shares
 SPLITS = {"train", "validation", "valid", "val", "dev", "test"}  # as files on the hub are named
-HUB = "hf://"
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def _files(schema: Schema, path: str | Path, data_dir: str | Path | None) -> lis
             if not schema.hub:
                 raise
             path = HUB + schema.hub
-    place = _fetched(schema, str(path).removeprefix(HUB)) if str(path).startswith(HUB) else Path(resolve_data(path, data_dir))
+    place = Path(resolve_data(path, data_dir))
     if place.is_file():
         return [place]
     found = [file for file in sorted(place.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
@@ -117,15 +116,6 @@ def _files(schema: Schema, path: str | Path, data_dir: str | Path | None) -> lis
         of_split = f", of its split '{schema.split}'" if schema.split else ""
         raise BodaError(f"{schema.name}: name one file of {place} ({', '.join(SUFFIXES)}){of_split}; there are: {there}")
     return its
-
-
-def _fetched(schema: Schema, name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = [f"*{suffix}" for suffix in SUFFIXES] + ["*.jpg", "*.jpeg", "*.png"]
-    said = f"{schema.name}: '{name}' cannot be fetched ({WHY}); get it where there is a network, and name the file or folder"
-    with explaining(said, Exception):
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=wanted))
 
 
 def _cells(schema: Schema, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -113,6 +114,7 @@ _ALIASES: dict[str, dict[str, str]] = {
     },
     "text": {"text": "text content document body passage article sentence review 본문 내용 글 문장"},
 }
+HUB = "hf://"
 DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 
 __all__ = ["DATA_SUFFIXES", "FORMATS", "BadRows", "guess", "read", "resolve_data"]
@@ -318,10 +320,13 @@ def describe_formats() -> str:
 
 
 def resolve_data(path: str | Path, data_dir: str | Path | None = None, beside: str | Path | None = None) -> Path:
-    """Where a data set lies: an absolute path as it is, else in `data_dir`, then $BODA_DATA, then beside the recipe.
+    """Where a data set lies: an absolute path as it is, else in `data_dir`, then $BODA_DATA, then beside the recipe;
+    `hf://ORGANISATION/NAME`, or a file or folder of it behind a further `/`: on the hub, fetched into its cache.
 
     Raises BodaError: it is nowhere; lists the places.
     """
+    if address := re.fullmatch(r"hf://?([^/]+/[^/]+)/?(.*)", str(path)):
+        return _of_hub(*address.groups())
     if "://" in str(path):
         raise BodaError(f"{path} is not on this machine; download it (hf download, wget) and give the folder")
     path = Path(path).expanduser()
@@ -333,3 +338,14 @@ def resolve_data(path: str | Path, data_dir: str | Path | None = None, beside: s
             return candidate
     places = "".join(f"\n  {candidate}" for candidate in tried)
     raise BodaError(f"no data at '{path}'; looked for:{places}\n--data DIR or BODA_DATA names the folder that holds it")
+
+
+def _of_hub(name: str, inner: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    said = f"'{HUB}{name}' cannot be fetched ({WHY}); get it where there is a network, and name the file or folder"
+    with explaining(said, Exception):
+        folder = Path(snapshot_download(name, repo_type="dataset", allow_patterns=[inner, f"{inner}/*"] if inner else None))
+    if not (folder / inner).exists():
+        raise BodaError(f"{HUB}{name} has no '{inner}'")
+    return folder / inner

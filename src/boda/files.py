@@ -82,6 +82,18 @@ def whole_file(path: Path, is_shared: bool = False) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def one_writer(folder: Path, name: object = None) -> Iterator[None]:
+    """One process at a time writes into a folder; the lock goes with the process that held it. Raises BodaError: another does."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "writer.lock", "w") as lock:
+        with explaining(f"another process is writing to {name or folder}; wait until it has ended", OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
 def write_json(path: Path, value: Any) -> None:
     """One JSON value, for people to read, too; whole."""
     with whole_file(path) as partial:

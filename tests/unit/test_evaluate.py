@@ -552,3 +552,13 @@ def test_a_model_that_is_not_there_leaves_no_folder(file: Path, tmp_path: Path):
     with pytest.raises(BodaError, match="there is no such folder"):
         run(str(tmp_path / "nowhere"), [questions(file)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_two_runs_do_not_write_into_one_folder(file: Path, tmp_path: Path):
+    def say(question: str) -> str:
+        with pytest.raises(BodaError, match=r"another process is writing to .*out; wait until it has ended"):
+            run(Answers(), [questions(file)], tmp_path / "out")
+        return "빨간색"
+
+    run(Answers(say), [questions(file)], tmp_path / "out")
+    run(Answers(), [questions(file)], tmp_path / "out")  # the lock went with the run

@@ -18,7 +18,7 @@ from boda.evaluate.judge import NAMES, Judge, judge_answers, usage, wanted, with
 from boda.evaluate.report import show
 from boda.evaluate.task import Measured, PairTask, Row, Task
 from boda.evaluate.tasks import make_tasks
-from boda.files import read_json, write_json
+from boda.files import one_writer, read_json, write_json
 from boda.terminal import counted, watched
 
 
@@ -79,8 +79,25 @@ def run(
         _check_computed(computed[0], asking, processes, engine)
     is_asked = any(isinstance(task, Task) for task in made)
     who = encoding(model) if measured else answerer(model, trust_remote_code, processes, engine, exact=is_asked)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    with one_writer(Path(out)):
+        results = _run(who, made, Path(out), asking, judge, engine, limit, batch_size, quiet)
+    if not quiet:
+        show(results, f"{who.name}{' (blind)' if blind else ''}")
+    return results
+
+
+def _run(
+    who: Answerer,
+    made: Sequence[Task | Measured],
+    out: Path,
+    asking: Asking,
+    judge: Judge | None,
+    engine: str | None,
+    limit: int | None,
+    batch_size: int,
+    quiet: bool,
+) -> dict[str, dict]:
+    """Answers, judges and scores, all of it in the files of `out`."""
     description = _claim(out, who, made, asking, engine)
     answers = AnswersFile(out / "answers.jsonl")
     judgements = AnswersFile(out / "judgements.jsonl", NAMES, keeps_failures=True)
@@ -118,8 +135,6 @@ def run(
     found = {"tasks": results, "conditions": conditions, "speed": speed}
     merged = {name: {**earlier.get(name, {}), **some} for name, some in found.items()}
     write_json(out / "results.json", {**description, "limit": limit, **merged})
-    if not quiet:
-        show(results, f"{who.name}{' (blind)' if blind else ''}")
     return results
 
 

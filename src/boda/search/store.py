@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 
 import fsspec
 
 from boda.errors import WHY, BodaError, explaining
-from boda.files import cache_folder, whole_file
+from boda.files import cache_folder, one_writer, whole_file
 
 MANIFEST = "manifest.json"
 
@@ -71,16 +70,9 @@ class Store:
                     files.rm_file(path)
         return data
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """One writer at a time; the lock goes with the process that held it."""
-        import fcntl
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "writer.lock", "w") as lock:
-            with explaining(f"another process is writing to {self.address}; wait until it has ended", OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
+    def writing(self) -> AbstractContextManager[None]:
+        """One writer at a time."""
+        return one_writer(self.folder, self.address)
 
 
 def files_of(manifest: dict) -> set[str]:

@@ -120,7 +120,7 @@ def test_files_stay_short():
     lengths = {name_of(path): path.read_text(encoding="utf-8").count("\n") for path in MODULES}
     assert {name: length for name, length in lengths.items() if length > 700} == {}, "split these"
     # 14,000 held pictures, pairs and language models; documents, translation and their tools came to these.
-    assert sum(code_lines(path.read_text(encoding="utf-8")) for path in MODULES) < 23_400
+    assert sum(code_lines(path.read_text(encoding="utf-8")) for path in MODULES) < 23_250
 
 
 def code_lines(source: str) -> int:

@@ -18,9 +18,9 @@ from boda.cli import app
 from boda.errors import BodaError
 from boda.evaluate.answers import fingerprint
 from boda.evaluate.page.charts import Bar, bars, fitting
-from boda.evaluate.page.words import WORDS
 from boda.evaluate.report import write_report
 from boda.evaluate.sheets import worst
+from boda.evaluate.words import words
 from boda.models.loading import locate
 from tests.report_runs import ATTACK, CAPTION, CHOICE, bench_folder, board_folder, choice_records, pictures, run_folder, write
 
@@ -300,11 +300,14 @@ def test_bars_stay_within_their_axis():
     assert fitting("짧음", 4) == "짧음" and fitting("가" * 40, 20).count("가") < 10 and len(fitting("x" * 31, 30)) <= 30
 
 
-def test_both_languages_say_everything_with_the_same_blanks():
-    for name, (korean, english) in WORDS.items():
-        assert re.search("[가-힣]", korean) or name == "points", name
-        assert not re.search("[가-힣]", english), name
-        assert sorted(re.findall(r"\{(\w+)", korean)) == sorted(re.findall(r"\{(\w+)", english)), name
+@pytest.mark.parametrize("place", ["page", "card"])
+def test_both_languages_say_everything_with_the_same_blanks(place: str):
+    korean, english = ({**words(place, language), "lang": ""} for language in ("ko", "en"))
+    assert korean.keys() == english.keys()
+    for name in korean.keys() - {"lang"}:
+        assert re.search("[가-힣]", korean[name]) or name == "points", name
+        assert not re.search("[가-힣]", english[name]), name
+        assert sorted(re.findall(r"\{(\w+)", korean[name])) == sorted(re.findall(r"\{(\w+)", english[name])), name
 
 
 def test_folders_with_nothing_to_show_are_refused(place: Path, tmp_path: Path):

@@ -10,78 +10,18 @@ import yaml
 
 from boda.evaluate.answers import ADVICE, fingerprint
 from boda.evaluate.figures import Run, by_task, interval, markdown, percent, published_score, upstream_of
+from boda.evaluate.words import words
 from boda.files import read_json
 
 PIPELINES = {"vlm": "image-text-to-text", "flamingo": "image-text-to-text", "clip": "zero-shot-image-classification"}
 PIPELINES["language"] = "text-generation"
 CLASSES = {"clip": "AutoModel", "language": "AutoModelForCausalLM"}  # others: the class that answers about pictures
 LICENCES = (  # that the hub knows by name
-    *(
-        "apache-2.0",
-        "mit",
-        "bsd-3-clause",
-        "gpl-3.0",
-        "cc0-1.0",
-        "cc-by-4.0",
-        "cc-by-sa-4.0",
-        "cc-by-nc-4.0",
-        "cc-by-nc-sa-4.0",
-    ),
-    *("llama3", "llama3.1", "llama3.2", "gemma", "openrail"),
-)
+    "apache-2.0 mit bsd-3-clause gpl-3.0 cc0-1.0 cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0 "
+    "llama3 llama3.1 llama3.2 gemma openrail"
+).split()
 PARTS = ("vision", "language", "tokenizer")
 EVALUATION = ("task", "version", "score", "interval", "n", "failed", "upstream", "chance", "majority", "blind")
-
-WORDS: dict[str, tuple[str, str]] = {
-    "about": ("Made with Boda. Kind: {kind}.", "Boda로 학습한 모델입니다. 종류: {kind}."),
-    "unstated": ("not stated", "명시되지 않음"),
-    "model": ("Model", "구성"),
-    "part": ("Part", "구성 요소"),
-    "from": ("From", "출처"),
-    "connector": ("connector", "커넥터"),
-    "scratch": ("trained from scratch ({type})", "처음부터 학습 ({type})"),
-    "made": ("made by the recipe {name}", "레시피로 만듦: {name}"),
-    "licence": ("Licence of the model", "모델의 라이선스"),
-    "data": ("Training data", "학습 데이터"),
-    "stage": ("Stage", "단계"),
-    "source": ("Source", "데이터"),
-    "rows": ("Samples", "샘플 수"),
-    "data_licence": ("Licence", "라이선스"),
-    "training": ("Training", "학습"),
-    "objective": ("Objective", "학습 목표"),
-    "trained": ("Trained parts", "학습 대상"),
-    "steps": ("Steps", "스텝 수"),
-    "batch": ("Batch", "배치 크기"),
-    "rate": ("Learning rate", "학습률"),
-    "loss": ("Last loss", "최종 손실"),
-    "evaluation": ("Evaluation", "평가"),
-    "evaluation_about": (
-        "Mean over the answered questions with a 95 % bootstrap interval over pictures; failed questions are counted, not scored.",
-        "점수는 답을 얻은 문항의 평균이고, 구간은 이미지 단위 부트스트랩으로 구한 95% 신뢰구간입니다. "
-        "실패한 문항은 집계만 하고 채점하지 않습니다.",
-    ),
-    "task": ("Task", "과제"),
-    "version": ("Version", "버전"),
-    "score": ("Score (Boda)", "점수 (Boda)"),
-    "interval": ("95 % interval", "95% 신뢰구간"),
-    "failed": ("Failed", "실패"),
-    "upstream": ("Published rule", "원 채점 규칙"),
-    "chance": ("Chance", "무작위 응답"),
-    "majority": ("Majority answer", "최빈 답으로 고정"),
-    "blind": ("Blind", "이미지 없이"),
-    "untested": ("What it was not tested on", "평가하지 않은 것"),
-    "untested_about": (
-        "Nothing beyond the table above is recorded in this run: no statement is made about other uses, other languages, safety or bias. "
-        "Tasks of Boda that were not run: {tasks}.",
-        "위 표 외의 평가 기록은 없으며, 다른 용도나 언어, 안전성, 편향에 대해서는 판단하지 않습니다. 실행하지 않은 Boda 과제: {tasks}.",
-    ),
-    "loading": ("How to load it", "사용법"),
-    "code": (
-        "The folder brings its own model code, which runs only with `trust_remote_code=True`.",
-        "폴더에 모델 코드가 포함되어 있으며, `trust_remote_code=True`를 지정해야 실행됩니다.",
-    ),
-    "versions": ("Versions", "버전"),
-}
 
 
 def model_cards(runs: Sequence[Run]) -> tuple[dict[str, str], str]:
@@ -106,8 +46,8 @@ def model_cards(runs: Sequence[Run]) -> tuple[dict[str, str], str]:
     called = folder.resolve().parent.name if folder.name == "model" else folder.name
     head = _front_matter(called, info, evaluated)
     return {
-        f"model-card{end}.md": head + _card(called, folder, info, evaluated, blind, place)
-        for place, end in enumerate(("", ".ko"))
+        f"model-card{end}.md": head + _card(called, folder, info, evaluated, blind, words("card", language))
+        for language, end in (("en", ""), ("ko", ".ko"))
     }, ""
 
 
@@ -151,8 +91,7 @@ def _is_hub_id(part: str) -> bool:
     return part.count("/") == 1 and not part.startswith((".", "~", "/")) and not Path(part).exists()
 
 
-def _card(called: str, folder: Path, info: dict, runs: Sequence[Run], blind: Sequence[Run], place: int) -> str:
-    say = {name: both[place] for name, both in WORDS.items()}
+def _card(called: str, folder: Path, info: dict, runs: Sequence[Run], blind: Sequence[Run], say: dict[str, str]) -> str:
 
     def part(title: str, *paragraphs: str) -> list[str]:
         return [f"## {say[title]}", *paragraphs]

@@ -14,7 +14,7 @@ from boda.evaluate.page.board import boards
 from boda.evaluate.page.parts import Say, said, text
 from boda.evaluate.page.runs import conditions, curves, remarks, speed
 from boda.evaluate.page.scores import groups, scores, upstream
-from boda.evaluate.page.words import words
+from boda.evaluate.words import words
 
 LETTERS = "".join(map(chr, range(0x20, 0x7F)))
 
@@ -34,7 +34,7 @@ SECTIONS: dict[str, Callable[[Sequence[Run], Say], str]] = {
 def page(runs: Sequence[Run], language: str = "ko") -> tuple[str, list[str]]:
     """The page about the runs, and remarks for the terminal. All measured time stands in `<section id="speed">`: what is outside
     follows from the answers, to the letter."""
-    say = words(language)
+    say = words("page", language)
     sections = [(name, made) for name, make in SECTIONS.items() if (made := make(runs, say))]
     names = ", ".join(run.name for run in runs if run.results and not run.is_blind)
     title = next((run.board["title"] for run in runs if run.board.get("title")), say["title"])

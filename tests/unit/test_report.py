@@ -161,8 +161,8 @@ def test_models_whose_intervals_overlap_are_told_apart_from_a_clear_best(place: 
 def test_baselines_blind_runs_and_both_rules_are_there(place: Path, tmp_path: Path):
     blind = run_folder(tmp_path / "dark", place, "mini", 0.25, 1, blind=True)
     page = reported(run_folder(tmp_path / "run", place), blind, out=tmp_path / "out", language="en")
-    for words in ("dark (blind)", "chance", "25.0%", "majority answer", "27.0%", "Published rule", "bleu_4", "tokenizer kiwi"):
-        assert words in page.text, words
+    for told in ("dark (blind)", "chance", "25.0%", "majority answer", "27.0%", "Published rule", "bleu_4", "tokenizer kiwi"):
+        assert told in page.text, told
     assert "first character of the answer, compared without case" in page.text
     assert (
         page.words.count("BLEU-4 0.314") == 2 and "mean sentence BLEU <of morphemes>" in page.text
@@ -179,7 +179,7 @@ def test_speed_boards_and_curves_have_their_sections(place: Path, tmp_path: Path
     (train / "log.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps), encoding="utf-8")
     board = board_folder(tmp_path / "board", place)
     page = reported(board, bench_folder(tmp_path / "bench"), train, out=tmp_path / "out")
-    for words in (
+    for told in (
         "색깔 순위표",
         "1–2",
         "이미지 없이 낸 점수와 구별되지 않음",
@@ -188,7 +188,7 @@ def test_speed_boards_and_curves_have_their_sections(place: Path, tmp_path: Path
         "gpt-4",
         "no manifest",
     ):
-        assert words in page.text, words
+        assert told in page.text, told
     assert "50.4%" in page.text and "21.3 GB/s" in page.text and "mini-blind" in page.text
     assert sum(attrs.get("src", "").startswith("data:image/png") for _, attrs in page.tags) == 1
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["train-curve.png"]

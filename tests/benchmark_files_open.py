@@ -17,7 +17,6 @@ def k_llava_w(folder: Path, categories: str = "conv conv detail complex complex"
         for number, category in enumerate(categories.split())
     ]
     if not kit:
-        rows = [row | {"image_id": number // 2} for number, row in enumerate(rows)]
         return write_parquet(folder / "K-LLaVA-W/data/test-00000-of-00001.parquet", rows)
     names = {"question_id": "index", "gpt_answer": "gpt4_ans"}
     return write_tsv(folder / "LLaVABench_KO.tsv", [{names.get(key, key): cell for key, cell in row.items()} for row in rows])

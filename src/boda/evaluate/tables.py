@@ -155,11 +155,14 @@ def _parquet(schema: Schema, file: Path) -> Iterator[tuple[int, dict[str, Any]]]
         names, classes = _names(schema, file, there.names), class_names(there)
         pictures = {name for name in names.values() if holds_pictures(there.field(name).type)}
         batches = table.iter_batches(batch_size=64, columns=[*names.values()], use_threads=False)
+        known: dict[bytes, ImageRef] = {}  # a picture that is there again for each question is one: intervals are over pictures
         for number, cells in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches)):
             row = {column: cells[name] for column, name in names.items()}
             for column, name in names.items():
                 if row[column] is not None and name in pictures:
-                    row[column] = ImageRef(str(file), row=number, column=name)
+                    data = row[column].get("bytes") if isinstance(row[column], dict) else row[column]
+                    place = ImageRef(str(file), row=number, column=name)
+                    row[column] = known.setdefault(hashlib.sha256(data).digest(), place) if isinstance(data, bytes) else place
                 elif row[column] is not None and name in classes:
                     row[column] = classes[name][row[column]]
             yield number, row

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from boda.data.sample import ImageRef
 from boda.evaluate import judged
 from boda.evaluate.tables import Schema, read_table
 from boda.evaluate.task import Judging, Row, Task, by_value, limited, one_turn, read_options, summary, version_of
@@ -21,8 +20,7 @@ SCALE = [0, 150]  # 100: as good as GPT-4's answers, which a model may surpass
 RULE = "lmms-eval: mean(model) / mean(GPT-4) x 100 of first replies, each of the means rounded to 3 decimals, unreadable pairs as -1"
 SCHEMA = Schema(
     "K-LLaVA-W",
-    {"question_id": "text", "question": "text", "image": "image", "caption": "text", "gpt_answer": "text", "category": "text"}
-    | {"image_id": "text?"},
+    {"question_id": "text", "question": "text", "image": "image", "caption": "text", "gpt_answer": "text", "category": "text"},
     index="question_id",
     hub="NCSOFT/K-LLaVA-W",
     split="test",
@@ -35,11 +33,7 @@ _NUMBER = re.compile(r"(?<![\d.\-])\d+(?:\.\d+)?")
 def from_option(option: str, data_dir: str | Path | None) -> Task:
     """The task of `k-llava-w[:PATH]`: the published Parquet (NCSOFT/K-LLaVA-W), or VLMEvalKit's .tsv."""
     path, _ = read_options("k-llava-w", option)
-    table = read_table(SCHEMA, path, data_dir)
-    pictures: dict[str, ImageRef] = {}
-    for row in table:  # which has each question's picture anew, where intervals and tests are over pictures
-        row["image"] = pictures.setdefault(row.pop("image_id") or row["index"], row["image"])
-    rows = [Row(row["index"], row) for row in table]
+    rows = [Row(row["index"], row) for row in read_table(SCHEMA, path, data_dir)]
     words = judged.prompts("k_llava_w")
 
     def requests(row: Row, record: dict) -> dict[str, list[dict]]:

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from boda.cli import clip, evaluation
 from boda.cli.bench import bench
-from boda.cli.console import DataDir, OutDir, Overrides, result, say, settings
+from boda.cli.console import DataDir, OutDir, Overrides, TrustRemoteCode, result, say, settings
 from boda.cli.data import data_app
 from boda.cli.search import index_app, search
 from boda.cli.vocab import vocab_app
@@ -184,7 +184,7 @@ def chat(
     image: Annotated[list[Path] | None, typer.Option(help="a picture to ask about; several may be given")] = None,
     system: Annotated[str | None, typer.Option(help="system text")] = None,
     context: Annotated[str | None, typer.Option(help="text the question is about")] = None,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with the model")] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Ask a model one question, or talk with it; answers are streamed."""
     from boda.serve.chat import Conversation, split_words

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from boda.cli.console import result, run_name, settings
+from boda.cli.console import TrustRemoteCode, result, run_name, settings
 
 
 def bench(
@@ -22,7 +22,7 @@ def bench(
     images: Annotated[int | None, typer.Option(help="pictures in a prompt; 1 unless given, if the model sees")] = None,
     repetitions: Annotated[int, typer.Option(help="times each is measured; medians are told")] = 3,
     out: Annotated[Path | None, typer.Option(help="folder for bench.json; runs/bench/NAME unless given")] = None,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with the model")] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Measure a model here: time to the first token, tokens and images a second, memory, share of the memory's bandwidth."""
     from boda.evaluate import latency, shapes

@@ -15,6 +15,7 @@ settings = {"quiet": False, "verbose": False, "json": False}
 Pairs = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="as the recipe's knob of that name; repeatable")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="knobs to change, e.g. seed=1 stages.align.max_steps=20")]
 DataDir = Annotated[Path | None, typer.Option("--data", help="where relative data paths are looked up first")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with the model")]
 OutDir = Annotated[Path | None, typer.Option("--out", help="folder of the run; runs/<recipe> unless given")]
 
 

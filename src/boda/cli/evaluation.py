@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from boda.cli.console import DataDir, OutDir, result, run_name, settings
+from boda.cli.console import DataDir, OutDir, TrustRemoteCode, result, run_name, settings
 
 
 def evaluate(
@@ -31,7 +31,7 @@ def evaluate(
     image_limit: Annotated[int | None, typer.Option(help="shrink pictures whose longer side has more pixels")] = None,
     system: Annotated[str | None, typer.Option(help='a system text in place of the model\'s own; "" for none')] = None,
     engine: Annotated[str | None, typer.Option(help="transformers, or vllm (started by the command in BODA_VLLM)")] = None,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="run code that comes with the model")] = False,
+    trust_remote_code: TrustRemoteCode = False,
     list_tasks: Annotated[bool, typer.Option("--list", help="list the tasks there are")] = False,
 ) -> None:
     """Score a model on evaluation tasks; answers are saved and a second run goes on. Judged tasks need --judge, then or later."""

@@ -97,9 +97,8 @@ class Board(Knobs):
 
 
 class Item(NamedTuple):
-    """A task of a board: the item of its file that names it, and the rows that are asked."""
+    """A task of a board, read once for all models, and the rows that are asked."""
 
-    given: Any
     task: Task | Measured
     rows: set[str]
 
@@ -141,7 +140,7 @@ def run_board(
         for task in make_tasks(given, data_dir) if isinstance(given, str) else [given]:
             if task.name in tasks:
                 raise BodaError(f"tasks: '{task.name}' is named twice")
-            tasks[task.name] = Item(given, task, {row.id for row in task.load(told.limit)})
+            tasks[task.name] = Item(task, {row.id for row in task.load(told.limit)})
     who = judge or (told.judge.model_dump() if told.judge else None)
     options = told.model_dump(include={"limit", "batch_size", "processes", "engine", "image_limit"})
     options |= {"data_dir": data_dir, "quiet": quiet, "trust_remote_code": trust_remote_code, "judge": who}
@@ -252,7 +251,6 @@ def _asked(entry: Entry, kind: str, tasks: dict[str, Item], folder: Path, place:
         return [cell for some in parts for cell in _asked(entry, kind, some, folder, place, options)]
     if not tasks:
         return []
-    given = list({id(item.given): item.given for item in tasks.values()}.values())  # one may be several tasks
     if not options["quiet"]:
         print(f"{entry.name}{' (blind)' if kind == 'blind' else ''}: {', '.join(tasks)}", file=sys.stderr)
     # `run` refuses what has nothing to do: a judge where nothing is judged, ways of asking where nothing is asked here.
@@ -262,11 +260,10 @@ def _asked(entry: Entry, kind: str, tasks: dict[str, Item], folder: Path, place:
     asked = {name: value for name, value in options.items() if name not in idle}
     asked |= {"blind": kind == "blind", "judge": options["judge"] if is_judged else None}
     try:
-        results = run(entry.model, given, folder / place, **asked)
+        results = run(entry.model, [item.task for item in tasks.values()], folder / place, **asked)
     except Exception as error:  # of a foreign model anything; the row says what
-        if len(given) > 1:
-            single = [{name: item for name, item in tasks.items() if item.given is one} for one in given]
-            return [cell for some in single for cell in _asked(entry, kind, some, folder, place, options)]
+        if len(tasks) > 1:
+            return [cell for each in tasks.items() for cell in _asked(entry, kind, dict([each]), folder, place, options)]
         why = str(error) if isinstance(error, BodaError) else f"{type(error).__name__}: {error}"
         if not options["quiet"]:
             print(f"{entry.name}, {', '.join(tasks)}: {why}", file=sys.stderr)

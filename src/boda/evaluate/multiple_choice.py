@@ -23,6 +23,7 @@ from boda.evaluate.rules import Rule
 from boda.evaluate.task import Row, Task, limited, one_turn, summary, version_of
 
 LETTERS = "ABCDEFGHIJ"
+CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")  # columns of the NCSOFT sets
 BY_LETTER = "주어진 선택지 중 해당 옵션의 문자로 바로 답하세요."  # how the NCSOFT sets ask
 MUCH, LITTLE = 0.6, 0.4  # a letter given more often than that, though it is right less often: an answer by position
 Units = Sequence[Sequence[dict]]  # records that are right or wrong as one: the rotations of a question, else a row alone

@@ -14,6 +14,7 @@ from itertools import combinations
 import numpy as np
 
 from boda.evaluate.metrics.intervals import bootstrap
+from boda.evaluate.task import cluster_of
 
 RESAMPLES = 10_000
 EXACT = 13  # clusters that differ: up to here all 2 ** 13 ways to flip them are gone through
@@ -33,10 +34,8 @@ def scores_of(records: Iterable[dict]) -> dict[str, tuple[float, str]]:
     for unit, rows in units.items():
         scores = [_score(row) for row in rows]
         if not any(score is None for score in scores):
-            pictures = rows[0].get("images")
-            # One picture that lies nowhere is not the other that lies nowhere.
-            cluster = str(pictures) if pictures and None not in pictures else unit
-            found[unit] = (float(all(score == 1 for score in scores)) if rows[0].get("group") else scores[0], cluster)
+            score = float(all(score == 1 for score in scores)) if rows[0].get("group") else scores[0]
+            found[unit] = (score, cluster_of(rows[0], unit))
     return found  # type: ignore[return-value]
 
 

@@ -88,10 +88,14 @@ def summary(records: Sequence[dict]) -> dict:
     if not scored:
         return {"score": None, "n": 0, "failed": failed, "low": None, "high": None}
     scores = [float(record["score"]) for record in scored]
-    # A question without a picture is a cluster of its own.
-    clusters = [str(record["images"]) if record.get("images") else f"row {record['row']}" for record in scored]
-    low, high = bootstrap(scores, clusters)
+    low, high = bootstrap(scores, [cluster_of(record) for record in scored])
     return {"score": sum(scores) / len(scores), "n": len(scored), "failed": failed, "low": low, "high": high}
+
+
+def cluster_of(record: dict, alone: str = "") -> str:
+    """What a record stands and falls with: its pictures; `alone`, or its row, where there are none, or one that lies nowhere."""
+    pictures = record.get("images")
+    return str(pictures) if pictures and None not in pictures else alone or f"row {record['row']}"
 
 
 def by_value(records: Sequence[dict], key: Callable[[dict], Any], result_of: Callable[[list[dict]], Any]) -> dict[Any, Any]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from boda.evaluate.multiple_choice import BY_LETTER, LETTERS, Question, answer_of, choice_task
+from boda.evaluate.multiple_choice import BY_LETTER, CHOICES, LETTERS, Question, answer_of, choice_task
 from boda.evaluate.rules import first_character
 from boda.evaluate.tables import Schema, read_table
 from boda.evaluate.task import Task, read_options
 
 VERSION = "1"
-CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 SCHEMA = Schema(
     "k-dtcbench",
     {"index": "text", "question": "text", **dict.fromkeys(CHOICES, "text")}

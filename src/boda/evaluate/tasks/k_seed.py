@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from boda.evaluate.multiple_choice import BY_LETTER, Question, answer_of, choice_task, with_letters
+from boda.evaluate.multiple_choice import BY_LETTER, CHOICES, Question, answer_of, choice_task, with_letters
 from boda.evaluate.rules import first_character
 from boda.evaluate.tables import Schema, read_table
 from boda.evaluate.task import Task, read_options
 
 VERSION = "1"
-CHOICES = ("choice_a", "choice_b", "choice_c", "choice_d")
 SCHEMA = Schema(
     "k-seed",
     {"question_id": "text", "question": "text", **dict.fromkeys(CHOICES, "text")}

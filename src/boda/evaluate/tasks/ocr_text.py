@@ -93,5 +93,5 @@ def _rates(records: list[dict]) -> dict:
         return summary(records)
     published = sum(bool(gold.strip()) for _, gold in pairs)
     upstream = {"score": edit_rates_upstream(pairs)["cer"], "n": published, "rule": RULE, "measure": "CER"}
-    near = {"anls": sum(anls(read, [written]) for read, written in pairs) / len(pairs)} if pairs else {}
-    return {**summary(records), "metrics": edit_rates(pairs) | near, "upstream": upstream}
+    near = sum(anls(read, [written]) for read, written in pairs) / len(pairs)
+    return {**summary(records), "metrics": edit_rates(pairs) | {"anls": near}, "upstream": upstream}
